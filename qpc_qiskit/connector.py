@@ -1,0 +1,218 @@
+"""The bridge to PyTorch through qiskit-machine-learning; the only module that imports it.
+
+`PointwiseQNN` is a `NeuralNetwork` that asks an engine; `PointwiseConnector` is a `TorchConnector`
+that asks the engine for vector-Jacobian products instead of full Jacobians and stays in torch: any
+device, float32 or float64. The stock `TorchConnector` around the same `PointwiseQNN` gives the same
+numbers, in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from qiskit_machine_learning.connectors import TorchConnector
+from qiskit_machine_learning.neural_networks import NeuralNetwork
+from torch import Tensor, nn
+
+from qpc_qiskit.directions import check_finite
+from qpc_qiskit.engines import Engine, make_engine
+from qpc_qiskit.errors import EngineError
+from qpc_qiskit.spec import LayerSpec
+
+DTYPES = (torch.float32, torch.float64)
+
+
+class PointwiseQNN(NeuralNetwork):
+    """All kernels of a layer as one neural network: C inputs, K*P weights, K*n outputs.
+
+    Args:
+        spec: the layer.
+        engine: engine or its name.
+    """
+
+    def __init__(self, spec: LayerSpec, engine: str | Engine = "exact") -> None:
+        self.spec = spec
+        self.engine = make_engine(engine)
+        super().__init__(
+            num_inputs=spec.in_channels,
+            num_weights=spec.num_kernels * spec.num_weights,
+            sparse=False,
+            output_shape=(spec.num_features,),
+            input_gradients=True,
+        )
+
+    def _tensors(self, inputs: np.ndarray, weights: np.ndarray) -> tuple[Tensor, Tensor]:
+        pixels = torch.from_numpy(np.ascontiguousarray(inputs, np.float64))
+        check_finite(pixels)
+        kernels = torch.from_numpy(np.ascontiguousarray(weights, np.float64))
+        return pixels, kernels.view(self.spec.num_kernels, self.spec.num_weights)
+
+    def _forward(self, input_data: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Outputs (N, K*n), float64."""
+        pixels, kernels = self._tensors(input_data, weights)
+        return self.engine.evs(self.spec, pixels, kernels).flatten(1).numpy()
+
+    def _backward(
+        self, input_data: np.ndarray, weights: np.ndarray
+    ) -> tuple[np.ndarray | None, np.ndarray]:
+        """Full Jacobians (N, K*n, C) and (N, K*n, K*P), one output of one pixel at a time.
+
+        Slow by design: it serves the stock `TorchConnector`, which asks for nothing less.
+        """
+        pixels, kernels = self._tensors(input_data, weights)
+        spec = self.spec
+        by_pixel = np.zeros((len(pixels), spec.num_features, spec.in_channels))
+        by_weight = np.zeros((len(pixels), spec.num_features, self.num_weights))
+        units = torch.eye(spec.num_features, dtype=torch.float64)
+        units = units.view(-1, 1, spec.num_kernels, spec.num_qubits)
+        for i in range(len(pixels)):
+            for j, unit in enumerate(units):
+                grads = self.engine.vjp(
+                    spec, pixels[i : i + 1], kernels, unit, (self.input_gradients, True)
+                )
+                if grads[0] is not None:
+                    by_pixel[i, j] = grads[0][0].numpy()
+                if grads[1] is not None:
+                    by_weight[i, j] = grads[1].flatten().numpy()
+        return (by_pixel if self.input_gradients else None), by_weight
+
+
+class PointwiseConnector(TorchConnector):
+    """Pixels (N, C) -> features (N, K*n) of a `PointwiseQNN`, differentiable once.
+
+    Its one parameter, `weight`, has shape (K, P).
+
+    Args:
+        neural_network: what is evaluated.
+        initialize: fills the weights in place.
+        device: of the weights.
+        dtype: of the weights, float32 or float64; default torch's.
+    """
+
+    def __init__(
+        self,
+        neural_network: PointwiseQNN,
+        initialize: Callable[[Tensor], object],
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        # TorchConnector.__init__ would register the weights under two names on one memory, in
+        # float32.
+        nn.Module.__init__(self)
+        self._neural_network = neural_network
+        self._sparse = False
+        spec = neural_network.spec
+        weight = torch.empty(spec.num_kernels, spec.num_weights, device=device, dtype=dtype)
+        with torch.no_grad():
+            initialize(weight)
+        self.register_parameter("weight", nn.Parameter(weight))
+
+    @property
+    def _weights(self) -> nn.Parameter:
+        """What TorchConnector calls its parameter; `weight` returns it too."""
+        weight = self._parameters.get("weight")
+        if weight is None:  # torch asks before the parameter is registered
+            raise AttributeError("weight")
+        return weight
+
+    @property
+    def engine(self) -> Engine:
+        """What evaluates the circuits."""
+        return self._neural_network.engine
+
+    @engine.setter
+    def engine(self, engine: str | Engine) -> None:
+        self._neural_network.engine = make_engine(engine)
+
+    @torch.compiler.disable(reason="engines run outside of the graph")  # type: ignore[untyped-decorator]
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Features (N, K*n) of pixels (N, C), in the dtype and on the device of the weights.
+
+        Raises:
+            EncodingError: a pixel is not finite.
+            EngineError: the engine failed.
+        """
+        check_finite(pixels)
+        qnn = self._neural_network
+        return _EngineFunction.apply(pixels, self._weights, qnn.engine, qnn.spec).flatten(1)
+
+
+class _EngineFunction(torch.autograd.Function):
+    """`Engine.evs` with `Engine.vjp` as its derivative."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, pixels: Tensor, weights: Tensor, engine: Engine, spec: LayerSpec
+    ) -> Tensor:
+        ctx.save_for_backward(pixels, weights)
+        ctx.engine, ctx.spec = engine, spec
+        return engine.evs(spec, pixels, weights)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        pixels, weights = ctx.saved_tensors
+        wrt = (ctx.needs_input_grad[0], ctx.needs_input_grad[1])
+        with torch.no_grad():
+            by_pixels, by_weights = ctx.engine.vjp(ctx.spec, pixels, weights, grad, wrt)
+        if torch.is_grad_enabled():  # create_graph=True
+            by_pixels, by_weights = (
+                None if g is None else _OnceDifferentiable.apply(g, grad, pixels, weights)
+                for g in (by_pixels, by_weights)
+            )
+        return by_pixels, by_weights, None, None
+
+
+class _OnceDifferentiable(torch.autograd.Function):
+    """The identity on a gradient; differentiating it again is an error."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, *sources: Tensor) -> Tensor:
+        return gradient.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, ...]:
+        raise EngineError(
+            "A quantum layer is differentiable once; its second derivative was asked for (a "
+            "gradient penalty, "
+            "or a second backward through create_graph=True). Detach its gradient instead."
+        )
+
+
+@contextmanager
+def use_engine(model: nn.Module, engine: str | Engine) -> Iterator[Engine]:
+    """Evaluate every quantum layer of a model on one engine, inside a `with` block.
+
+    Args:
+        model: any module; its layers get their own engines back at the end, also after an error.
+        engine: engine or its name.
+
+    Yields:
+        The engine, whose `last_report` tells what the last layer cost.
+
+    Raises:
+        ValueError: unknown engine, or a model without quantum layers.
+
+    Example:
+        >>> with use_engine(model, "estimator"):
+        ...     logits = model(images)
+    """
+    layers = [module for module in model.modules() if isinstance(module, PointwiseConnector)]
+    if not layers:
+        raise ValueError(
+            f"{type(model).__name__} has no quantum pointwise convolution, so there is no engine "
+            "to choose."
+        )
+    chosen = make_engine(engine)
+    before = [layer.engine for layer in layers]
+    try:
+        for layer in layers:
+            layer.engine = chosen
+        yield chosen
+    finally:
+        for layer, own in zip(layers, before, strict=True):
+            layer.engine = own

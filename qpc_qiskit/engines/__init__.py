@@ -1,0 +1,37 @@
+"""Engines: ways to evaluate a layer, and the table that names them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from qpc_qiskit.engines.base import Engine, EngineReport
+from qpc_qiskit.engines.estimator import EstimatorEngine
+from qpc_qiskit.engines.exact import ExactEngine
+
+ENGINES: dict[str, Callable[[], Engine]] = {
+    ExactEngine.name: ExactEngine,
+    EstimatorEngine.name: EstimatorEngine,
+}
+"""Name -> constructor without arguments."""
+
+
+def make_engine(engine: str | Engine) -> Engine:
+    """An engine by name, or the engine itself.
+
+    Raises:
+        ValueError: unknown name.
+        TypeError: neither a name nor an engine.
+    """
+    if isinstance(engine, Engine):
+        return engine
+    if not isinstance(engine, str):
+        raise TypeError(
+            f"Expected an engine or one of the names {', '.join(ENGINES)}, got "
+            f"{type(engine).__name__}."
+        )
+    if engine not in ENGINES:
+        raise ValueError(f"Unknown engine {engine!r}; expected one of {', '.join(ENGINES)}.")
+    return ENGINES[engine]()
+
+
+__all__ = ["ENGINES", "Engine", "EngineReport", "EstimatorEngine", "ExactEngine", "make_engine"]

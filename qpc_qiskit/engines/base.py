@@ -1,0 +1,90 @@
+"""The contract between a layer and whatever evaluates it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass
+from typing import ClassVar, Self
+
+from torch import Tensor
+
+from qpc_qiskit.errors import EngineError
+from qpc_qiskit.spec import LayerSpec
+
+
+@dataclass(frozen=True)
+class EngineReport:
+    """What an engine's last evaluation cost and how sure it is."""
+
+    engine: str
+    """Name of the engine."""
+    num_pixels: int
+    """N."""
+    num_kernels: int
+    """K."""
+    num_executions: int
+    """Circuit executions asked for: rows of all PUBs, each counted once whatever the shots; 0 for
+    `exact`."""
+    num_pubs: int = 0
+    """PUBs sent."""
+    precision: float | None = None
+    """Standard error requested of each value; 0: exact; None: the estimator's default."""
+    max_std: float | None = None
+    """Largest standard error reported; None: values are exact or it is not known."""
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain values."""
+        return asdict(self)
+
+
+class Engine(ABC):
+    """Evaluates layers. Keeps no state of any layer, so one engine may serve many.
+
+    Every tensor may lie on any device; results have the dtype and device of `pixels`. `pixels` are
+    finite (the connector has checked), real, (N, C) with C = spec.in_channels, N >= 0; `weights`
+    are (K, P).
+    """
+
+    name: ClassVar[str]
+    """The engine's name in `ENGINES`."""
+    has_gradients: ClassVar[bool] = True
+    """Whether `vjp` works."""
+
+    def __init__(self) -> None:
+        self.last_report: EngineReport | None = None
+
+    @abstractmethod
+    def evs(self, spec: LayerSpec, pixels: Tensor, weights: Tensor) -> Tensor:
+        """Expectation values: (N, K, n), entry [i, k, q] = <Z_q> of kernel k for pixel i."""
+
+    def vjp(
+        self,
+        spec: LayerSpec,
+        pixels: Tensor,
+        weights: Tensor,
+        grad: Tensor,
+        wrt: tuple[bool, bool] = (True, True),
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Vector-Jacobian product of `evs`.
+
+        Args:
+            spec: the layer.
+            pixels: (N, C).
+            weights: (K, P).
+            grad: (N, K, n), derivative of the loss by each value.
+            wrt: which of (pixels, weights) to differentiate by.
+
+        Returns:
+            Gradients (N, C) and (K, P); None where not asked for.
+
+        Raises:
+            EngineError: this engine has no gradients.
+        """
+        raise EngineError(
+            f"The {self.name!r} engine has no gradients, so nothing can be trained on it. Train "
+            "with engine='exact', then evaluate with this one (under torch.no_grad())."
+        )
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
+        """Engines may hold live connections and no layer state: copies of a layer share one."""
+        return self

@@ -1,0 +1,156 @@
+"""The exact engine: one matrix product for all pixels of all kernels.
+
+The unitaries are shared by all pixels, so they are built once per call (`unitary.py`) and stacked
+as a real matrix M of shape (K * 2 * 2**n, C): the real parts of kernel k's rows, then its imaginary
+parts. For a unit vector x the outcome probabilities of kernel k are the squares of M x, and feature
+q is their signed sum.
+
+Pixels are taken in chunks, with the pixel index last: a chunk's product fits into the cache, its
+squares and signed sums touch it there, and memory beyond input and output does not grow with N. The
+backward pass recomputes the products instead of keeping them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from qpc_qiskit.directions import largest_magnitudes
+from qpc_qiskit.engines.base import Engine, EngineReport
+from qpc_qiskit.observables import z_signs
+from qpc_qiskit.spec import LayerSpec
+from qpc_qiskit.unitary import unitaries
+
+_CPU_CHUNK_PIXELS = 256
+_CPU_CHUNK_BYTES = 2**26  # a cap for very wide layers
+_GPU_CHUNK_BYTES = 2**28
+
+
+class ExactEngine(Engine):
+    """Noiseless expectation values to rounding, on the device and in the dtype of the pixels."""
+
+    name = "exact"
+
+    def evs(self, spec: LayerSpec, pixels: Tensor, weights: Tensor) -> Tensor:
+        """See `Engine.evs`."""
+        with torch.no_grad(), _no_autocast(pixels):
+            out = _evs(spec, pixels, _real_rows(spec, weights))
+        self.last_report = EngineReport(self.name, len(pixels), spec.num_kernels, num_executions=0)
+        return out
+
+    def vjp(
+        self,
+        spec: LayerSpec,
+        pixels: Tensor,
+        weights: Tensor,
+        grad: Tensor,
+        wrt: tuple[bool, bool] = (True, True),
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """See `Engine.vjp`."""
+        with _no_autocast(pixels):
+            with torch.enable_grad():
+                leaf = weights.detach().requires_grad_(wrt[1])
+                matrix = _real_rows(spec, leaf)
+            with torch.no_grad():
+                grad_pixels, grad_matrix = _vjp(spec, pixels, matrix.detach(), grad, wrt)
+            if grad_matrix is None:
+                return grad_pixels, None
+            return grad_pixels, torch.autograd.grad(matrix, leaf, grad_matrix)[0]
+
+
+def _no_autocast(pixels: Tensor) -> torch.autocast:
+    return torch.autocast(pixels.device.type, enabled=False)
+
+
+def _real_rows(spec: LayerSpec, weights: Tensor) -> Tensor:
+    """M, (K * 2 * 2**n, C): real parts, then imaginary parts, of each kernel's rows."""
+    unitary = unitaries(spec.ansatz, weights, spec.in_channels)
+    return torch.cat([unitary.real, unitary.imag], 1).reshape(-1, spec.in_channels)
+
+
+def _chunks(num_pixels: int, rows: Tensor) -> Iterator[slice]:
+    """Ranges of pixels whose products with the `rows` of M fit into the cache."""
+    bytes_per_pixel = len(rows) * rows.element_size()
+    if rows.device.type == "cpu":
+        size = min(_CPU_CHUNK_PIXELS, _CPU_CHUNK_BYTES // bytes_per_pixel)
+    else:
+        size = _GPU_CHUNK_BYTES // bytes_per_pixel
+    size = max(size, 16)
+    for start in range(0, num_pixels, size):
+        yield slice(start, min(start + size, num_pixels))
+
+
+class _Workspace:
+    """Buffers that successive chunks share; a shorter last chunk uses their beginning."""
+
+    def __init__(self, like: Tensor) -> None:
+        self._like = like
+        self._buffers: dict[str, Tensor] = {}
+
+    def __call__(self, name: str, *shape: int) -> Tensor:
+        size = math.prod(shape)
+        buffer = self._buffers.get(name)
+        if buffer is None or buffer.numel() < size:
+            buffer = self._buffers[name] = self._like.new_empty(size)
+        return buffer[:size].view(shape)
+
+
+def _unit_columns(pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Unit vectors as columns (C, m), norms (m,), and which pixels count as zero (m,)."""
+    scale, is_zero = largest_magnitudes(pixels)
+    unit = (pixels.T / scale).contiguous()
+    unit.masked_fill_(is_zero, 0)
+    unit[0].masked_fill_(is_zero, 1)
+    norm = torch.linalg.vector_norm(unit, dim=0)
+    unit /= norm
+    return unit, norm.mul_(scale), is_zero
+
+
+def _evs(spec: LayerSpec, pixels: Tensor, matrix: Tensor) -> Tensor:
+    kernels, n, dimension = spec.num_kernels, spec.num_qubits, 2**spec.num_qubits
+    signs = z_signs(n).to(pixels).expand(kernels, n, dimension)
+    out = pixels.new_empty(len(pixels), kernels, n)
+    workspace = _Workspace(matrix)
+    for chunk in _chunks(len(pixels), matrix):
+        unit, _, _ = _unit_columns(pixels[chunk])
+        m = unit.shape[1]
+        amplitudes = torch.mm(matrix, unit, out=workspace("amplitudes", len(matrix), m))
+        squares = amplitudes.square_().view(kernels, 2, dimension, m)
+        probabilities = workspace("probabilities", kernels, dimension, m)
+        torch.add(squares[:, 0], squares[:, 1], out=probabilities)
+        values = torch.bmm(signs, probabilities, out=workspace("values", kernels, n, m))
+        out[chunk] = values.permute(2, 0, 1)
+    return out.clamp_(-1, 1)  # rounding leaves [-1, 1] by a few eps at the ends
+
+
+def _vjp(
+    spec: LayerSpec, pixels: Tensor, matrix: Tensor, grad: Tensor, wrt: tuple[bool, bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients by the pixels (N, C) and by M.
+
+    With y = M u and feature f = sum_i s_i y_i**2: df/dM = 2 (s y) u^T and df/du = 2 M^T (s y), of
+    which the pixel x = |x| u sees the part orthogonal to u, divided by |x|.
+    """
+    kernels, n, dimension = spec.num_kernels, spec.num_qubits, 2**spec.num_qubits
+    signs = (2 * z_signs(n).T).to(pixels).contiguous().expand(kernels, dimension, n)
+    transposed = matrix.T.contiguous()
+    grad_pixels = torch.empty_like(pixels) if wrt[0] else None
+    grad_transposed = torch.zeros_like(transposed) if wrt[1] else None
+    workspace = _Workspace(matrix)
+    for chunk in _chunks(len(pixels), matrix):
+        unit, norm, is_zero = _unit_columns(pixels[chunk])
+        m = unit.shape[1]
+        amplitudes = torch.mm(matrix, unit, out=workspace("amplitudes", len(matrix), m))
+        grad_values = workspace("values", kernels, n, m).copy_(grad[chunk].permute(1, 2, 0))
+        slopes = torch.bmm(signs, grad_values, out=workspace("slopes", kernels, dimension, m))
+        amplitudes.view(kernels, 2, dimension, m).mul_(slopes[:, None])
+        if grad_pixels is not None:
+            along = torch.mm(transposed, amplitudes, out=workspace("along", *unit.shape))
+            along.addcmul_(unit, (unit * along).sum(0), value=-1).div_(norm)
+            grad_pixels[chunk] = along.masked_fill_(is_zero, 0).T
+        if grad_transposed is not None:
+            grad_transposed.addmm_(unit, amplitudes.T)
+    return grad_pixels, None if grad_transposed is None else grad_transposed.T

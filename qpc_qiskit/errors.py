@@ -1,0 +1,45 @@
+"""Every error that the toolkit raises on purpose.
+
+    QPCError
+    ├── EncodingError (ValueError)    a pixel that cannot be amplitude-encoded
+    ├── CircuitError (ValueError)     an ansatz or encoder that is not allowed
+    ├── EngineError                   an engine that cannot do what was asked, or whose backend
+    failed ├── DataError (ValueError)        a data set that is missing or corrupt
+    └── CheckpointError (ValueError)  a checkpoint that is corrupt or fits another architecture
+
+A message says what was expected, what came, where, and what to do. Plain `ValueError` and
+`TypeError` are kept for arguments that are wrong in themselves, as in torch.
+"""
+
+
+class QPCError(Exception):
+    """Base class of all errors of this toolkit."""
+
+
+class EncodingError(QPCError, ValueError):
+    """A pixel cannot be amplitude-encoded.
+
+    Args:
+        message: what is wrong.
+        pixel: index of the pixel in the (N, C) array.
+    """
+
+    def __init__(self, message: str, pixel: int) -> None:
+        super().__init__(message)
+        self.pixel = pixel
+
+
+class CircuitError(QPCError, ValueError):
+    """A circuit is not allowed as an ansatz or encoder."""
+
+
+class EngineError(QPCError):
+    """An engine cannot do what was asked of it, or its backend failed."""
+
+
+class DataError(QPCError, ValueError):
+    """A data set is missing or corrupt."""
+
+
+class CheckpointError(QPCError, ValueError):
+    """A checkpoint is corrupt or does not fit the network."""

@@ -1,0 +1,1 @@
+"""Running circuits through Qiskit primitives: rows of parameters, PUBs and results."""
