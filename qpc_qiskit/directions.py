@@ -22,9 +22,12 @@ def check_finite(pixels: Tensor) -> None:
     Raises:
         EncodingError: naming the first such pixel and channel.
     """
-    if bool(torch.isfinite(pixels).all()):
+    if bool(torch.isfinite(pixels.sum())):  # one fast pass; an overflow is told apart below
         return
-    pixel, channel = (int(i) for i in torch.nonzero(~torch.isfinite(pixels))[0])
+    bad = torch.nonzero(~torch.isfinite(pixels))
+    if len(bad) == 0:
+        return
+    pixel, channel = (int(i) for i in bad[0])
     value = float(pixels[pixel, channel])
     raise EncodingError(
         f"Pixel {pixel} of {len(pixels)} is not finite (channel {channel} is {value}) and cannot "
@@ -45,7 +48,10 @@ def largest_magnitudes(pixels: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         (N,) largest magnitude, 1 where the pixel counts as zero; (N,) bool, true where it does.
     """
-    scale = torch.linalg.vector_norm(pixels, ord=torch.inf, dim=1)
+    if pixels.shape[1] == 0 or len(pixels) == 0:  # amax refuses empty axes
+        scale = pixels.new_zeros(len(pixels))
+    else:
+        scale = pixels.abs().amax(1)  # several times faster than vector_norm(ord=inf) on a CPU
     is_zero = scale < torch.finfo(pixels.dtype).tiny
     return scale.masked_fill(is_zero, 1), is_zero
 

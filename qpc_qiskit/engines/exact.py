@@ -24,9 +24,9 @@ from qpc_qiskit.observables import z_signs
 from qpc_qiskit.spec import LayerSpec
 from qpc_qiskit.unitary import unitaries
 
-_CPU_CHUNK_PIXELS = 256
-_CPU_CHUNK_BYTES = 2**26  # a cap for very wide layers
-_GPU_CHUNK_BYTES = 2**28
+_CHUNK_BYTES = {"cpu": 3 * 2**20}  # of amplitudes: few calls, and still in a core's share of cache
+_CHUNK_BYTES_ELSEWHERE = 2**28
+_MIN_CHUNK_PIXELS = 64
 
 
 class ExactEngine(Engine):
@@ -74,11 +74,8 @@ def _real_rows(spec: LayerSpec, weights: Tensor) -> Tensor:
 def _chunks(num_pixels: int, rows: Tensor) -> Iterator[slice]:
     """Ranges of pixels whose products with the `rows` of M fit into the cache."""
     bytes_per_pixel = len(rows) * rows.element_size()
-    if rows.device.type == "cpu":
-        size = min(_CPU_CHUNK_PIXELS, _CPU_CHUNK_BYTES // bytes_per_pixel)
-    else:
-        size = _GPU_CHUNK_BYTES // bytes_per_pixel
-    size = max(size, 16)
+    budget = _CHUNK_BYTES.get(rows.device.type, _CHUNK_BYTES_ELSEWHERE)
+    size = max(budget // bytes_per_pixel, _MIN_CHUNK_PIXELS)
     for start in range(0, num_pixels, size):
         yield slice(start, min(start + size, num_pixels))
 
@@ -98,15 +95,14 @@ class _Workspace:
         return buffer[:size].view(shape)
 
 
-def _unit_columns(pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Unit vectors as columns (C, m), norms (m,), and which pixels count as zero (m,)."""
+def _unit_columns(pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Unit vectors as columns (C, m), and 1/|x| (m,), which is 0 where a pixel counts as zero."""
     scale, is_zero = largest_magnitudes(pixels)
-    unit = (pixels.T / scale).contiguous()
-    unit.masked_fill_(is_zero, 0)
-    unit[0].masked_fill_(is_zero, 1)
-    norm = torch.linalg.vector_norm(unit, dim=0)
+    unit = pixels.T.contiguous().div_(scale)
+    unit[0] += is_zero  # what else such a pixel holds is subnormal and vanishes beside the 1
+    norm = (unit * unit).sum(0).sqrt_()
     unit /= norm
-    return unit, norm.mul_(scale), is_zero
+    return unit, (~is_zero) / (norm * scale)
 
 
 def _evs(spec: LayerSpec, pixels: Tensor, matrix: Tensor) -> Tensor:
@@ -115,14 +111,14 @@ def _evs(spec: LayerSpec, pixels: Tensor, matrix: Tensor) -> Tensor:
     out = pixels.new_empty(len(pixels), kernels, n)
     workspace = _Workspace(matrix)
     for chunk in _chunks(len(pixels), matrix):
-        unit, _, _ = _unit_columns(pixels[chunk])
+        unit, _ = _unit_columns(pixels[chunk])
         m = unit.shape[1]
         amplitudes = torch.mm(matrix, unit, out=workspace("amplitudes", len(matrix), m))
         squares = amplitudes.square_().view(kernels, 2, dimension, m)
         probabilities = workspace("probabilities", kernels, dimension, m)
         torch.add(squares[:, 0], squares[:, 1], out=probabilities)
         values = torch.bmm(signs, probabilities, out=workspace("values", kernels, n, m))
-        out[chunk] = values.permute(2, 0, 1)
+        out.flatten(1)[chunk] = values.flatten(0, 1).T
     return out.clamp_(-1, 1)  # rounding leaves [-1, 1] by a few eps at the ends
 
 
@@ -141,16 +137,17 @@ def _vjp(
     grad_transposed = torch.zeros_like(transposed) if wrt[1] else None
     workspace = _Workspace(matrix)
     for chunk in _chunks(len(pixels), matrix):
-        unit, norm, is_zero = _unit_columns(pixels[chunk])
+        unit, inverse_norm = _unit_columns(pixels[chunk])
         m = unit.shape[1]
         amplitudes = torch.mm(matrix, unit, out=workspace("amplitudes", len(matrix), m))
-        grad_values = workspace("values", kernels, n, m).copy_(grad[chunk].permute(1, 2, 0))
+        grad_values = workspace("values", kernels, n, m)
+        grad_values.flatten(0, 1).copy_(grad[chunk].flatten(1).T)
         slopes = torch.bmm(signs, grad_values, out=workspace("slopes", kernels, dimension, m))
         amplitudes.view(kernels, 2, dimension, m).mul_(slopes[:, None])
         if grad_pixels is not None:
             along = torch.mm(transposed, amplitudes, out=workspace("along", *unit.shape))
-            along.addcmul_(unit, (unit * along).sum(0), value=-1).div_(norm)
-            grad_pixels[chunk] = along.masked_fill_(is_zero, 0).T
+            along.addcmul_(unit, (unit * along).sum(0), value=-1).mul_(inverse_norm)
+            grad_pixels[chunk] = along.T
         if grad_transposed is not None:
             grad_transposed.addmm_(unit, amplitudes.T)
     return grad_pixels, None if grad_transposed is None else grad_transposed.T
