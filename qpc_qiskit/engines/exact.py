@@ -20,6 +20,7 @@ from torch import Tensor
 
 from qpc_qiskit.directions import largest_magnitudes
 from qpc_qiskit.engines.base import Engine, EngineReport
+from qpc_qiskit.engines.threads import map_ranges
 from qpc_qiskit.observables import z_signs
 from qpc_qiskit.spec import LayerSpec
 from qpc_qiskit.unitary import unitaries
@@ -27,6 +28,7 @@ from qpc_qiskit.unitary import unitaries
 _CHUNK_BYTES = {"cpu": 3 * 2**20}  # of amplitudes: few calls, and still in a core's share of cache
 _CHUNK_BYTES_ELSEWHERE = 2**28
 _MIN_CHUNK_PIXELS = 64
+_MIN_RANGE_PIXELS = 128
 
 
 class ExactEngine(Engine):
@@ -71,13 +73,12 @@ def _real_rows(spec: LayerSpec, weights: Tensor) -> Tensor:
     return torch.cat([unitary.real, unitary.imag], 1).reshape(-1, spec.in_channels)
 
 
-def _chunks(num_pixels: int, rows: Tensor) -> Iterator[slice]:
-    """Ranges of pixels whose products with the `rows` of M fit into the cache."""
-    bytes_per_pixel = len(rows) * rows.element_size()
+def _chunks(items: slice, rows: Tensor) -> Iterator[slice]:
+    """Parts of a range of pixels whose products with the `rows` of M fit into the cache."""
     budget = _CHUNK_BYTES.get(rows.device.type, _CHUNK_BYTES_ELSEWHERE)
-    size = max(budget // bytes_per_pixel, _MIN_CHUNK_PIXELS)
-    for start in range(0, num_pixels, size):
-        yield slice(start, min(start + size, num_pixels))
+    size = max(budget // (len(rows) * rows.element_size()), _MIN_CHUNK_PIXELS)
+    for start in range(items.start, items.stop, size):
+        yield slice(start, min(start + size, items.stop))
 
 
 class _Workspace:
@@ -109,17 +110,21 @@ def _evs(spec: LayerSpec, pixels: Tensor, matrix: Tensor) -> Tensor:
     kernels, n, dimension = spec.num_kernels, spec.num_qubits, 2**spec.num_qubits
     signs = z_signs(n).to(pixels).expand(kernels, n, dimension)
     out = pixels.new_empty(len(pixels), kernels, n)
-    workspace = _Workspace(matrix)
-    for chunk in _chunks(len(pixels), matrix):
-        unit, _ = _unit_columns(pixels[chunk])
-        m = unit.shape[1]
-        amplitudes = torch.mm(matrix, unit, out=workspace("amplitudes", len(matrix), m))
-        squares = amplitudes.square_().view(kernels, 2, dimension, m)
-        probabilities = workspace("probabilities", kernels, dimension, m)
-        torch.add(squares[:, 0], squares[:, 1], out=probabilities)
-        values = torch.bmm(signs, probabilities, out=workspace("values", kernels, n, m))
-        out.flatten(1)[chunk] = values.flatten(0, 1).T
-    return out.clamp_(-1, 1)  # rounding leaves [-1, 1] by a few eps at the ends
+
+    def fill(items: slice) -> None:
+        workspace = _Workspace(matrix)
+        for chunk in _chunks(items, matrix):
+            unit, _ = _unit_columns(pixels[chunk])
+            m = unit.shape[1]
+            amplitudes = torch.mm(matrix, unit, out=workspace("amplitudes", len(matrix), m))
+            squares = amplitudes.square_().view(kernels, 2, dimension, m)
+            probabilities = workspace("probabilities", kernels, dimension, m)
+            torch.add(squares[:, 0], squares[:, 1], out=probabilities)
+            values = torch.bmm(signs, probabilities, out=workspace("values", kernels, n, m))
+            out.flatten(1)[chunk] = values.flatten(0, 1).T.clamp_(-1, 1)  # rounding
+
+    map_ranges(fill, len(pixels), _MIN_RANGE_PIXELS, pixels.device)
+    return out
 
 
 def _vjp(
@@ -134,20 +139,27 @@ def _vjp(
     signs = (2 * z_signs(n).T).to(pixels).contiguous().expand(kernels, dimension, n)
     transposed = matrix.T.contiguous()
     grad_pixels = torch.empty_like(pixels) if wrt[0] else None
-    grad_transposed = torch.zeros_like(transposed) if wrt[1] else None
-    workspace = _Workspace(matrix)
-    for chunk in _chunks(len(pixels), matrix):
-        unit, inverse_norm = _unit_columns(pixels[chunk])
-        m = unit.shape[1]
-        amplitudes = torch.mm(matrix, unit, out=workspace("amplitudes", len(matrix), m))
-        grad_values = workspace("values", kernels, n, m)
-        grad_values.flatten(0, 1).copy_(grad[chunk].flatten(1).T)
-        slopes = torch.bmm(signs, grad_values, out=workspace("slopes", kernels, dimension, m))
-        amplitudes.view(kernels, 2, dimension, m).mul_(slopes[:, None])
-        if grad_pixels is not None:
-            along = torch.mm(transposed, amplitudes, out=workspace("along", *unit.shape))
-            along.addcmul_(unit, (unit * along).sum(0), value=-1).mul_(inverse_norm)
-            grad_pixels[chunk] = along.T
-        if grad_transposed is not None:
-            grad_transposed.addmm_(unit, amplitudes.T)
-    return grad_pixels, None if grad_transposed is None else grad_transposed.T
+
+    def accumulate(items: slice) -> Tensor | None:
+        total = torch.zeros_like(transposed) if wrt[1] else None
+        workspace = _Workspace(matrix)
+        for chunk in _chunks(items, matrix):
+            unit, inverse_norm = _unit_columns(pixels[chunk])
+            m = unit.shape[1]
+            amplitudes = torch.mm(matrix, unit, out=workspace("amplitudes", len(matrix), m))
+            grad_values = workspace("values", kernels, n, m)
+            grad_values.flatten(0, 1).copy_(grad[chunk].flatten(1).T)
+            slopes = torch.bmm(signs, grad_values, out=workspace("slopes", kernels, dimension, m))
+            amplitudes.view(kernels, 2, dimension, m).mul_(slopes[:, None])
+            if grad_pixels is not None:
+                along = torch.mm(transposed, amplitudes, out=workspace("along", *unit.shape))
+                along.addcmul_(unit, (unit * along).sum(0), value=-1).mul_(inverse_norm)
+                grad_pixels[chunk] = along.T
+            if total is not None:
+                total.addmm_(unit, amplitudes.T)
+        return total
+
+    totals = map_ranges(accumulate, len(pixels), _MIN_RANGE_PIXELS, pixels.device)
+    if totals[0] is None:
+        return grad_pixels, None
+    return grad_pixels, torch.stack([t for t in totals if t is not None]).sum(0).T
