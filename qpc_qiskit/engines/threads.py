@@ -1,8 +1,8 @@
 """Work on ranges of pixels, one single-threaded worker per core.
 
-Torch's own threads split every small operation and wait for each other after it. On a machine that
-does anything else at the time, one late thread then holds up all others at every operation (measured:
-up to fifty times slower, benchmarks/results). Workers that take a range of pixels each meet once.
+Torch's own threads split every small operation and wait for each other after it. On a machine
+that does anything else at the time, one late thread then holds up all others at every operation
+(up to fifty times slower, see benchmarks). Workers that take a range of pixels each meet once.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import pairwise
 from threading import Barrier
 from typing import TypeVar
 
@@ -36,7 +37,7 @@ def map_ranges(
     workers = torch.get_num_threads() if device.type == "cpu" else 1
     count = max(1, min(workers, size // minimum))
     edges = [size * i // count for i in range(count + 1)]
-    ranges = [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    ranges = [slice(a, b) for a, b in pairwise(edges)]
     if count == 1:
         with torch.no_grad():
             return [work(ranges[0])]
