@@ -21,10 +21,10 @@ class EncodingError(QPCError, ValueError):
 
     Args:
         message: what is wrong.
-        pixel: index of the pixel in the (N, C) array.
+        pixel: index of the pixel in the (N, C) array; None when unpickled.
     """
 
-    def __init__(self, message: str, pixel: int) -> None:
+    def __init__(self, message: str, pixel: int | None = None) -> None:
         super().__init__(message)
         self.pixel = pixel
 

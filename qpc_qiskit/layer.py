@@ -313,5 +313,7 @@ def _check_dtype(dtype: torch.dtype) -> None:
 
 def _located(error: EncodingError, images: Tensor) -> EncodingError:
     """The error with the pixel's place in the batch of images."""
+    if error.pixel is None:
+        return error
     place = [int(i) for i in np.unravel_index(error.pixel, (len(images), *images.shape[2:]))]
     return EncodingError(f"{error} (image {place[0]}, position {tuple(place[1:])})", error.pixel)
