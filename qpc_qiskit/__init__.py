@@ -17,28 +17,33 @@ if TYPE_CHECKING:
         QuantumPointwiseConv2d,
         QuantumPointwiseConv3d,
     )
+    from qpc_qiskit.spec import LayerSpec, make_spec
 
 __version__ = "0.1.0"
 
 _HOME = {
     "EstimatorEngine": "engines",
     "ExactEngine": "engines",
+    "LayerSpec": "spec",
     "PointwiseConnector": "connector",
     "PointwiseQNN": "connector",
     "QuantumPointwiseConv1d": "layer",
     "QuantumPointwiseConv2d": "layer",
     "QuantumPointwiseConv3d": "layer",
+    "make_spec": "spec",
     "use_engine": "connector",
 }
 
 __all__ = [
     "EstimatorEngine",
     "ExactEngine",
+    "LayerSpec",
     "PointwiseConnector",
     "PointwiseQNN",
     "QuantumPointwiseConv1d",
     "QuantumPointwiseConv2d",
     "QuantumPointwiseConv3d",
+    "make_spec",
     "use_engine",
 ]
 

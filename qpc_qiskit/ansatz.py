@@ -3,12 +3,14 @@
 Conventions, here and everywhere: qubit 0 is the lowest bit of a basis state's index (Qiskit's
 order); block l entangles qubit q with qubit (q + r) mod n, r = l mod (n - 1) + 1, except in
 `figure1`, where r = 1; one qubit has no entangler. Each ansatz is built from {rz, rx, sx, x, cx}
-alone, because Aer binds a parametrized `cp` wrongly (qiskit-aer#2403).
+alone, because Aer binds a parametrized `cp` wrongly (qiskit-aer#2403); a controlled phase is three
+RZ and two CX.
 
 `circuit` is a circuit in the P weights. `template` is the same circuit with one parameter per
 parametrized gate *occurrence*, R of them, and `angles = weights @ scale.T + offset` says which: a
-weight that occurs twice, or as 2*w + 1, is two occurrences, and each can be shifted by itself. For
-the three built-in ansätze the two circuits are the same.
+weight that occurs twice, or as 2*w + 1, is two occurrences, each the bare angle of one rotation. So
+two-term shifts are right for each of them, whatever the noise between the gates. R = P, but for
+`circuit_centric`, whose controlled phases are three occurrences each: R = 7nL for n > 1.
 """
 
 from __future__ import annotations
@@ -24,8 +26,10 @@ from qiskit import QuantumCircuit, transpile
 from qiskit.circuit import ControlFlowOp, Gate, Parameter, ParameterExpression, ParameterVector
 from qiskit.exceptions import QiskitError
 
-from qpc_qiskit.errors import CircuitError
+from qpc_qiskit.encoder import PARAMETER_NAME
+from qpc_qiskit.errors import AnsatzError
 
+USER_ANSATZ = "user"
 NATIVE_GATES = ("rz", "sx", "x", "cx")
 """What a user's circuit is translated to."""
 
@@ -46,7 +50,7 @@ class Ansatz:
     parameters: tuple[Parameter, ...] = field(repr=False)
     """The P parameters of `circuit`, in the order of a weight row."""
     template: QuantumCircuit = field(repr=False)
-    """The circuit in the R occurrence angles `theta[r]`."""
+    """The circuit in the R occurrence angles `theta[r]`, each the bare angle of one gate."""
     scale: np.ndarray = field(repr=False)
     """(R, P), float64."""
     offset: np.ndarray = field(repr=False)
@@ -66,6 +70,12 @@ class Ansatz:
     def num_angles(self) -> int:
         """Parametrized gate occurrences, R."""
         return len(self.offset)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """A named ansatz is unpickled as the very object that `make_ansatz` gives."""
+        if self.name in ANSATZE:
+            return make_ansatz, (self.name, self.num_qubits, self.num_layers)
+        return object.__new__, (type(self),), self.__dict__
 
     def __deepcopy__(self, memo: dict[int, object]) -> Self:
         """Immutable: copies of a layer share their ansatz and what is cached for it."""
@@ -88,13 +98,13 @@ def make_ansatz(ansatz: str | QuantumCircuit, num_qubits: int, num_layers: int =
             ansatz.
 
     Raises:
-        CircuitError: unknown name, wrong width, or a circuit that is not allowed (the reason is
+        AnsatzError: unknown name, wrong width, or a circuit that is not allowed (the reason is
             named).
     """
     if isinstance(ansatz, QuantumCircuit):
         return _user_ansatz(ansatz, num_qubits)
     if ansatz not in ANSATZE:
-        raise CircuitError(
+        raise AnsatzError(
             f"Unknown ansatz {ansatz!r}; expected one of {', '.join(ANSATZE)}, or a qiskit "
             "QuantumCircuit."
         )
@@ -109,8 +119,8 @@ def _named_ansatz(name: str, num_qubits: int, num_layers: int) -> Ansatz:
     circuit = QuantumCircuit(num_qubits, name=name)
     for layer in range(num_layers):
         add_block(circuit, list(theta[layer * count : (layer + 1) * count]), layer)
-    size = len(theta)
-    return Ansatz(name, num_layers, circuit, tuple(theta), circuit, np.eye(size), np.zeros(size))
+    parameters = tuple(theta)
+    return Ansatz(name, num_layers, circuit, parameters, *_split_occurrences(circuit, parameters))
 
 
 def entangler_range(num_qubits: int, layer: int) -> int:
@@ -183,7 +193,7 @@ ANSATZE: dict[str, tuple[Callable[[int], int], Block]] = {
 
 def _user_ansatz(circuit: QuantumCircuit, num_qubits: int) -> Ansatz:
     if circuit.num_qubits != num_qubits:
-        raise CircuitError(
+        raise AnsatzError(
             f"The ansatz circuit has {circuit.num_qubits} qubits but the layer encodes into "
             f"{num_qubits}; give a circuit of that width, or set num_qubits."
         )
@@ -191,25 +201,39 @@ def _user_ansatz(circuit: QuantumCircuit, num_qubits: int) -> Ansatz:
         operation = instruction.operation
         unitary = isinstance(operation, Gate) or operation.name == "barrier"
         if not unitary or isinstance(operation, ControlFlowOp) or instruction.clbits:
-            raise CircuitError(
+            raise AnsatzError(
                 f"Instruction {i} of the ansatz circuit is {operation.name!r}; only unitary "
                 "gates are allowed (no measurement, reset, control flow or classical bits)."
             )
     if not circuit.parameters:
-        raise CircuitError(
+        raise AnsatzError(
             "The ansatz circuit has no parameters, so there is nothing to train; give it at "
             "least one."
         )
-    native = _to_native(circuit)
     parameters = tuple(circuit.parameters)
-    return Ansatz("user", None, native, parameters, *_split_occurrences(native, parameters))
+    for parameter in parameters:
+        if parameter.name.split("[")[0] == PARAMETER_NAME:
+            raise AnsatzError(
+                f"The ansatz circuit has a parameter {parameter.name!r}, a name kept for the "
+                "encoder's angles; rename it."
+            )
+    native = _to_native(circuit)
+    idle = [p.name for p in parameters if p not in native.parameters]
+    if idle:
+        raise AnsatzError(
+            f"Parameter {idle[0]!r} of the ansatz circuit is in no gate's angle once the circuit "
+            "is "
+            f"translated to {{{', '.join(NATIVE_GATES)}}} (a global phase has no effect); remove "
+            "it."
+        )
+    return Ansatz(USER_ANSATZ, None, native, parameters, *_split_occurrences(native, parameters))
 
 
 def _to_native(circuit: QuantumCircuit) -> QuantumCircuit:
     try:
         native = transpile(circuit, basis_gates=list(NATIVE_GATES), optimization_level=1)
     except (QiskitError, TypeError, ValueError) as error:
-        raise CircuitError(
+        raise AnsatzError(
             f"The ansatz circuit cannot be translated to {{{', '.join(NATIVE_GATES)}}}: {error}"
         ) from error
     result = QuantumCircuit(circuit.num_qubits, name=circuit.name)
@@ -218,7 +242,7 @@ def _to_native(circuit: QuantumCircuit) -> QuantumCircuit:
         if instruction.operation.name == "barrier":
             continue
         if instruction.operation.name not in NATIVE_GATES:
-            raise CircuitError(
+            raise AnsatzError(
                 f"The ansatz circuit holds {instruction.operation.name!r}, which cannot be "
                 f"translated to {{{', '.join(NATIVE_GATES)}}}."
             )
@@ -240,7 +264,9 @@ def _split_occurrences(
     for instruction in circuit.data:
         qubits = [circuit.find_bit(q).index for q in instruction.qubits]
         if _is_parametrized(instruction.operation):
-            template.rz(next(theta), qubits[0])
+            operation = instruction.operation.to_mutable()
+            operation.params = [next(theta)]
+            template.append(operation, qubits)
         else:
             template.append(instruction.operation, qubits)
     return (
@@ -265,7 +291,7 @@ def affine_coefficients(
         what: names the angle in the error.
 
     Raises:
-        CircuitError: the expression is not affine in the parameters.
+        AnsatzError: the expression is not affine in the parameters.
     """
     scale = np.zeros(len(parameters))
     if not isinstance(expression, ParameterExpression) or not expression.parameters:
@@ -274,14 +300,14 @@ def affine_coefficients(
         slope = expression.gradient(parameter)
         if isinstance(slope, ParameterExpression):
             if slope.parameters:
-                raise CircuitError(
+                raise AnsatzError(
                     f"In the ansatz circuit {what} is {expression}, which is not affine in "
                     f"{parameter.name}; "
                     "only sums of multiples of parameters and constants are allowed."
                 )
             slope = slope.numeric()
         if isinstance(slope, complex) or not math.isfinite(slope):
-            raise CircuitError(f"In the ansatz circuit {what} is {expression}, which is not real.")
+            raise AnsatzError(f"In the ansatz circuit {what} is {expression}, which is not real.")
         scale[parameters.index(parameter)] = float(slope)
     zero = expression.bind(dict.fromkeys(expression.parameters, 0.0))
     return scale, float(zero.numeric())

@@ -8,6 +8,8 @@ numbers, in float32.
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,6 +27,9 @@ from qpc_qiskit.spec import LayerSpec
 
 DTYPES = (torch.float32, torch.float64)
 
+_WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod)\.")
+"""Name prefixes that DistributedDataParallel and torch.compile put before a layer's own name."""
+
 
 class PointwiseQNN(NeuralNetwork):
     """All kernels of a layer as one neural network: C inputs, K*P weights, K*n outputs.
@@ -36,7 +41,8 @@ class PointwiseQNN(NeuralNetwork):
 
     def __init__(self, spec: LayerSpec, engine: str | Engine = "exact") -> None:
         self.spec = spec
-        self.engine = make_engine(engine)
+        self._own_engine = make_engine(engine)
+        self._overrides: list[tuple[object, Engine]] = []
         super().__init__(
             num_inputs=spec.in_channels,
             num_weights=spec.num_kernels * spec.num_weights,
@@ -44,6 +50,27 @@ class PointwiseQNN(NeuralNetwork):
             output_shape=(spec.num_features,),
             input_gradients=True,
         )
+
+    @property
+    def engine(self) -> Engine:
+        """What evaluates the circuits: that of the last `use_engine` still open, or its own."""
+        return self._overrides[-1][1] if self._overrides else self._own_engine
+
+    @engine.setter
+    def engine(self, engine: str | Engine) -> None:
+        self._own_engine = make_engine(engine)
+
+    def override(self, token: object, engine: Engine) -> None:
+        """Use another engine until `restore(token)`."""
+        self._overrides.append((token, engine))
+
+    def restore(self, token: object) -> None:
+        """End the override of that token, whatever others are open."""
+        self._overrides = [entry for entry in self._overrides if entry[0] is not token]
+
+    def __getstate__(self) -> dict[str, object]:
+        """Copies and pickles made inside `use_engine` have their own engine, not a borrowed one."""
+        return {**self.__dict__, "_overrides": []}
 
     def _tensors(self, inputs: np.ndarray, weights: np.ndarray) -> tuple[Tensor, Tensor]:
         pixels = torch.from_numpy(np.ascontiguousarray(inputs, np.float64))
@@ -88,7 +115,7 @@ class PointwiseConnector(TorchConnector):
 
     Args:
         neural_network: what is evaluated.
-        initialize: fills the weights in place.
+        initialize: fills the weights in place; default uniform on [0, 2 pi).
         device: of the weights.
         dtype: of the weights, float32 or float64; default torch's.
     """
@@ -96,7 +123,7 @@ class PointwiseConnector(TorchConnector):
     def __init__(
         self,
         neural_network: PointwiseQNN,
-        initialize: Callable[[Tensor], object],
+        initialize: Callable[[Tensor], object] | None = None,
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -109,25 +136,41 @@ class PointwiseConnector(TorchConnector):
         spec = neural_network.spec
         weight = torch.empty(spec.num_kernels, spec.num_weights, device=device, dtype=dtype)
         with torch.no_grad():
-            initialize(weight)
+            (initialize or uniform_angles)(weight)
         self.register_parameter("weight", nn.Parameter(weight))
 
+    # TorchConnector makes `weight` a property without a setter. Torch's own tools (pruning,
+    # parametrizations, replicas) put a plain tensor in the parameter's place, so this one gives
+    # way.
     @property
-    def _weights(self) -> nn.Parameter:
-        """What TorchConnector calls its parameter; `weight` returns it too."""
-        weight = self._parameters.get("weight")
-        if weight is None:  # torch asks before the parameter is registered
+    def weight(self) -> Tensor:
+        """Weights of all kernels, (K, P)."""
+        found = self._parameters.get("weight", self.__dict__.get("weight"))
+        if found is None:  # torch asks before the parameter is registered
             raise AttributeError("weight")
-        return weight
+        return found
+
+    @weight.setter
+    def weight(self, value: Tensor) -> None:
+        self.__dict__["weight"] = value
+
+    @weight.deleter
+    def weight(self) -> None:
+        self.__dict__.pop("weight", None)
+
+    @property
+    def _weights(self) -> Tensor:
+        """What TorchConnector calls its weights."""
+        return self.weight
 
     @property
     def engine(self) -> Engine:
-        """What evaluates the circuits."""
+        """What evaluates the circuits now; set it to an engine or a name."""
         return self._neural_network.engine
 
     @engine.setter
     def engine(self, engine: str | Engine) -> None:
-        self._neural_network.engine = make_engine(engine)
+        self._neural_network.engine = engine
 
     @torch.compiler.disable(reason="engines run outside of the graph")  # type: ignore[untyped-decorator]
     def forward(self, pixels: Tensor) -> Tensor:
@@ -187,6 +230,9 @@ class _OnceDifferentiable(torch.autograd.Function):
 def use_engine(model: nn.Module, engine: str | Engine) -> Iterator[Engine]:
     """Evaluate every quantum layer of a model on one engine, inside a `with` block.
 
+    The switch holds for the model, also in other threads. Blocks may be nested or overlap; copies
+    of the model made inside have the layers' own engines.
+
     Args:
         model: any module; its layers get their own engines back at the end, also after an error.
         engine: engine or its name.
@@ -201,18 +247,27 @@ def use_engine(model: nn.Module, engine: str | Engine) -> Iterator[Engine]:
         >>> with use_engine(model, "estimator"):
         ...     logits = model(images)
     """
-    layers = [module for module in model.modules() if isinstance(module, PointwiseConnector)]
+    layers = {
+        _WRAPPERS.sub("", name): module
+        for name, module in model.named_modules()
+        if isinstance(module, PointwiseConnector)
+    }
     if not layers:
         raise ValueError(
             f"{type(model).__name__} has no quantum pointwise convolution, so there is no engine "
             "to choose."
         )
-    chosen = make_engine(engine)
-    before = [layer.engine for layer in layers]
+    chosen, token = make_engine(engine), object()
     try:
-        for layer in layers:
-            layer.engine = chosen
+        for name, layer in layers.items():
+            layer.neural_network.override(token, chosen.for_layer(name))
         yield chosen
     finally:
-        for layer, own in zip(layers, before, strict=True):
-            layer.engine = own
+        for layer in layers.values():
+            layer.neural_network.restore(token)
+
+
+def uniform_angles(weight: Tensor, generator: torch.Generator | None = None) -> None:
+    """Fill weights with angles uniform on [0, 2 pi), in place."""
+    with torch.no_grad():
+        weight.uniform_(0, 2 * math.pi, generator=generator)

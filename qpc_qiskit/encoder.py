@@ -16,7 +16,8 @@ from qiskit import QuantumCircuit
 from qiskit.circuit import ParameterVector
 from torch import Tensor
 
-from qpc_qiskit.errors import CircuitError
+PARAMETER_NAME = "encoder"
+"""Every encoder's angles are `encoder[j]`; an ansatz must not use that name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +26,7 @@ class Encoder:
 
     name: str
     circuit: QuantumCircuit = field(repr=False)
-    """Parameters `phi[0..E-1]`; prepares a real unit vector from |0...0>."""
+    """Parameters `encoder[0..E-1]`; prepares a real unit vector from |0...0>."""
     parameters: tuple[object, ...] = field(repr=False)
     """The E parameters, in the order of an angle row."""
     angles: Callable[[Tensor], Tensor] = field(repr=False)
@@ -36,10 +37,10 @@ def make_encoder(name: str, num_qubits: int) -> Encoder:
     """The named encoder on `num_qubits` qubits.
 
     Raises:
-        CircuitError: unknown name.
+        ValueError: unknown name.
     """
     if name not in ENCODERS:
-        raise CircuitError(f"Unknown encoder {name!r}; expected one of {', '.join(ENCODERS)}.")
+        raise ValueError(f"Unknown encoder {name!r}; expected one of {', '.join(ENCODERS)}.")
     return ENCODERS[name](num_qubits)
 
 
@@ -53,9 +54,9 @@ def multiplexor(num_qubits: int) -> Encoder:
 
     Source: Mottonen et al., arXiv:quant-ph/0404089 (uniformly controlled rotations).
     """
-    phi = ParameterVector("phi", 2**num_qubits - 1)
+    angles = ParameterVector(PARAMETER_NAME, 2**num_qubits - 1)
     circuit = QuantumCircuit(num_qubits, name="multiplexor")
-    angle = iter(phi)
+    angle = iter(angles)
     for controls in range(num_qubits):
         target = num_qubits - 1 - controls
         circuit.ry(next(angle), target)
@@ -63,7 +64,9 @@ def multiplexor(num_qubits: int) -> Encoder:
             lowest_bit = (step & -step).bit_length() - 1
             circuit.cz(target + 1 + lowest_bit, target)
             circuit.ry(next(angle), target)
-    return Encoder("multiplexor", circuit, tuple(phi), lambda d: multiplexor_angles(d, num_qubits))
+    return Encoder(
+        "multiplexor", circuit, tuple(angles), lambda d: multiplexor_angles(d, num_qubits)
+    )
 
 
 def multiplexor_angles(directions: Tensor, num_qubits: int) -> Tensor:
@@ -98,6 +101,7 @@ def _multiplexed(rotations: Tensor) -> Tensor:
 
 
 @cache
+@torch.inference_mode(False)  # what is cached must serve every later call
 def _gray_transform(size: int) -> Tensor:
     """(control value j, gate i): (-1)**(j . gray(i)) / size, float64."""
     index = torch.arange(size)

@@ -2,7 +2,7 @@
 
     QPCError
     ├── EncodingError (ValueError)    a pixel that cannot be amplitude-encoded
-    ├── CircuitError (ValueError)     an ansatz or encoder that is not allowed
+    ├── AnsatzError (ValueError)      an ansatz that is not allowed
     ├── EngineError                   an engine that cannot do what was asked, or whose backend
     failed ├── DataError (ValueError)        a data set that is missing or corrupt
     └── CheckpointError (ValueError)  a checkpoint that is corrupt or fits another architecture
@@ -29,8 +29,8 @@ class EncodingError(QPCError, ValueError):
         self.pixel = pixel
 
 
-class CircuitError(QPCError, ValueError):
-    """A circuit is not allowed as an ansatz or encoder."""
+class AnsatzError(QPCError, ValueError):
+    """A circuit is not allowed as an ansatz, or no ansatz has that name."""
 
 
 class EngineError(QPCError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import os
 import warnings
 from collections.abc import Callable
@@ -16,13 +15,13 @@ from numpy.typing import NDArray
 from qiskit import QuantumCircuit, qasm3, qpy
 from torch import Tensor
 
-from qpc_qiskit.connector import DTYPES, PointwiseConnector, PointwiseQNN
+from qpc_qiskit.connector import DTYPES, PointwiseConnector, PointwiseQNN, uniform_angles
 from qpc_qiskit.directions import canonical_directions, check_finite
 from qpc_qiskit.encoder import make_encoder
 from qpc_qiskit.engines import Engine
 from qpc_qiskit.errors import EncodingError
 from qpc_qiskit.files import write_bytes
-from qpc_qiskit.spec import LayerSpec, make_spec
+from qpc_qiskit.spec import LayerSpec, make_spec, positive_integer
 
 Init = str | Callable[[Tensor], object]
 
@@ -50,7 +49,7 @@ class _QuantumPointwiseConv(PointwiseConnector):
         dtype: torch.dtype | None = None,
     ) -> None:
         spec = make_spec(
-            in_channels + bias_channel if isinstance(in_channels, int) else in_channels,
+            positive_integer("in_channels", in_channels) + bool(bias_channel),
             out_channels,
             num_layers=num_layers,
             ansatz=ansatz,
@@ -95,13 +94,19 @@ class _QuantumPointwiseConv(PointwiseConnector):
         spatial = images.shape[2:]
         if self.bias_channel:
             images = torch.cat([images, images.new_ones(len(images), 1, *spatial)], 1)
-        pixels = images.movedim(1, -1).reshape(-1, images.shape[1])
+        channels_last = images.stride(1) == 1 and not images.is_contiguous()
+        if channels_last:
+            pixels = images.movedim(1, -1).flatten(0, -2)
+        else:  # a view of (C, N): whole rows are copied, and the exact engine wants no other order
+            pixels = images.movedim(1, 0).flatten(1).T
         try:
             features = super().forward(pixels)
         except EncodingError as error:
             raise _located(error, images) from None
-        maps = features[:, : self.out_channels].unflatten(0, (len(images), *spatial)).movedim(-1, 1)
-        return maps.contiguous() if images.is_contiguous() else maps
+        maps = features.T[: self.out_channels].unflatten(1, (len(images), *spatial))
+        if channels_last:
+            return maps.movedim(0, -1).contiguous().movedim(-1, 1)
+        return maps.movedim(0, 1).contiguous()
 
     def _checked(self, images: Tensor) -> Tensor:
         """`images`, cast to the dtype of the weights under autocast."""
@@ -129,7 +134,7 @@ class _QuantumPointwiseConv(PointwiseConnector):
     def circuit(self, encoder: str = "multiplexor") -> QuantumCircuit:
         """The full parametrized circuit: encoder, then ansatz.
 
-        Its parameters are the encoder's angles `phi[..]` and the P weights of a kernel
+        Its parameters are the encoder's angles `encoder[..]` and the P weights of a kernel
         (`theta[..]`, or the names of a user's circuit); `parameter_values` gives values in that
         order. All kernels and all pixels use this one circuit. Feature q is <Z> of qubit q.
 
@@ -206,7 +211,7 @@ class _QuantumPointwiseConv(PointwiseConnector):
             circuit = circuit.assign_parameters(
                 dict(zip(self.spec.ansatz.parameters, weights, strict=True))
             )
-        circuit.metadata = {"kernel": kernel, "bound": bound, **self.spec.to_dict()}
+        circuit.metadata = {"kernel": kernel, "weights_bound": bound, **self.spec.to_dict()}
         if fmt == "qasm3":
             content = qasm3.dumps(circuit).encode()
         else:
@@ -252,7 +257,8 @@ class QuantumPointwiseConv2d(_QuantumPointwiseConv):
     Args:
         in_channels: C_in.
         out_channels: C_out; the K*n - C_out surplus maps are cropped.
-        num_layers: blocks of a named ansatz (a circuit is the whole ansatz as it is).
+        num_layers: blocks of a named ansatz; leave it out with a circuit, which is the whole
+            ansatz.
         ansatz: `strongly_entangling` (3nL weights a kernel), `figure1` (2nL), `circuit_centric`
             (5nL), or a `QuantumCircuit` of unitary gates with angles affine in its parameters.
         num_qubits: n; default the fewest that hold the channels.
@@ -268,7 +274,7 @@ class QuantumPointwiseConv2d(_QuantumPointwiseConv):
     Raises:
         ValueError: a size is not positive, the channels do not fit into num_qubits, unknown engine
             or init.
-        CircuitError: unknown ansatz, or a circuit that is not allowed.
+        AnsatzError: unknown ansatz, or a circuit that is not allowed.
         TypeError: a dtype other than float32 and float64.
 
     Source: arXiv:2412.01241.
@@ -298,7 +304,7 @@ def _initializer(init: Init, generator: torch.Generator | None) -> Callable[[Ten
     if callable(init):
         return init
     if init == "uniform":
-        return lambda weight: weight.uniform_(0, 2 * math.pi, generator=generator)
+        return lambda weight: uniform_angles(weight, generator)
     if init == "normal":
         return lambda weight: weight.normal_(0, 0.1, generator=generator)
     raise ValueError(f"Unknown init {init!r}; expected 'uniform', 'normal' or a function.")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from qpc_qiskit.ansatz import Ansatz, affine_coefficients
-from qpc_qiskit.errors import CircuitError
+from qpc_qiskit.errors import AnsatzError
 
 _PAULI = {
     "rx": ((0, 1), (1, 0)),
@@ -92,11 +92,12 @@ class _Scheduler:
 
 
 @lru_cache(maxsize=256)
+@torch.inference_mode(False)  # the cached tensors serve later calls that need gradients
 def lower(ansatz: Ansatz, device: torch.device) -> Program:
     """Read an ansatz into a `Program` on `device` (cached).
 
     Raises:
-        CircuitError: the circuit holds a gate other than rx, ry, rz, sx, x, id, cx.
+        AnsatzError: the circuit holds a gate other than rx, ry, rz, sx, x, id, cx.
     """
     circuit, n = ansatz.circuit, ansatz.num_qubits
     fixed_names = list(_FIXED)
@@ -120,7 +121,7 @@ def lower(ansatz: Ansatz, device: torch.device) -> Program:
         elif name == "cx":
             scheduler.add_cx(qubits[0], qubits[1])
         else:
-            raise CircuitError(f"The ansatz holds {name!r}, which has no torch form.")
+            raise AnsatzError(f"The ansatz holds {name!r}, which has no torch form.")
     groups = _group_sizes(n)
     num_gates = len(paulis) + len(_FIXED)
     return Program(

@@ -12,7 +12,7 @@ from qpc_qiskit.errors import EngineError
 from qpc_qiskit.spec import LayerSpec
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EngineReport:
     """What an engine's last evaluation cost and how sure it is."""
 
@@ -52,6 +52,17 @@ class Engine(ABC):
 
     def __init__(self) -> None:
         self.last_report: EngineReport | None = None
+
+    def for_layer(self, name: str) -> Engine:
+        """The engine to use for the layer of that name in a model; `use_engine` asks for each.
+
+        Args:
+            name: the layer's name in `model.named_modules()`, without the prefixes of wrappers.
+
+        Returns:
+            This engine; an engine that must tell layers apart returns a view of itself.
+        """
+        return self
 
     @abstractmethod
     def evs(self, spec: LayerSpec, pixels: Tensor, weights: Tensor) -> Tensor:

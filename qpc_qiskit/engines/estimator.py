@@ -13,7 +13,7 @@ from qpc_qiskit.ansatz import Ansatz
 from qpc_qiskit.directions import canonical_directions
 from qpc_qiskit.encoder import Encoder, make_encoder
 from qpc_qiskit.engines.base import Engine, EngineReport
-from qpc_qiskit.errors import EngineError
+from qpc_qiskit.errors import EngineError, QPCError
 from qpc_qiskit.execution.pubs import Template, evs_from_data, make_pub, make_rows, make_template
 from qpc_qiskit.spec import LayerSpec
 
@@ -43,9 +43,10 @@ class EstimatorEngine(Engine):
                 "Expected a qiskit BaseEstimatorV2 (Aer's EstimatorV2, StatevectorEstimator, "
                 f"...), got {type(estimator).__name__}."
             )
-        if precision is not None and not (np.isfinite(precision) and precision >= 0):
+        if precision is not None and not 0 <= precision < float("inf"):
             raise ValueError(f"precision must be a finite number >= 0, got {precision!r}.")
         self._estimator = estimator
+        self._is_default = estimator is None
         self._precision = precision
 
     @property
@@ -64,7 +65,7 @@ class EstimatorEngine(Engine):
         """
         shape = (len(pixels), spec.num_kernels, spec.num_qubits)
         if len(pixels) == 0:
-            self.last_report = EngineReport(self.name, 0, spec.num_kernels, num_executions=0)
+            self._report(spec, 0)
             return pixels.new_empty(shape)
         encoder, template = _prepared(spec.ansatz)
         encoder_angles = encoder.angles(canonical_directions(pixels.detach().cpu()))
@@ -74,24 +75,43 @@ class EstimatorEngine(Engine):
         evs = evs_from_data(data, "evs", *shape)
         if not np.isfinite(evs).all():
             raise EngineError(
-                f"The estimator returned {int((~np.isfinite(evs)).sum())} of {evs.size} values "
-                "that are not "
-                "finite; nothing of this result is used. Check its options (extrapolation, "
-                "mitigation)."
+                f"Of {evs.size} values that the estimator returned "
+                f"{int((~np.isfinite(evs)).sum())} are not finite; nothing of this result is used. "
+                "Check its options (extrapolation, mitigation)."
             )
-        max_std = None
-        if hasattr(data, "stds"):
-            stds = evs_from_data(data, "stds", *shape)
-            max_std = float(np.max(stds, where=np.isfinite(stds), initial=0.0))
-        self.last_report = EngineReport(
-            self.name, len(pixels), spec.num_kernels, len(rows), 1, self._precision, max_std
-        )
+        self._report(spec, len(pixels), getattr(data, "stds", None))
         return torch.from_numpy(evs).to(pixels)
+
+    def _report(self, spec: LayerSpec, num_pixels: int, stds: np.ndarray | None = None) -> None:
+        finite = np.asarray([] if stds is None else stds, np.float64)
+        finite = finite[np.isfinite(finite)]
+        self.last_report = EngineReport(
+            engine=self.name,
+            num_pixels=num_pixels,
+            num_kernels=spec.num_kernels,
+            num_executions=num_pixels * spec.num_kernels,
+            num_pubs=int(num_pixels > 0),
+            precision=self._precision,
+            max_std=float(finite.max()) if finite.size else None,
+        )
+
+    def __getstate__(self) -> dict[str, object]:
+        """Refuse to write a live primitive, and the credentials it may hold, into a pickle."""
+        if self._estimator is not None and not self._is_default:
+            raise EngineError(
+                f"An engine around {type(self._estimator).__name__} is a live connection and "
+                "cannot "
+                "be pickled. Save the layer's state_dict instead, or set its engine to 'exact' "
+                "first."
+            )
+        return {**self.__dict__, "_estimator": None}
 
     def _run(self, template: Template, rows: np.ndarray) -> object:
         pub = make_pub(template, rows, self._precision)
         try:
             return self.estimator.run([pub]).result()[0].data
+        except QPCError:  # the toolkit's own, such as a result that is still pending
+            raise
         except Exception as error:  # whatever a vendor's primitive raises
             raise EngineError(
                 f"{type(self.estimator).__name__} failed on a PUB of {len(rows)} rows and "

@@ -5,9 +5,9 @@ as a real matrix M of shape (K * 2 * 2**n, C): the real parts of kernel k's rows
 parts. For a unit vector x the outcome probabilities of kernel k are the squares of M x, and feature
 q is their signed sum.
 
-Pixels are taken in chunks, with the pixel index last: a chunk's product fits into the cache, its
-squares and signed sums touch it there, and memory beyond input and output does not grow with N. The
-backward pass recomputes the products instead of keeping them.
+Pixels are taken in chunks, with the pixel index last, as images have it: a chunk's product fits
+into the cache, its squares and signed sums touch it there, and memory beyond input and output does
+not grow with N. The backward pass recomputes the products instead of keeping them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ class ExactEngine(Engine):
         """See `Engine.evs`."""
         with torch.no_grad(), _no_autocast(pixels):
             out = _evs(spec, pixels, _real_rows(spec, weights))
-        self.last_report = EngineReport(self.name, len(pixels), spec.num_kernels, num_executions=0)
+        self.last_report = EngineReport(
+            engine=self.name, num_pixels=len(pixels), num_kernels=spec.num_kernels, num_executions=0
+        )
         return out
 
     def vjp(
@@ -99,8 +101,9 @@ class _Workspace:
 
 def _unit_columns(pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Unit vectors as columns (C, m), and 1/|x| (m,), which is 0 where a pixel counts as zero."""
-    scale, is_zero = largest_magnitudes(pixels)
-    unit = pixels.T.contiguous().div_(scale)
+    unit = pixels.T.clone(memory_format=torch.contiguous_format)
+    scale, is_zero = largest_magnitudes(unit.T)
+    unit /= scale
     unit[0] += is_zero  # what else such a pixel holds is subnormal and vanishes beside the 1
     norm = (unit * unit).sum(0).sqrt_()
     unit /= norm
@@ -110,7 +113,7 @@ def _unit_columns(pixels: Tensor) -> tuple[Tensor, Tensor]:
 def _evs(spec: LayerSpec, pixels: Tensor, matrix: Tensor) -> Tensor:
     kernels, n, dimension = spec.num_kernels, spec.num_qubits, 2**spec.num_qubits
     signs = z_signs(n).to(pixels).expand(kernels, n, dimension)
-    out = pixels.new_empty(len(pixels), kernels, n)
+    out = pixels.new_empty(kernels * n, len(pixels))
 
     def fill(items: slice) -> None:
         workspace = _Workspace(matrix)
@@ -122,10 +125,10 @@ def _evs(spec: LayerSpec, pixels: Tensor, matrix: Tensor) -> Tensor:
             probabilities = workspace("probabilities", kernels, dimension, m)
             torch.add(squares[:, 0], squares[:, 1], out=probabilities)
             values = torch.bmm(signs, probabilities, out=workspace("values", kernels, n, m))
-            out.flatten(1)[chunk] = values.flatten(0, 1).T.clamp_(-1, 1)  # rounding
+            out[:, chunk] = values.flatten(0, 1).clamp_(-1, 1)  # rounding may leave [-1, 1]
 
     map_ranges(fill, len(pixels), _MIN_RANGE_PIXELS, pixels.device)
-    return out
+    return out.T.unflatten(1, (kernels, n))
 
 
 def _vjp(
@@ -139,7 +142,7 @@ def _vjp(
     kernels, n, dimension = spec.num_kernels, spec.num_qubits, 2**spec.num_qubits
     signs = (2 * z_signs(n).T).to(pixels).contiguous().expand(kernels, dimension, n)
     transposed = matrix.T.contiguous()
-    grad_pixels = torch.empty_like(pixels) if wrt[0] else None
+    grad_columns = pixels.new_empty(pixels.shape[1], len(pixels)) if wrt[0] else None
 
     def accumulate(items: slice) -> Tensor | None:
         total = torch.zeros_like(transposed) if wrt[1] else None
@@ -152,15 +155,16 @@ def _vjp(
             grad_values.flatten(0, 1).copy_(grad[chunk].flatten(1).T)
             slopes = torch.bmm(signs, grad_values, out=workspace("slopes", kernels, dimension, m))
             amplitudes.view(kernels, 2, dimension, m).mul_(slopes[:, None])
-            if grad_pixels is not None:
+            if grad_columns is not None:
                 along = torch.mm(transposed, amplitudes, out=workspace("along", *unit.shape))
                 along.addcmul_(unit, (unit * along).sum(0), value=-1).mul_(inverse_norm)
-                grad_pixels[chunk] = along.T
+                grad_columns[:, chunk] = along
             if total is not None:
                 total.addmm_(unit, amplitudes.T)
         return total
 
     totals = map_ranges(accumulate, len(pixels), _MIN_RANGE_PIXELS, pixels.device)
+    grad_pixels = None if grad_columns is None else grad_columns.T
     if totals[0] is None:
         return grad_pixels, None
     return grad_pixels, torch.stack([t for t in totals if t is not None]).sum(0).T

@@ -25,8 +25,8 @@ def map_ranges(
 ) -> list[T]:
     """`work` on consecutive ranges that cover 0 .. size-1, in order.
 
-    The split depends only on the arguments and on `torch.get_num_threads()`, so sums over ranges are
-    reproducible. `work` runs without gradients.
+    The split depends only on the arguments and on `torch.get_num_threads()`, so sums over ranges
+    are reproducible. `work` runs without gradients.
 
     Args:
         work: gets a range; on a CPU it runs in a worker whose torch calls use one thread.

@@ -1,0 +1,363 @@
+"""The command line, `qpc`: a thin shell that asks the package and prints what it says.
+
+Everything heavy is imported inside the commands, so that `qpc --help` is quick.
+"""
+
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from pydantic import BaseModel
+
+from qpc_qiskit import __version__
+from qpc_qiskit.cli_support import (
+    EXIT_CODES,
+    USAGE_ERROR,
+    fail,
+    option_from,
+    reported,
+    say,
+    usage_errors,
+)
+from qpc_qiskit.options import DataSource, NetConfig, TrainConfig
+
+if TYPE_CHECKING:
+    from qpc_qiskit.checkpoint import Record
+    from qpc_qiskit.nets import ImageClassifier
+
+FLAGS = {("DataSource", "name"): "--data", ("NetConfig", "name"): "--net"}
+"""Options that are not called as their field is."""
+
+app = typer.Typer(
+    name="qpc",
+    help="Quantum pointwise convolution: train networks, evaluate them on any engine, "
+    "export their circuits.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """Entry point of `qpc`."""
+    app()
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"qpc {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar="QPC_DEBUG", help="Show the traceback of an error.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="And exit.")
+    ] = False,
+) -> None:
+    # The environment, not a global, carries the flag to `reported`.
+    if debug:
+        os.environ["QPC_DEBUG"] = "1"
+
+
+def _net(name: str, *flags: str) -> Any:
+    return option_from(NetConfig, name, *flags, panel="Network")
+
+
+def _training(name: str, *flags: str) -> Any:
+    return option_from(TrainConfig, name, *flags, panel="Training")
+
+
+def _data(name: str, *flags: str) -> Any:
+    return option_from(DataSource, name, *flags, panel="Data")
+
+
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object to stdout, and nothing else.")
+]
+Model = Annotated[
+    Path, typer.Argument(help="Folder of a finished run (model.json and model.safetensors).")
+]
+
+
+@app.command(epilog=EXIT_CODES)
+def train(
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the run.", show_default="runs/DATA-NET"),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on after the last finished epoch of the run.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a run in the folder.")] = False,
+    as_json: AsJson = False,
+    data: Annotated[str | None, _data("name", "--data")] = None,
+    data_dir: Annotated[Path | None, _data("data_dir")] = None,
+    train_images: Annotated[int | None, _data("train_images")] = None,
+    test_images: Annotated[int | None, _data("test_images")] = None,
+    net: Annotated[str | None, _net("name", "--net")] = None,
+    width: Annotated[int | None, _net("width")] = None,
+    quantum_channels: Annotated[int | None, _net("quantum_channels")] = None,
+    num_layers: Annotated[int | None, _net("num_layers")] = None,
+    ansatz: Annotated[str | None, _net("ansatz")] = None,
+    num_qubits: Annotated[int | None, _net("num_qubits")] = None,
+    bias_channel: Annotated[bool | None, _net("bias_channel", "--bias-channel")] = None,
+    init: Annotated[str | None, _net("init")] = None,
+    dropout: Annotated[float | None, _net("dropout")] = None,
+    epochs: Annotated[int | None, _training("epochs")] = None,
+    batch_size: Annotated[int | None, _training("batch_size")] = None,
+    test_batch_size: Annotated[int | None, _training("test_batch_size")] = None,
+    optimizer: Annotated[str | None, _training("optimizer")] = None,
+    lr: Annotated[float | None, _training("lr")] = None,
+    weight_decay: Annotated[float | None, _training("weight_decay")] = None,
+    momentum: Annotated[float | None, _training("momentum")] = None,
+    schedule: Annotated[str | None, _training("schedule")] = None,
+    eta_min: Annotated[float | None, _training("eta_min")] = None,
+    loss: Annotated[str | None, _training("loss")] = None,
+    augment: Annotated[str | None, _training("augment")] = None,
+    seed: Annotated[int | None, _training("seed")] = None,
+    dtype: Annotated[str | None, _training("dtype")] = None,
+    device: Annotated[str | None, _training("device")] = None,
+) -> None:
+    """Train a network and write a checkpoint.
+
+    Ctrl-C stops cleanly: what was finished stays, and --resume goes on from there with the options
+    that the run was begun with.
+    """
+    given = locals()
+
+    def options(model: type[BaseModel], **renamed: str) -> dict[str, Any]:
+        flags = {name: given.get(renamed.get(name, name)) for name in model.model_fields}
+        return {name: value for name, value in flags.items() if value is not None}
+
+    with reported():
+        if resume and force:
+            fail("--resume and --force contradict each other; give one.", USAGE_ERROR)
+        data_options = options(DataSource, name="data")
+        if data_dir is not None:
+            data_options["data_dir"] = str(data_dir.resolve())
+        net_options, training_options = options(NetConfig, name="net"), options(TrainConfig)
+        if resume:
+            from qpc_qiskit.runs import read_run
+
+            if out is None:
+                fail("--resume needs --out, the folder of the run.", USAGE_ERROR)
+            begun = read_run(out)
+            if begun.data.source is not None:
+                data_options = begun.data.source.model_dump() | data_options
+            net_options = begun.net.model_dump() | net_options
+            training_options = begun.training.model_dump() | training_options
+        with usage_errors(FLAGS):
+            source, config = DataSource(**data_options), TrainConfig(**training_options)
+            net_config = NetConfig(**net_options)
+        out = out or Path("runs") / f"{source.name}-{net_config.name}"
+        _train(source, net_config, config, out, resume, force, as_json)
+
+
+def _train(
+    source: DataSource,
+    net_config: NetConfig,
+    config: TrainConfig,
+    out: Path,
+    resume: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
+    from qpc_qiskit.data import load_source
+    from qpc_qiskit.nets import build_net, config_for
+    from qpc_qiskit.training import train as run_training
+
+    data = load_source(source)
+    options = net_config.model_dump(exclude={"in_channels", "image_size", "num_classes"})
+    model = build_net(config_for(data, **options), seed=config.seed)
+    started = time.perf_counter()
+    history = run_training(model, data, config, out, resume=resume, force=force)
+    seconds = time.perf_counter() - started
+    last = history[-1]
+    result = {
+        "out": str(out),
+        "epochs": len(history),
+        "history": [asdict(metrics) for metrics in history],
+        "seconds": round(seconds, 3),
+    }
+    say(
+        as_json,
+        result,
+        f"{out}: test accuracy {100 * last.test_accuracy:.2f} %, training accuracy "
+        f"{100 * last.train_accuracy:.2f} % after {last.epoch} epochs; {seconds:.1f} s",
+    )
+
+
+@app.command(epilog=EXIT_CODES)
+def evaluate(
+    model: Model,
+    engine: Annotated[
+        str, typer.Option(help="What evaluates the quantum layers.", metavar="exact|estimator")
+    ] = "exact",
+    images: Annotated[
+        int | None,
+        typer.Option(min=1, help="Test images to take, a random subset, the same every time."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per step.")] = 64,
+    as_json: AsJson = False,
+    data: Annotated[str | None, _data("name", "--data")] = None,
+    data_dir: Annotated[Path | None, _data("data_dir")] = None,
+) -> None:
+    """Measure accuracy and loss of a finished network on its test images.
+
+    On another engine than `exact` the predictions are also compared with the exact ones. The data
+    are those of the training, unless others are named.
+    """
+    with reported():
+        from qpc_qiskit.checkpoint import load
+        from qpc_qiskit.engines import ENGINES
+        from qpc_qiskit.nets import quantum_layers
+
+        if engine not in ENGINES:
+            expected = ", ".join(ENGINES)
+            fail(f"Unknown engine {engine!r}; expected one of {expected}.", USAGE_ERROR)
+        network, record = load(model)
+        if engine != "exact" and not quantum_layers(network):
+            fail(f"{model} has no quantum layer, so --engine {engine} has no effect.", USAGE_ERROR)
+        source = record.data.source.model_dump() if record.data and record.data.source else {}
+        if data is not None:
+            source = {"name": data}
+        if data_dir is not None:
+            source["data_dir"] = str(data_dir.resolve())
+        if "name" not in source:
+            fail(f"{model} does not say which data it is for; give --data.", USAGE_ERROR)
+        with usage_errors(FLAGS):
+            data_source = DataSource(**source)
+        _evaluate(network, record, data_source, engine, images, batch_size, as_json)
+
+
+def _evaluate(
+    network: "ImageClassifier",
+    record: "Record",
+    source: DataSource,
+    engine: str,
+    num_images: int | None,
+    batch_size: int,
+    as_json: bool,
+) -> None:
+    from qpc_qiskit.connector import use_engine
+    from qpc_qiskit.data import load_source
+    from qpc_qiskit.evaluation import compare, predict, score
+    from qpc_qiskit.nets import check_data
+    from qpc_qiskit.progress import ImageProgress
+
+    data = load_source(source)
+    check_data(network.config, data)
+    same_data = record.data is not None and record.data.sha256 == data.fingerprint()
+    data = data.subset(None, num_images)
+    images, labels = data.test_images, data.test_labels
+    loss = record.training.loss if record.training else "cross-entropy"
+    passes = 1 if engine == "exact" else 2
+    with ImageProgress("exact", passes * len(labels)) as bar:
+        started = time.perf_counter()
+        logits = exact = predict(network, images, batch_size, bar.advance)
+        if engine != "exact":
+            bar.describe(engine)
+            started = time.perf_counter()
+            with use_engine(network, engine) as chosen:
+                logits = predict(network, images, batch_size, bar.advance)
+        seconds = time.perf_counter() - started
+    found = score(logits, labels, loss)
+    result: dict[str, Any] = {
+        "engine": engine,
+        "images": len(labels),
+        "accuracy": found.accuracy,
+        "loss": found.loss,
+        "seconds": round(seconds, 3),
+        "same_data_as_in_training": same_data,
+    }
+    text = (
+        f"{engine}: accuracy {100 * found.accuracy:.2f} %, loss {found.loss:.4f} on "
+        f"{len(labels)} test images; {seconds:.1f} s"
+    )
+    if engine != "exact":
+        difference = compare(logits, exact)
+        report = chosen.last_report.to_dict() if chosen.last_report else None
+        result |= asdict(difference) | {
+            "exact_accuracy": score(exact, labels, loss).accuracy,
+            "last_report": report,
+        }
+        text += (
+            f"\nexact: accuracy {100 * result['exact_accuracy']:.2f} %; "
+            f"{100 * difference.agreement:.2f} % of the predictions agree, logits differ by "
+            f"{difference.max_logit_difference:.2g} at most\nlast call of the engine: {report}"
+        )
+    if not same_data:
+        text += "\nNote: these are not the data that the network was trained and tested on."
+    say(as_json, result, text)
+
+
+@app.command(epilog=EXIT_CODES)
+def export(
+    model: Model,
+    output: Annotated[Path, typer.Option("-o", "--output", help="File to write.")],
+    layer: Annotated[
+        str | None, typer.Option(help="Quantum layer; needed where there are several.")
+    ] = None,
+    kernel: Annotated[int, typer.Option(min=0, help="Which of the layer's circuits.")] = 0,
+    fmt: Annotated[
+        str, typer.Option("--format", metavar="qasm3|qpy", help="OpenQASM 3 text, or Qiskit's QPY.")
+    ] = "qasm3",
+    free: Annotated[
+        bool, typer.Option("--free", help="Leave the trained weights as parameters.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a trained kernel as a circuit; the angles that encode a pixel stay parameters."""
+    with reported():
+        from qpc_qiskit.checkpoint import load
+        from qpc_qiskit.nets import quantum_layers
+
+        if fmt not in ("qasm3", "qpy"):
+            fail(f"Unknown format {fmt!r}; expected one of qasm3, qpy.", USAGE_ERROR)
+        layers = quantum_layers(load(model)[0])
+        if not layers:
+            fail(f"{model} has no quantum layer, so there is no circuit.", USAGE_ERROR)
+        if layer is None and len(layers) == 1:
+            layer = next(iter(layers))
+        if layer not in layers:
+            fail(f"--layer must be one of {', '.join(layers)}; got {layer}.", USAGE_ERROR)
+        chosen = layers[layer]
+        if kernel >= chosen.spec.num_kernels:
+            last = chosen.spec.num_kernels - 1
+            fail(f"--kernel must be one of 0..{last} in {layer}; got {kernel}.", USAGE_ERROR)
+        chosen.export(fmt, output, kernel=kernel, bound=not free)
+        result = {
+            "output": str(output),
+            "format": fmt,
+            "layer": layer,
+            "kernel": kernel,
+            "bound": not free,
+            "num_qubits": chosen.spec.num_qubits,
+        }
+        say(as_json, result, f"{output}: kernel {kernel} of {layer} as {fmt}")
+
+
+@app.command(epilog=EXIT_CODES)
+def info(as_json: AsJson = False) -> None:
+    """Show versions and what there is to compute on."""
+    with reported():
+        from qpc_qiskit.environment import environment
+
+        found = environment()
+        lines = (f"{name}: {_plain(value)}" for name, value in found.items())
+        say(as_json, found, "\n".join(lines))
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {version}" for name, version in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,60 @@
+"""What a long command shows on the terminal: a bar, and a line for each finished epoch."""
+
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+
+class ImageProgress:
+    """A bar that counts images, on stderr; where stderr is no terminal, only the lines appear.
+
+    Args:
+        description: stands before the bar.
+        total: images of one pass.
+        enabled: False shows nothing at all.
+    """
+
+    def __init__(self, description: str, total: int, enabled: bool = True) -> None:
+        self._console = Console(stderr=True, quiet=not enabled, highlight=False)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} images"),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+            disable=not (enabled and self._console.is_terminal),
+        )
+        self._task: TaskID = self._progress.add_task(description, total=total)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def advance(self, num_images: int) -> None:
+        """Count images."""
+        self._progress.advance(self._task, num_images)
+
+    def restart(self, description: str) -> None:
+        """Begin another pass."""
+        self._progress.reset(self._task, description=description)
+
+    def describe(self, description: str) -> None:
+        """Change the text before the bar."""
+        self._progress.update(self._task, description=description)
+
+    def line(self, text: str) -> None:
+        """Print a line that stays, above the bar."""
+        self._console.print(text)

@@ -1,0 +1,316 @@
+"""Training a network with Lightning, so that it can be stopped and resumed without a trace.
+
+A run is a folder:
+
+    run.json                          what is trained, how, on which data
+    last.ckpt                         Lightning's state after the last finished epoch
+    metrics.csv, curves.png           loss and accuracy of every finished epoch
+    model.safetensors, model.json     the finished network (see `checkpoint`)
+
+Everything random in an epoch (order of the images, flips, dropout) is derived from the seed and the
+number of the epoch, and the learning rate from the latter. A run that was stopped between two
+epochs and resumed ends with the same bits as one that was not, on the same machine.
+
+Loss and accuracy of both splits are taken after each epoch in a pass of their own, in evaluation
+mode with fixed weights: the training figures are not running averages over a moving network with
+dropout. That pass costs about a third of an epoch.
+"""
+
+import hashlib
+import logging
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from torch import Tensor
+
+from qpc_qiskit.checkpoint import DataRecord, make_record, save
+from qpc_qiskit.data import ImageData, unit_images
+from qpc_qiskit.errors import EngineError, QPCError
+from qpc_qiskit.evaluation import loss_of, predict, score
+from qpc_qiskit.figures import plot_curves
+from qpc_qiskit.files import written_aside
+from qpc_qiskit.interrupts import Interrupts, StopRequested, deferred_interrupts
+from qpc_qiskit.nets import ImageClassifier, check_data
+from qpc_qiskit.options import TrainConfig
+from qpc_qiskit.progress import ImageProgress
+from qpc_qiskit.runs import (
+    CURVES_FILE,
+    STATE_FILE,
+    EpochMetrics,
+    RunRecord,
+    begin_run,
+    check_resumable,
+    parse_history,
+    read_state,
+    write_metrics,
+)
+
+__all__ = ["EpochMetrics", "TrainConfig", "TrainingInterrupted", "learning_rate", "train"]
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """Training was stopped by a signal; every finished epoch is on disk."""
+
+
+def train(
+    model: ImageClassifier,
+    data: ImageData,
+    config: TrainConfig,
+    out_dir: Path | str,
+    *,
+    resume: bool = False,
+    force: bool = False,
+    progress: bool = True,
+) -> list[EpochMetrics]:
+    """Train a network, or go on with training it, and write the finished checkpoint.
+
+    Args:
+        model: trained in place; its normalisation constants are set from the training images and
+            its precision from `config`. On return it is on the CPU, in evaluation mode.
+        data: the images; their shape and classes must be those of the network.
+        config: how to train.
+        out_dir: folder of the run, see the module docstring.
+        resume: go on after the last finished epoch of the run in `out_dir`, which must have been
+            begun with the same network, options and data.
+        force: overwrite a run in `out_dir`.
+        progress: show a bar, and a line per epoch, on stderr.
+
+    Returns:
+        The metrics of every epoch, those before a resumption included.
+
+    Raises:
+        DataError: the data do not fit the network.
+        CheckpointError: `out_dir` holds a run and neither `resume` nor `force` is given, or the run
+            cannot be resumed.
+        EngineError: a GPU was asked for and there is none.
+        QPCError: the loss is no longer finite.
+        TrainingInterrupted: Ctrl-C or SIGTERM came.
+    """
+    if resume and force:
+        raise ValueError("resume and force contradict each other; give one.")
+    out_dir = Path(out_dir)
+    accelerator = _accelerator(config)
+    check_data(model.config, data)
+    run = RunRecord(net=model.config, training=config, data=DataRecord.of(data))
+    if resume:
+        check_resumable(out_dir, run)
+    else:
+        begin_run(out_dir, run, force=force)
+    state = read_state(out_dir) if resume else None
+    history = parse_history(state["history"]) if state else []
+
+    model.to(getattr(torch, config.dtype)).train()
+    model.normalise.set(*data.channel_stats())
+    images_per_epoch = 2 * len(data.train_labels) + len(data.test_labels)
+    with deferred_interrupts() as interrupts, _own_random_state():
+        bar = ImageProgress("", images_per_epoch, enabled=progress)
+        task = _Task(model, data, config, out_dir, history, interrupts, bar)
+        try:
+            if state is not None and len(history) == config.epochs:
+                task.load_state_dict(state["state_dict"])
+            else:
+                _fit(task, accelerator, state is not None)
+        except (StopRequested, SystemExit) as stop:  # Lightning makes SIGTERM a SystemExit
+            raise TrainingInterrupted(_stopped(out_dir, task.history, config)) from stop
+        finally:
+            if task.history:
+                plot_curves(
+                    out_dir / CURVES_FILE, task.history, f"{model.config.name}, {data.name}"
+                )
+    model.to("cpu").eval()
+    write_metrics(out_dir, task.history)
+    metrics = asdict(task.history[-1])
+    save(out_dir, model, make_record(model, run.data, config, metrics))
+    return task.history
+
+
+def learning_rate(config: TrainConfig, epoch: int) -> float:
+    """Learning rate of an epoch, counted from 0.
+
+    The cosine is that of torch's `CosineAnnealingLR` with T_max = epochs, one step per epoch.
+    """
+    if config.schedule == "constant":
+        return config.lr
+    share = (1 + math.cos(math.pi * epoch / config.epochs)) / 2
+    return config.eta_min + (config.lr - config.eta_min) * share
+
+
+class _Batches:
+    """The batches of one epoch, in an order that only the seed and the epoch decide."""
+
+    def __init__(self, data: ImageData, config: TrainConfig, epoch: int) -> None:
+        self._data, self._config, self._epoch = data, config, epoch
+
+    def __len__(self) -> int:
+        return math.ceil(len(self._data.train_labels) / self._config.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        seed = _derived_seed(self._config.seed, self._epoch, "batches")
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(self._data.train_labels), generator=generator)
+        for batch in order.split(self._config.batch_size):
+            images = self._data.train_images[batch]
+            if self._config.augment == "flips":
+                flipped = torch.rand(len(batch), generator=generator) < 0.5
+                images[flipped] = images[flipped].flip(-1)
+            yield images, self._data.train_labels[batch]
+
+
+class _Task(lightning.LightningModule):
+    """One training run as Lightning sees it."""
+
+    def __init__(
+        self,
+        model: ImageClassifier,
+        data: ImageData,
+        config: TrainConfig,
+        out_dir: Path,
+        history: list[EpochMetrics],
+        interrupts: Interrupts,
+        bar: ImageProgress,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.history = history
+        self._data, self._config, self._out_dir = data, config, out_dir
+        self._interrupts, self._bar = interrupts, bar
+
+    def train_dataloader(self) -> _Batches:
+        return _Batches(self._data, self._config, self.current_epoch)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return _optimizer(self.model, self._config)
+
+    def on_train_epoch_start(self) -> None:
+        torch.manual_seed(_derived_seed(self._config.seed, self.current_epoch, "dropout"))
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = learning_rate(self._config, self.current_epoch)
+        self._bar.restart(f"epoch {self.current_epoch + 1}/{self._config.epochs}")
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
+        self._interrupts.check()
+        images, labels = batch
+        logits = self.model(unit_images(images, getattr(torch, self._config.dtype)))
+        self._bar.advance(len(labels))
+        return loss_of(logits, labels, self._config.loss)
+
+    def on_train_epoch_end(self) -> None:
+        epoch = self.current_epoch
+        train_loss, train_accuracy = self._score(self._data.train_images, self._data.train_labels)
+        test_loss, test_accuracy = self._score(self._data.test_images, self._data.test_labels)
+        if not math.isfinite(train_loss):
+            raise QPCError(
+                f"The training loss is {train_loss} after epoch {epoch + 1}. Try a smaller "
+                f"learning rate than {self._config.lr:g}."
+            )
+        metrics = EpochMetrics(
+            epoch + 1,
+            learning_rate(self._config, epoch),
+            train_loss,
+            train_accuracy,
+            test_loss,
+            test_accuracy,
+        )
+        self.history.append(metrics)
+        with written_aside(self._out_dir / STATE_FILE) as aside:
+            self.trainer.save_checkpoint(aside)
+        write_metrics(self._out_dir, self.history)
+        self._bar.line(
+            f"epoch {metrics.epoch}/{self._config.epochs}  loss {train_loss:.4f}  "
+            f"accuracy {100 * train_accuracy:.2f} % train, {100 * test_accuracy:.2f} % test"
+        )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["history"] = [asdict(metrics) for metrics in self.history]
+
+    def _score(self, images: Tensor, labels: Tensor) -> tuple[float, float]:
+        def on_batch(num_images: int) -> None:
+            self._interrupts.check()
+            self._bar.advance(num_images)
+
+        logits = predict(self.model, images, self._config.test_batch_size, on_batch)
+        result = score(logits, labels, self._config.loss)
+        return result.loss, result.accuracy
+
+
+def _fit(task: _Task, accelerator: str, resume: bool) -> None:
+    with _quiet_lightning():
+        trainer = lightning.Trainer(
+            max_epochs=task._config.epochs,
+            accelerator=accelerator,
+            devices=1,
+            plugins=[LightningEnvironment()],
+            reload_dataloaders_every_n_epochs=1,  # a new order of the images in every epoch
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            default_root_dir=task._out_dir,
+        )
+        state = task._out_dir / STATE_FILE if resume else None
+        with task._bar:
+            trainer.fit(task, ckpt_path=state, weights_only=True)
+
+
+def _optimizer(model: ImageClassifier, config: TrainConfig) -> torch.optim.Optimizer:
+    parameters = model.parameters()
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(
+            parameters, config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+        )
+    kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+    return kind(parameters, config.lr, weight_decay=config.weight_decay)
+
+
+def _accelerator(config: TrainConfig) -> str:
+    has_gpu = torch.cuda.is_available()
+    if config.device == "cuda" and not has_gpu:
+        raise EngineError(
+            "A GPU was asked for (device cuda), but torch finds none. Use device auto or cpu."
+        )
+    return "gpu" if has_gpu and config.device != "cpu" else "cpu"
+
+
+def _derived_seed(seed: int, epoch: int, purpose: str) -> int:
+    digest = hashlib.sha256(f"{seed} {epoch} {purpose}".encode()).digest()
+    return int.from_bytes(digest[:7], "big")
+
+
+def _stopped(out_dir: Path, history: list[EpochMetrics], config: TrainConfig) -> str:
+    return (
+        f"Stopped after {len(history)} of {config.epochs} epochs. Everything up to there is in "
+        f"{out_dir}; go on with: qpc train --resume --out {out_dir}"
+    )
+
+
+@contextmanager
+def _own_random_state() -> Iterator[None]:
+    """Leave torch's random state as it was found."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        yield
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Silence Lightning's notes on devices, tips and limits reached; errors still come through."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            # Lightning 2.6 asks torch 2.13 in a way that torch has deprecated.
+            warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated", FutureWarning)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,55 @@
+"""Random numbers per test, the `--seed` and `--hardware` flags, and Hypothesis' profile.
+
+`pythonpath = ["tests"]` in pyproject.toml makes `cases`, `references` and `conformance` importable
+from every test file, at any depth.
+"""
+
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+
+# No deadline: two shared cores. Derandomised: a red test is red for everybody.
+settings.register_profile(
+    "qpc", deadline=None, database=None, derandomize=True, max_examples=30, print_blob=True
+)
+settings.load_profile("qpc")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--seed", type=int, default=0, help="seed of every test's random numbers")
+    parser.addoption(
+        "--hardware", action="store_true", help="also run the tests that need an IBM account"
+    )
+
+
+def pytest_report_header(config):
+    return f"seed: {config.getoption('seed')} (change it with --seed)"
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("hardware"):
+        return
+    skip = pytest.mark.skip(reason="needs a real IBM account; run with --hardware")
+    for item in items:
+        if "hardware" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture
+def test_seed(request):
+    """An integer from the session's seed and the test's own id, so that order does not matter."""
+    text = f"{request.config.getoption('seed')}:{request.node.nodeid}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
+
+
+@pytest.fixture
+def rng(test_seed):
+    return np.random.default_rng(test_seed)
+
+
+@pytest.fixture
+def generator(test_seed):
+    return torch.Generator().manual_seed(test_seed)

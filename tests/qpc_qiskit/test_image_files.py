@@ -1,0 +1,156 @@
+import gzip
+import pickle
+import pickletools
+
+import numpy as np
+import pytest
+
+from qpc_qiskit.errors import DataError
+from qpc_qiskit.image_files import check_labels, read_cifar_bin, read_cifar_python, read_idx
+
+
+def idx_bytes(array):
+    magic = bytes([0, 0, 8, array.ndim])
+    return magic + np.array(array.shape, ">u4").tobytes() + array.astype(np.uint8).tobytes()
+
+
+def some_bytes(*shape):
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize("shape", [(3, 2, 5), (4,), (0, 28, 28)])
+def test_idx_comes_back(tmp_path, suffix, shape):
+    array = some_bytes(*shape)
+    path = tmp_path / f"file{suffix}"
+    content = idx_bytes(array)
+    path.write_bytes(gzip.compress(content) if suffix else content)
+    np.testing.assert_array_equal(read_idx(path, len(shape)), array)
+
+
+@pytest.mark.parametrize(
+    ("damage", "match"),
+    [
+        (lambda b: b[:-1], r"expected 30 bytes of data for shape \(3, 2, 5\), found 29.*truncated"),
+        (lambda b: b + b"x", r"expected 30 .* found 31.*longer than it says"),
+        (lambda b: b[:7], "expected an IDX header of 16 bytes, found 7"),
+        (lambda b: b"", "found 0 bytes"),
+        (lambda b: b"\0\0\x0d" + b[3:], "magic number 0x00000803.*found 0x00000d03"),
+        (lambda b: b[:3] + b"\x01" + b[4:], "found 0x00000801"),
+        (lambda b: b[:4] + b"\xff" * 12 + b[16:], "expected 79228162458924105385300197375 bytes"),
+    ],
+)
+def test_idx_damage_is_named(tmp_path, damage, match):
+    path = tmp_path / "images"
+    path.write_bytes(damage(idx_bytes(some_bytes(3, 2, 5))))
+    with pytest.raises(DataError, match=match) as raised:
+        read_idx(path, 3)
+    assert str(path) in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:-9], lambda b: b[:30] + b"\0\0\0\0" + b[34:], lambda b: b"no gzip"]
+)
+def test_damaged_gzip(tmp_path, damage):
+    path = tmp_path / "images.gz"
+    path.write_bytes(damage(gzip.compress(idx_bytes(some_bytes(30, 20, 5)))))
+    with pytest.raises(DataError, match=r"images\.gz: expected a complete gzip file"):
+        read_idx(path, 3)
+
+
+def test_missing_file_and_folder(tmp_path):
+    with pytest.raises(DataError, match=r"none: cannot be read \(No such file"):
+        read_idx(tmp_path / "none", 3)
+    with pytest.raises(DataError, match=r"cannot be read \(Is a directory"):
+        read_idx(tmp_path, 3)
+
+
+def test_cifar_bin_comes_back(tmp_path):
+    images, labels = some_bytes(5, 3, 32, 32), some_bytes(5)
+    path = tmp_path / "batch.bin"
+    path.write_bytes(np.hstack([labels[:, None], images.reshape(5, -1)]).tobytes())
+    found_images, found_labels = read_cifar_bin(path)
+    np.testing.assert_array_equal(found_images, images)
+    np.testing.assert_array_equal(found_labels, labels)
+
+
+@pytest.mark.parametrize("size", [0, 3072, 3074, 2 * 3073 - 1])
+def test_cifar_bin_of_wrong_size(tmp_path, size):
+    path = tmp_path / "batch.bin"
+    path.write_bytes(bytes(size))
+    with pytest.raises(DataError, match=rf"3073-byte records .* found {size} bytes"):
+        read_cifar_bin(path)
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("key", [str, str.encode])
+def test_cifar_python_comes_back(tmp_path, protocol, key):
+    images, labels = some_bytes(5, 3072), [3, 0, 9, 1, 2]
+    path = tmp_path / "data_batch_1"
+    batch = {key("data"): images, key("labels"): labels, key("batch_label"): b"one"}
+    path.write_bytes(pickle.dumps(batch, protocol))
+    found_images, found_labels = read_cifar_python(path)
+    np.testing.assert_array_equal(found_images, images.reshape(5, 3, 32, 32))
+    assert found_labels.tolist() == labels
+
+
+def test_cifar_python_with_numpys_old_module_name(tmp_path):
+    """The original files were written by Python 2 and a numpy with `numpy.core`."""
+    batch = {b"data": some_bytes(2, 3072), b"labels": [0, 1]}
+    content = pickle.dumps(batch, 2).replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+    assert b"cnumpy.core.multiarray\n_reconstruct\n" in content
+    assert any(op.name == "GLOBAL" for op, _, _ in pickletools.genops(content))
+    path = tmp_path / "data_batch_1"
+    path.write_bytes(content)
+    np.testing.assert_array_equal(read_cifar_python(path)[0].reshape(2, -1), batch[b"data"])
+
+
+class Malicious:
+    def __reduce__(self):
+        return (pytest.fail, ("the pickle ran code",))
+
+
+def test_cifar_python_runs_nothing(tmp_path):
+    path = tmp_path / "data_batch_1"
+    path.write_bytes(pickle.dumps({"data": Malicious()}))
+    with pytest.raises(DataError, match=r"data_batch_1: expected arrays .*found a reference to"):
+        read_cifar_python(path)
+
+
+@pytest.mark.parametrize(
+    ("batch", "match"),
+    [
+        ({"data": some_bytes(2, 3072)}, "the entry 'labels', found a dictionary"),
+        ([1, 2], "the entry 'data', found a list"),
+        ({"data": [1], "labels": [1]}, "'data' to be a matrix of uint8, found a list"),
+        ({"data": np.zeros((2, 3072)), "labels": [0, 1]}, r"an array \(2, 3072\) of float64"),
+        ({"data": some_bytes(2, 3071), "labels": [0, 1]}, "3072 values per image, found 3071"),
+        ({"data": some_bytes(2, 3072), "labels": [0]}, "expected 2 labels, .* found 1"),
+        ({"data": some_bytes(2, 3072), "labels": [0, "x"]}, "list of small whole numbers"),
+        ({"data": some_bytes(2, 3072), "labels": [0, 256]}, "list of small whole numbers"),
+        ({"data": some_bytes(2, 3072), "labels": 7}, "list of small whole numbers"),
+    ],
+)
+def test_cifar_python_of_wrong_content(tmp_path, batch, match):
+    path = tmp_path / "data_batch_1"
+    path.write_bytes(pickle.dumps(batch))
+    with pytest.raises(DataError, match=match):
+        read_cifar_python(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a pickle", b"\x80\x04."])
+def test_cifar_python_that_is_no_pickle(tmp_path, content):
+    path = tmp_path / "data_batch_1"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="cannot be unpickled"):
+        read_cifar_python(path)
+
+
+def test_labels_are_checked():
+    check_labels("here", np.array([0, 2]), 2, 3)
+    with pytest.raises(DataError, match=r"here: expected labels 0\.\.2, found 3 at index 1"):
+        check_labels("here", np.array([0, 3]), 2, 3)
+    with pytest.raises(DataError, match=r"here: expected labels 0\.\.2, found -1 at index 0"):
+        check_labels("here", np.array([-1, 3]), 2, 3)
+    with pytest.raises(DataError, match="here: expected 3 labels, one per image, found 2"):
+        check_labels("here", np.array([0, 1]), 3, 3)
