@@ -285,15 +285,17 @@ def _evaluate(
     )
     if engine != "exact":
         difference = compare(logits, exact)
-        report = chosen.last_report.to_dict() if chosen.last_report else None
         result |= asdict(difference) | {
             "exact_accuracy": score(exact, labels, loss).accuracy,
-            "last_report": report,
+            "executions": chosen.total_executions,
+            "pubs": chosen.total_pubs,
+            "last_report": chosen.last_report.to_dict() if chosen.last_report else None,
         }
         text += (
             f"\nexact: accuracy {100 * result['exact_accuracy']:.2f} %; "
             f"{100 * difference.agreement:.2f} % of the predictions agree, logits differ by "
-            f"{difference.max_logit_difference:.2g} at most\nlast call of the engine: {report}"
+            f"{difference.max_logit_difference:.2g} at most\n"
+            f"{chosen.total_executions:,} circuit executions in {chosen.total_pubs} PUBs"
         )
     if not same_data:
         text += "\nNote: these are not the data that the network was trained and tested on."

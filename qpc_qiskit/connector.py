@@ -238,7 +238,8 @@ def use_engine(model: nn.Module, engine: str | Engine) -> Iterator[Engine]:
         engine: engine or its name.
 
     Yields:
-        The engine, whose `last_report` tells what the last layer cost.
+        The engine, whose `last_report` tells what the last layer cost, and `total_executions` what
+        all did.
 
     Raises:
         ValueError: unknown engine, or a model without quantum layers.

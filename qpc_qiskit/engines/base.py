@@ -52,6 +52,14 @@ class Engine(ABC):
 
     def __init__(self) -> None:
         self.last_report: EngineReport | None = None
+        self.total_executions = 0
+        self.total_pubs = 0
+
+    def _record(self, report: EngineReport) -> None:
+        """Make it the last report, and count what it cost into the totals of this engine's life."""
+        self.last_report = report
+        self.total_executions += report.num_executions
+        self.total_pubs += report.num_pubs
 
     def for_layer(self, name: str) -> Engine:
         """The engine to use for the layer of that name in a model; `use_engine` asks for each.

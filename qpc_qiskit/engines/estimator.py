@@ -85,14 +85,16 @@ class EstimatorEngine(Engine):
     def _report(self, spec: LayerSpec, num_pixels: int, stds: np.ndarray | None = None) -> None:
         finite = np.asarray([] if stds is None else stds, np.float64)
         finite = finite[np.isfinite(finite)]
-        self.last_report = EngineReport(
-            engine=self.name,
-            num_pixels=num_pixels,
-            num_kernels=spec.num_kernels,
-            num_executions=num_pixels * spec.num_kernels,
-            num_pubs=int(num_pixels > 0),
-            precision=self._precision,
-            max_std=float(finite.max()) if finite.size else None,
+        self._record(
+            EngineReport(
+                engine=self.name,
+                num_pixels=num_pixels,
+                num_kernels=spec.num_kernels,
+                num_executions=num_pixels * spec.num_kernels,
+                num_pubs=int(num_pixels > 0),
+                precision=self._precision,
+                max_std=float(finite.max()) if finite.size else None,
+            )
         )
 
     def __getstate__(self) -> dict[str, object]:

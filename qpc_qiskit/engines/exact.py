@@ -40,8 +40,13 @@ class ExactEngine(Engine):
         """See `Engine.evs`."""
         with torch.no_grad(), _no_autocast(pixels):
             out = _evs(spec, pixels, _real_rows(spec, weights))
-        self.last_report = EngineReport(
-            engine=self.name, num_pixels=len(pixels), num_kernels=spec.num_kernels, num_executions=0
+        self._record(
+            EngineReport(
+                engine=self.name,
+                num_pixels=len(pixels),
+                num_kernels=spec.num_kernels,
+                num_executions=0,
+            )
         )
         return out
 
