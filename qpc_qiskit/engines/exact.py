@@ -20,7 +20,7 @@ from torch import Tensor
 
 from qpc_qiskit.directions import largest_magnitudes
 from qpc_qiskit.engines.base import Engine, EngineReport
-from qpc_qiskit.engines.threads import map_ranges
+from qpc_qiskit.engines.threads import map_ranges, run_in_worker
 from qpc_qiskit.observables import z_signs
 from qpc_qiskit.spec import LayerSpec
 from qpc_qiskit.unitary import unitaries
@@ -39,7 +39,8 @@ class ExactEngine(Engine):
     def evs(self, spec: LayerSpec, pixels: Tensor, weights: Tensor) -> Tensor:
         """See `Engine.evs`."""
         with torch.no_grad(), _no_autocast(pixels):
-            out = _evs(spec, pixels, _real_rows(spec, weights))
+            matrix = run_in_worker(lambda: _real_rows(spec, weights), weights.device)
+            out = _evs(spec, pixels, matrix)
         self._record(
             EngineReport(
                 engine=self.name,
@@ -62,12 +63,15 @@ class ExactEngine(Engine):
         with _no_autocast(pixels):
             with torch.enable_grad():
                 leaf = weights.detach().requires_grad_(wrt[1])
-                matrix = _real_rows(spec, leaf)
+                matrix = run_in_worker(lambda: _real_rows(spec, leaf), leaf.device)
             with torch.no_grad():
                 grad_pixels, grad_matrix = _vjp(spec, pixels, matrix.detach(), grad, wrt)
             if grad_matrix is None:
                 return grad_pixels, None
-            return grad_pixels, torch.autograd.grad(matrix, leaf, grad_matrix)[0]
+            (grad_weights,) = run_in_worker(
+                lambda: torch.autograd.grad(matrix, leaf, grad_matrix), leaf.device
+            )
+            return grad_pixels, grad_weights
 
 
 def _no_autocast(pixels: Tensor) -> torch.autocast:

@@ -50,6 +50,23 @@ def map_ranges(
     return list(_pool(workers).map(guarded, ranges))
 
 
+def run_in_worker(work: Callable[[], T], device: torch.device) -> T:
+    """`work()` on one thread, for many small calls between two `map_ranges`.
+
+    Torch's threads would go on spinning after each of them and take a core from the workers.
+    """
+    workers = torch.get_num_threads()
+    if device.type != "cpu" or workers == 1:
+        return work()
+    inference, grad = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
+
+    def guarded() -> T:
+        with torch.inference_mode(inference), torch.set_grad_enabled(grad):
+            return work()
+
+    return _pool(workers).submit(guarded).result()
+
+
 @cache
 def _pool(workers: int) -> ThreadPoolExecutor:
     all_started = Barrier(workers)
