@@ -172,7 +172,6 @@ class PointwiseConnector(TorchConnector):
     def engine(self, engine: str | Engine) -> None:
         self._neural_network.engine = engine
 
-    @torch.compiler.disable(reason="engines run outside of the graph")  # type: ignore[untyped-decorator]
     def forward(self, pixels: Tensor) -> Tensor:
         """Features (N, K*n) of pixels (N, C), in the dtype and on the device of the weights.
 
@@ -180,6 +179,12 @@ class PointwiseConnector(TorchConnector):
             EncodingError: a pixel is not finite.
             EngineError: the engine failed.
         """
+        if torch.compiler.is_compiling():
+            # Engines run outside of the graph. As a decorator this would import the compiler.
+            return torch.compiler.disable(self._evaluate)(pixels)
+        return self._evaluate(pixels)
+
+    def _evaluate(self, pixels: Tensor) -> Tensor:
         check_finite(pixels)
         qnn = self._neural_network
         return _EngineFunction.apply(pixels, self._weights, qnn.engine, qnn.spec).flatten(1)
@@ -193,15 +198,21 @@ class _EngineFunction(torch.autograd.Function):
         ctx: Any, pixels: Tensor, weights: Tensor, engine: Engine, spec: LayerSpec
     ) -> Tensor:
         ctx.save_for_backward(pixels, weights)
-        ctx.engine, ctx.spec = engine, spec
-        return engine.evs(spec, pixels, weights)
+        ctx.engine, ctx.spec, ctx.residuals = engine, spec, None
+        if not any(ctx.needs_input_grad):
+            return engine.evs(spec, pixels, weights)
+        evs, ctx.residuals = engine.evs_with_residuals(spec, pixels, weights)
+        return evs
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         pixels, weights = ctx.saved_tensors
         wrt = (ctx.needs_input_grad[0], ctx.needs_input_grad[1])
+        residuals, ctx.residuals = ctx.residuals, None  # used up; a second backward recomputes
         with torch.no_grad():
-            by_pixels, by_weights = ctx.engine.vjp(ctx.spec, pixels, weights, grad, wrt)
+            by_pixels, by_weights = ctx.engine.vjp(
+                ctx.spec, pixels, weights, grad, wrt, residuals=residuals
+            )
         if torch.is_grad_enabled():  # create_graph=True
             by_pixels, by_weights = (
                 None if g is None else _OnceDifferentiable.apply(g, grad, pixels, weights)

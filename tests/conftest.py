@@ -5,6 +5,11 @@ from every test file, at any depth.
 """
 
 import hashlib
+import os
+
+# Before NumPy is loaded: the references are small products, and OpenBLAS threads that wait for a
+# busy core make them a hundred times slower.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 import pytest

@@ -76,6 +76,16 @@ class Engine(ABC):
     def evs(self, spec: LayerSpec, pixels: Tensor, weights: Tensor) -> Tensor:
         """Expectation values: (N, K, n), entry [i, k, q] = <Z_q> of kernel k for pixel i."""
 
+    def evs_with_residuals(
+        self, spec: LayerSpec, pixels: Tensor, weights: Tensor
+    ) -> tuple[Tensor, object]:
+        """`evs`, and whatever of it `vjp` can use instead of evaluating again.
+
+        Returns:
+            (N, K, n); residuals, of bounded size, for one call of `vjp` with the same arguments.
+        """
+        return self.evs(spec, pixels, weights), None
+
     def vjp(
         self,
         spec: LayerSpec,
@@ -83,6 +93,8 @@ class Engine(ABC):
         weights: Tensor,
         grad: Tensor,
         wrt: tuple[bool, bool] = (True, True),
+        *,
+        residuals: object = None,
     ) -> tuple[Tensor | None, Tensor | None]:
         """Vector-Jacobian product of `evs`.
 
@@ -92,6 +104,7 @@ class Engine(ABC):
             weights: (K, P).
             grad: (N, K, n), derivative of the loss by each value.
             wrt: which of (pixels, weights) to differentiate by.
+            residuals: of `evs_with_residuals`, used up here; None: everything is evaluated again.
 
         Returns:
             Gradients (N, C) and (K, P); None where not asked for.

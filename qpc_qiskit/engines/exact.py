@@ -7,20 +7,22 @@ q is their signed sum.
 
 Pixels are taken in chunks, with the pixel index last, as images have it: a chunk's product fits
 into the cache, its squares and signed sums touch it there, and memory beyond input and output does
-not grow with N. The backward pass recomputes the products instead of keeping them.
+not grow with N. The backward pass recomputes the products; only while all of them together are
+small does the forward pass keep them.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from qpc_qiskit.directions import largest_magnitudes
 from qpc_qiskit.engines.base import Engine, EngineReport
-from qpc_qiskit.engines.threads import map_ranges, run_in_worker
+from qpc_qiskit.engines.threads import run_in_workers, split_ranges
 from qpc_qiskit.observables import z_signs
 from qpc_qiskit.spec import LayerSpec
 from qpc_qiskit.unitary import unitaries
@@ -29,6 +31,7 @@ _CHUNK_BYTES = {"cpu": 3 * 2**20}  # of amplitudes: few calls, and still in a co
 _CHUNK_BYTES_ELSEWHERE = 2**28
 _CHUNK_STEP = 64  # chunks are multiples of it: odd sizes cost a matrix product some 5 %
 _MIN_RANGE_PIXELS = 128
+_KEPT_BYTES = 2**25  # of amplitudes kept for the backward pass; beyond a cache they are no gain
 
 
 class ExactEngine(Engine):
@@ -38,18 +41,17 @@ class ExactEngine(Engine):
 
     def evs(self, spec: LayerSpec, pixels: Tensor, weights: Tensor) -> Tensor:
         """See `Engine.evs`."""
-        with torch.no_grad(), _no_autocast(pixels):
-            matrix = run_in_worker(lambda: _real_rows(spec, weights), weights.device)
-            out = _evs(spec, pixels, matrix)
-        self._record(
-            EngineReport(
-                engine=self.name,
-                num_pixels=len(pixels),
-                num_kernels=spec.num_kernels,
-                num_executions=0,
-            )
-        )
-        return out
+        with torch.no_grad():
+            return self._evs(_Pass.begin(spec, pixels, weights), pixels)
+
+    def evs_with_residuals(
+        self, spec: LayerSpec, pixels: Tensor, weights: Tensor
+    ) -> tuple[Tensor, object]:
+        """See `Engine.evs_with_residuals`."""
+        with torch.enable_grad():
+            started = _Pass.begin(spec, pixels, weights, keep_amplitudes=True)
+        with torch.no_grad():
+            return self._evs(started, pixels), started
 
     def vjp(
         self,
@@ -58,39 +60,89 @@ class ExactEngine(Engine):
         weights: Tensor,
         grad: Tensor,
         wrt: tuple[bool, bool] = (True, True),
+        *,
+        residuals: object = None,
     ) -> tuple[Tensor | None, Tensor | None]:
         """See `Engine.vjp`."""
-        with _no_autocast(pixels):
+        if isinstance(residuals, _Pass):
+            started = residuals
+        else:
             with torch.enable_grad():
-                leaf = weights.detach().requires_grad_(wrt[1])
-                matrix = run_in_worker(lambda: _real_rows(spec, leaf), leaf.device)
-            with torch.no_grad():
-                grad_pixels, grad_matrix = _vjp(spec, pixels, matrix.detach(), grad, wrt)
-            if grad_matrix is None:
-                return grad_pixels, None
-            (grad_weights,) = run_in_worker(
-                lambda: torch.autograd.grad(matrix, leaf, grad_matrix), leaf.device
+                started = _Pass.begin(spec, pixels, weights)
+        with torch.no_grad():
+            grad_pixels, grad_matrix = _vjp(started, pixels, grad, wrt)
+        if grad_matrix is None:
+            return grad_pixels, None
+        (grad_weights,) = run_in_workers(
+            lambda g: torch.autograd.grad(started.graph, started.weights, g)[0],
+            [grad_matrix],
+            weights.device,
+        )
+        return grad_pixels, grad_weights
+
+    def _evs(self, started: _Pass, pixels: Tensor) -> Tensor:
+        self._record(
+            EngineReport(
+                engine=self.name,
+                num_pixels=len(pixels),
+                num_kernels=started.spec.num_kernels,
+                num_executions=0,
             )
-            return grad_pixels, grad_weights
+        )
+        return _evs(started, pixels)
 
 
-def _no_autocast(pixels: Tensor) -> torch.autocast:
-    return torch.autocast(pixels.device.type, enabled=False)
+@dataclass(frozen=True, eq=False)
+class _Pass:
+    """What the forward and the backward pass over the same pixels share."""
+
+    spec: LayerSpec
+    weights: Tensor
+    """(K, P), a leaf."""
+    graph: Tensor
+    """M, differentiable by `weights` if gradients were enabled."""
+    matrix: Tensor
+    """M itself."""
+    ranges: list[slice]
+    """Pixels of each worker."""
+    kept: Tensor | None
+    """Room for the amplitudes of all pixels, or None: they are recomputed."""
+
+    @classmethod
+    def begin(
+        cls, spec: LayerSpec, pixels: Tensor, weights: Tensor, keep_amplitudes: bool = False
+    ) -> _Pass:
+        """Build M, with a graph if gradients are enabled, and plan the work."""
+        leaf = weights.detach().requires_grad_(torch.is_grad_enabled())
+        (graph,) = run_in_workers(lambda w: _real_rows(spec, w), [leaf], leaf.device)
+        ranges = split_ranges(len(pixels), _MIN_RANGE_PIXELS, pixels.device)
+        size = len(graph) * len(pixels)
+        kept = None
+        if keep_amplitudes and size * graph.element_size() <= _KEPT_BYTES:
+            kept = graph.detach().new_empty(size)
+        return cls(spec, leaf, graph, graph.detach(), ranges, kept)
+
+    def chunks(self, pixels: slice) -> Iterator[slice]:
+        """Parts of a range whose amplitudes fit into the cache."""
+        budget = _CHUNK_BYTES.get(self.matrix.device.type, _CHUNK_BYTES_ELSEWHERE)
+        size = budget // (len(self.matrix) * self.matrix.element_size())
+        size = max(size // _CHUNK_STEP, 1) * _CHUNK_STEP
+        for start in range(pixels.start, pixels.stop, size):
+            yield slice(start, min(start + size, pixels.stop))
+
+    def amplitudes(self, chunk: slice, workspace: _Workspace) -> Tensor:
+        """Where the amplitudes of a chunk are, or go: (K * 2 * 2**n, m)."""
+        rows, count = len(self.matrix), chunk.stop - chunk.start
+        if self.kept is None:
+            return workspace("amplitudes", rows, count)
+        return self.kept[rows * chunk.start : rows * chunk.stop].view(rows, count)
 
 
 def _real_rows(spec: LayerSpec, weights: Tensor) -> Tensor:
     """M, (K * 2 * 2**n, C): real parts, then imaginary parts, of each kernel's rows."""
-    unitary = unitaries(spec.ansatz, weights, spec.in_channels)
+    with torch.autocast(weights.device.type, enabled=False):
+        unitary = unitaries(spec.ansatz, weights, spec.in_channels)
     return torch.cat([unitary.real, unitary.imag], 1).reshape(-1, spec.in_channels)
-
-
-def _chunks(items: slice, rows: Tensor) -> Iterator[slice]:
-    """Parts of a range of pixels whose products with the `rows` of M fit into the cache."""
-    budget = _CHUNK_BYTES.get(rows.device.type, _CHUNK_BYTES_ELSEWHERE)
-    size = budget // (len(rows) * rows.element_size()) // _CHUNK_STEP * _CHUNK_STEP
-    size = max(size, _CHUNK_STEP)
-    for start in range(items.start, items.stop, size):
-        yield slice(start, min(start + size, items.stop))
 
 
 class _Workspace:
@@ -119,36 +171,39 @@ def _unit_columns(pixels: Tensor) -> tuple[Tensor, Tensor]:
     return unit, (~is_zero) / (norm * scale)
 
 
-def _evs(spec: LayerSpec, pixels: Tensor, matrix: Tensor) -> Tensor:
-    kernels, n, dimension = spec.num_kernels, spec.num_qubits, 2**spec.num_qubits
+def _evs(started: _Pass, pixels: Tensor) -> Tensor:
+    kernels, n = started.spec.num_kernels, started.spec.num_qubits
+    dimension, matrix = 2**n, started.matrix
     signs = z_signs(n).to(pixels).expand(kernels, n, dimension)
     out = pixels.new_empty(kernels * n, len(pixels))
 
     def fill(items: slice) -> None:
         workspace = _Workspace(matrix)
-        for chunk in _chunks(items, matrix):
+        for chunk in started.chunks(items):
             unit, _ = _unit_columns(pixels[chunk])
             m = unit.shape[1]
-            amplitudes = torch.mm(matrix, unit, out=workspace("amplitudes", len(matrix), m))
-            squares = amplitudes.square_().view(kernels, 2, dimension, m)
+            amplitudes = torch.mm(matrix, unit, out=started.amplitudes(chunk, workspace))
+            real, imaginary = amplitudes.view(kernels, 2, dimension, m).unbind(1)
             probabilities = workspace("probabilities", kernels, dimension, m)
-            torch.add(squares[:, 0], squares[:, 1], out=probabilities)
+            torch.mul(real, real, out=probabilities).addcmul_(imaginary, imaginary)
             values = torch.bmm(signs, probabilities, out=workspace("values", kernels, n, m))
             out[:, chunk] = values.flatten(0, 1).clamp_(-1, 1)  # rounding may leave [-1, 1]
 
-    map_ranges(fill, len(pixels), _MIN_RANGE_PIXELS, pixels.device)
+    with torch.autocast(pixels.device.type, enabled=False):
+        run_in_workers(fill, started.ranges, pixels.device)
     return out.T.unflatten(1, (kernels, n))
 
 
 def _vjp(
-    spec: LayerSpec, pixels: Tensor, matrix: Tensor, grad: Tensor, wrt: tuple[bool, bool]
+    started: _Pass, pixels: Tensor, grad: Tensor, wrt: tuple[bool, bool]
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients by the pixels (N, C) and by M.
+    """Gradients by the pixels (N, C) and by M; overwrites kept amplitudes.
 
     With y = M u and feature f = sum_i s_i y_i**2: df/dM = 2 (s y) u^T and df/du = 2 M^T (s y), of
     which the pixel x = |x| u sees the part orthogonal to u, divided by |x|.
     """
-    kernels, n, dimension = spec.num_kernels, spec.num_qubits, 2**spec.num_qubits
+    kernels, n = started.spec.num_kernels, started.spec.num_qubits
+    dimension, matrix = 2**n, started.matrix
     signs = (2 * z_signs(n).T).to(pixels).contiguous().expand(kernels, dimension, n)
     transposed = matrix.T.contiguous()
     grad_columns = pixels.new_empty(pixels.shape[1], len(pixels)) if wrt[0] else None
@@ -156,10 +211,12 @@ def _vjp(
     def accumulate(items: slice) -> Tensor | None:
         total = torch.zeros_like(transposed) if wrt[1] else None
         workspace = _Workspace(matrix)
-        for chunk in _chunks(items, matrix):
+        for chunk in started.chunks(items):
             unit, inverse_norm = _unit_columns(pixels[chunk])
             m = unit.shape[1]
-            amplitudes = torch.mm(matrix, unit, out=workspace("amplitudes", len(matrix), m))
+            amplitudes = started.amplitudes(chunk, workspace)
+            if started.kept is None:
+                torch.mm(matrix, unit, out=amplitudes)
             grad_values = workspace("values", kernels, n, m)
             grad_values.flatten(0, 1).copy_(grad[chunk].flatten(1).T)
             slopes = torch.bmm(signs, grad_values, out=workspace("slopes", kernels, dimension, m))
@@ -172,8 +229,9 @@ def _vjp(
                 total.addmm_(unit, amplitudes.T)
         return total
 
-    totals = map_ranges(accumulate, len(pixels), _MIN_RANGE_PIXELS, pixels.device)
+    with torch.autocast(pixels.device.type, enabled=False):
+        totals = run_in_workers(accumulate, started.ranges, pixels.device)
     grad_pixels = None if grad_columns is None else grad_columns.T
-    if totals[0] is None:
+    if not wrt[1]:
         return grad_pixels, None
     return grad_pixels, torch.stack([t for t in totals if t is not None]).sum(0).T

@@ -8,7 +8,7 @@ that does anything else at the time, one late thread then holds up all others at
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
@@ -17,54 +17,48 @@ from typing import TypeVar
 
 import torch
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
-def map_ranges(
-    work: Callable[[slice], T], size: int, minimum: int, device: torch.device
-) -> list[T]:
-    """`work` on consecutive ranges that cover 0 .. size-1, in order.
-
-    The split depends only on the arguments and on `torch.get_num_threads()`, so sums over ranges
-    are reproducible. `work` runs without gradients.
+def split_ranges(size: int, minimum: int, device: torch.device) -> list[slice]:
+    """Consecutive ranges that cover 0 .. size-1: one per core of a CPU, one elsewhere.
 
     Args:
-        work: gets a range; on a CPU it runs in a worker whose torch calls use one thread.
         size: number of items.
         minimum: items below which a range is not worth a worker.
-        device: where the work happens; only a CPU's is split.
+        device: where the work happens.
     """
     workers = torch.get_num_threads() if device.type == "cpu" else 1
     count = max(1, min(workers, size // minimum))
-    edges = [size * i // count for i in range(count + 1)]
-    ranges = [slice(a, b) for a, b in pairwise(edges)]
-    if count == 1:
-        with torch.no_grad():
-            return [work(ranges[0])]
-    inference = torch.is_inference_mode_enabled()
-
-    def guarded(items: slice) -> T:
-        with torch.inference_mode(inference), torch.no_grad():  # both are per thread
-            return work(items)
-
-    return list(_pool(workers).map(guarded, ranges))
+    return [slice(a, b) for a, b in pairwise(size * i // count for i in range(count + 1))]
 
 
-def run_in_worker(work: Callable[[], T], device: torch.device) -> T:
-    """`work()` on one thread, for many small calls between two `map_ranges`.
+def run_in_workers(work: Callable[[S], T], items: Sequence[S], device: torch.device) -> list[T]:
+    """`work` of every item, each in a worker of its own whose torch calls use one thread.
 
-    Torch's threads would go on spinning after each of them and take a core from the workers.
+    For few large items, or one item of many small calls, after each of which torch's own threads
+    would go on spinning and take a core from the workers. On other devices than a CPU, or with one
+    thread, it runs in the caller.
+
+    Args:
+        work: sees the caller's grad and inference modes.
+        items: what it is called with.
+        device: where the work happens.
+
+    Returns:
+        The results, in order.
     """
     workers = torch.get_num_threads()
     if device.type != "cpu" or workers == 1:
-        return work()
+        return [work(item) for item in items]
     inference, grad = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
 
-    def guarded() -> T:
-        with torch.inference_mode(inference), torch.set_grad_enabled(grad):
-            return work()
+    def in_worker(item: S) -> T:
+        with torch.inference_mode(inference), torch.set_grad_enabled(grad):  # both are per thread
+            return work(item)
 
-    return _pool(workers).submit(guarded).result()
+    return list(_pool(workers).map(in_worker, items))
 
 
 @cache
