@@ -22,8 +22,8 @@ class EstimatorEngine(Engine):
     """Expectation values from a primitive: one circuit and one PUB for all pixels of all kernels.
 
     Args:
-        estimator: any `BaseEstimatorV2`; None: Aer, noiseless and exact. The circuit is sent as it
-            is, in {ry, rz, rx, sx, x, cx, cz}: the estimator must accept these gates.
+        estimator: any `BaseEstimatorV2`; None: Aer, noiseless, and exact unless a precision is
+            given. The circuit is sent as it is, in {ry, rz, rx, sx, x, cx, cz}: the estimator must accept these gates.
         precision: standard error asked of every value; None: the estimator's own default.
 
     Raises:
@@ -53,7 +53,7 @@ class EstimatorEngine(Engine):
     def estimator(self) -> BaseEstimatorV2:
         """The primitive in use; Aer's is made on first use."""
         if self._estimator is None:
-            self._estimator = _exact_aer_estimator()
+            self._estimator = _default_estimator(self._precision)
         return self._estimator
 
     def evs(self, spec: LayerSpec, pixels: Tensor, weights: Tensor) -> Tensor:
@@ -127,14 +127,12 @@ def _prepared(ansatz: Ansatz) -> tuple[Encoder, Template]:
     return encoder, make_template(encoder, ansatz)
 
 
-def _exact_aer_estimator() -> BaseEstimatorV2:
-    from qiskit_aer.primitives import EstimatorV2  # heavy, and not everybody's backend
+def _default_estimator(precision: float | None) -> BaseEstimatorV2:
+    """Aer's, imported only now: it is heavy, and not everybody's backend."""
+    if precision:
+        from qiskit_aer.primitives import EstimatorV2
 
-    # Binding at run time simulates one compiled circuit for all rows; gate fusion would cost more
-    # than it saves on a handful of qubits (benchmarks/results).
-    options = {
-        "method": "statevector",
-        "runtime_parameter_bind_enable": True,
-        "fusion_enable": False,
-    }
-    return EstimatorV2(options={"backend_options": options})
+        return EstimatorV2()
+    from qpc_qiskit.execution.aer import AerExactEstimator
+
+    return AerExactEstimator()
