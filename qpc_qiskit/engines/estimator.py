@@ -23,7 +23,8 @@ class EstimatorEngine(Engine):
 
     Args:
         estimator: any `BaseEstimatorV2`; None: Aer, noiseless, and exact unless a precision is
-            given. The circuit is sent as it is, in {ry, rz, rx, sx, x, cx, cz}: the estimator must accept these gates.
+            given. The circuit is sent as it is, in {ry, rz, rx, sx, x, cx, cz}: the estimator must
+            accept these gates.
         precision: standard error asked of every value; None: the estimator's own default.
 
     Raises:
