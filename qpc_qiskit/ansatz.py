@@ -297,7 +297,13 @@ def affine_coefficients(
     if not isinstance(expression, ParameterExpression) or not expression.parameters:
         return scale, float(expression)
     for parameter in expression.parameters:
-        slope = expression.gradient(parameter)
+        try:
+            slope = expression.gradient(parameter)
+        except RuntimeError as error:  # qiskit has no derivative of sign(), for example
+            raise AnsatzError(
+                f"In the ansatz circuit {what} is {expression}, which is not affine in "
+                f"{parameter.name}: {error}."
+            ) from error
         if isinstance(slope, ParameterExpression):
             if slope.parameters:
                 raise AnsatzError(

@@ -9,7 +9,6 @@ numbers, in float32.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -27,8 +26,8 @@ from qpc_qiskit.spec import LayerSpec
 
 DTYPES = (torch.float32, torch.float64)
 
-_WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:module|_orig_mod)\.")
-"""Name prefixes that DistributedDataParallel and torch.compile put before a layer's own name."""
+_COMPILED = "_orig_mod."
+"""What torch.compile puts before the names inside a compiled submodule."""
 
 
 class PointwiseQNN(NeuralNetwork):
@@ -259,11 +258,11 @@ def use_engine(model: nn.Module, engine: str | Engine) -> Iterator[Engine]:
         >>> with use_engine(model, "estimator"):
         ...     logits = model(images)
     """
-    layers = {
-        _WRAPPERS.sub("", name): module
-        for name, module in model.named_modules()
+    layers = [
+        (name.replace(_COMPILED, ""), module)
+        for name, module in _unwrapped(model).named_modules()
         if isinstance(module, PointwiseConnector)
-    }
+    ]
     if not layers:
         raise ValueError(
             f"{type(model).__name__} has no quantum pointwise convolution, so there is no engine "
@@ -271,12 +270,23 @@ def use_engine(model: nn.Module, engine: str | Engine) -> Iterator[Engine]:
         )
     chosen, token = make_engine(engine), object()
     try:
-        for name, layer in layers.items():
+        for name, layer in layers:
             layer.neural_network.override(token, chosen.for_layer(name))
         yield chosen
     finally:
-        for layer in layers.values():
+        for _, layer in layers:
             layer.neural_network.restore(token)
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside DataParallel, DistributedDataParallel and torch.compile."""
+    while True:
+        if isinstance(model, nn.parallel.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif (compiled := getattr(model, "_orig_mod", None)) is not None:
+            model = compiled
+        else:
+            return model
 
 
 def uniform_angles(weight: Tensor, generator: torch.Generator | None = None) -> None:

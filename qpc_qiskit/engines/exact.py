@@ -7,8 +7,9 @@ q is their signed sum.
 
 Pixels are taken in chunks, with the pixel index last, as images have it: a chunk's product fits
 into the cache, its squares and signed sums touch it there, and memory beyond input and output does
-not grow with N. The backward pass recomputes the products; only while all of them together are
-small does the forward pass keep them.
+not grow with N. What has no K in it, such as the norms, is done for a block of several chunks. The
+backward pass recomputes the products; only while all of them together are small does the forward
+pass keep them.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from qpc_qiskit.unitary import unitaries
 
 _CHUNK_BYTES = {"cpu": 3 * 2**20}  # of amplitudes: few calls, and still in a core's share of cache
 _CHUNK_BYTES_ELSEWHERE = 2**28
+_BLOCK_PIXELS = 2048
 _CHUNK_STEP = 64  # chunks are multiples of it: odd sizes cost a matrix product some 5 %
 _MIN_RANGE_PIXELS = 128
 _KEPT_BYTES = 2**25  # of amplitudes kept for the backward pass; beyond a cache they are no gain
@@ -122,20 +124,28 @@ class _Pass:
             kept = graph.detach().new_empty(size)
         return cls(spec, leaf, graph, graph.detach(), ranges, kept)
 
-    def chunks(self, pixels: slice) -> Iterator[slice]:
-        """Parts of a range whose amplitudes fit into the cache."""
-        budget = _CHUNK_BYTES.get(self.matrix.device.type, _CHUNK_BYTES_ELSEWHERE)
-        size = budget // (len(self.matrix) * self.matrix.element_size())
-        size = max(size // _CHUNK_STEP, 1) * _CHUNK_STEP
-        for start in range(pixels.start, pixels.stop, size):
-            yield slice(start, min(start + size, pixels.stop))
+    def blocks(self, pixels: slice) -> Iterator[tuple[slice, list[slice]]]:
+        """Parts of a range of pixels, each with its chunks, counted from the part's beginning.
 
-    def amplitudes(self, chunk: slice, workspace: _Workspace) -> Tensor:
-        """Where the amplitudes of a chunk are, or go: (K * 2 * 2**n, m)."""
-        rows, count = len(self.matrix), chunk.stop - chunk.start
+        The amplitudes of a chunk fit into the cache.
+        """
+        budget = _CHUNK_BYTES.get(self.matrix.device.type, _CHUNK_BYTES_ELSEWHERE)
+        chunk = budget // (len(self.matrix) * self.matrix.element_size())
+        chunk = max(chunk // _CHUNK_STEP, 1) * _CHUNK_STEP
+        for block in _parts(pixels, max(_BLOCK_PIXELS // chunk, 1) * chunk):
+            yield block, list(_parts(slice(0, block.stop - block.start), chunk))
+
+    def amplitudes(self, first: int, count: int, workspace: _Workspace) -> Tensor:
+        """Where the amplitudes of pixels first .. first+count-1 are, or go: (K * 2 * 2**n, m)."""
+        rows = len(self.matrix)
         if self.kept is None:
             return workspace("amplitudes", rows, count)
-        return self.kept[rows * chunk.start : rows * chunk.stop].view(rows, count)
+        return self.kept[rows * first : rows * (first + count)].view(rows, count)
+
+
+def _parts(items: slice, size: int) -> Iterator[slice]:
+    for start in range(items.start, items.stop, size):
+        yield slice(start, min(start + size, items.stop))
 
 
 def _real_rows(spec: LayerSpec, weights: Tensor) -> Tensor:
@@ -179,15 +189,19 @@ def _evs(started: _Pass, pixels: Tensor) -> Tensor:
 
     def fill(items: slice) -> None:
         workspace = _Workspace(matrix)
-        for chunk in started.chunks(items):
-            unit, _ = _unit_columns(pixels[chunk])
-            m = unit.shape[1]
-            amplitudes = torch.mm(matrix, unit, out=started.amplitudes(chunk, workspace))
-            real, imaginary = amplitudes.view(kernels, 2, dimension, m).unbind(1)
-            probabilities = workspace("probabilities", kernels, dimension, m)
-            torch.mul(real, real, out=probabilities).addcmul_(imaginary, imaginary)
-            values = torch.bmm(signs, probabilities, out=workspace("values", kernels, n, m))
-            out[:, chunk] = values.flatten(0, 1).clamp_(-1, 1)  # rounding may leave [-1, 1]
+        for block, chunks in started.blocks(items):
+            units, _ = _unit_columns(pixels[block])
+            for chunk in chunks:
+                first, m = block.start + chunk.start, chunk.stop - chunk.start
+                amplitudes = started.amplitudes(first, m, workspace)
+                unit = workspace("unit", len(units), m).copy_(units[:, chunk])
+                torch.mm(matrix, unit, out=amplitudes)
+                real, imaginary = amplitudes.view(kernels, 2, dimension, m).unbind(1)
+                probabilities = workspace("probabilities", kernels, dimension, m)
+                torch.mul(real, real, out=probabilities).addcmul_(imaginary, imaginary)
+                values = torch.bmm(signs, probabilities, out=workspace("values", kernels, n, m))
+                out[:, first : first + m] = values.flatten(0, 1)
+            out[:, block].clamp_(-1, 1)  # rounding may leave [-1, 1]
 
     with torch.autocast(pixels.device.type, enabled=False):
         run_in_workers(fill, started.ranges, pixels.device)
@@ -211,22 +225,27 @@ def _vjp(
     def accumulate(items: slice) -> Tensor | None:
         total = torch.zeros_like(transposed) if wrt[1] else None
         workspace = _Workspace(matrix)
-        for chunk in started.chunks(items):
-            unit, inverse_norm = _unit_columns(pixels[chunk])
-            m = unit.shape[1]
-            amplitudes = started.amplitudes(chunk, workspace)
-            if started.kept is None:
-                torch.mm(matrix, unit, out=amplitudes)
-            grad_values = workspace("values", kernels, n, m)
-            grad_values.flatten(0, 1).copy_(grad[chunk].flatten(1).T)
-            slopes = torch.bmm(signs, grad_values, out=workspace("slopes", kernels, dimension, m))
-            amplitudes.view(kernels, 2, dimension, m).mul_(slopes[:, None])
+        for block, chunks in started.blocks(items):
+            units, inverse_norms = _unit_columns(pixels[block])
+            grads = grad[block].flatten(1).T.contiguous().unflatten(0, (kernels, n))
+            along = workspace("along", *units.shape)
+            for chunk in chunks:
+                first, m = block.start + chunk.start, chunk.stop - chunk.start
+                amplitudes = started.amplitudes(first, m, workspace)
+                unit = workspace("unit", len(units), m).copy_(units[:, chunk])
+                if started.kept is None:
+                    torch.mm(matrix, unit, out=amplitudes)
+                slopes = workspace("slopes", kernels, dimension, m)
+                torch.bmm(signs, grads[..., chunk], out=slopes)
+                amplitudes.view(kernels, 2, dimension, m).mul_(slopes[:, None])
+                if grad_columns is not None:
+                    part = workspace("part", len(units), m)
+                    along[:, chunk] = torch.mm(transposed, amplitudes, out=part)
+                if total is not None:
+                    total.addmm_(unit, amplitudes.T)
             if grad_columns is not None:
-                along = torch.mm(transposed, amplitudes, out=workspace("along", *unit.shape))
-                along.addcmul_(unit, (unit * along).sum(0), value=-1).mul_(inverse_norm)
-                grad_columns[:, chunk] = along
-            if total is not None:
-                total.addmm_(unit, amplitudes.T)
+                along.addcmul_(units, (units * along).sum(0), value=-1).mul_(inverse_norms)
+                grad_columns[:, block] = along
         return total
 
     with torch.autocast(pixels.device.type, enabled=False):

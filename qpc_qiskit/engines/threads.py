@@ -66,6 +66,7 @@ def _pool(workers: int) -> ThreadPoolExecutor:
     all_started = Barrier(workers)
 
     def start() -> None:
+        torch.get_num_threads()  # or this thread's first parallel call would undo the next line
         torch.set_num_threads(1)  # of this thread, and the default of threads yet to come
         all_started.wait()
 

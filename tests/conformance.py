@@ -1,0 +1,343 @@
+"""What every engine must do: subclass `EvsConformance`, and `VjpConformance` if it has gradients.
+
+A new engine's test file needs nothing but
+
+    class TestMyEngine(EvsConformance, VjpConformance):
+        atol: ClassVar = {torch.float32: 2e-6, torch.float64: 1e-10}
+
+        @pytest.fixture
+        def engine(self):
+            return MyEngine()
+
+`atol` is the largest error of a value against the references (an engine that computes in float64
+whatever the dtype may set the same bound for both; a sampling engine sets five standard errors).
+An engine without gradients subclasses `NoGradients` instead of `VjpConformance`.
+"""
+
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from cases import CASES, SMALL_CASES, Case, pixels_of
+from references import case_features, central_differences
+
+from qpc_qiskit.engines import Engine
+from qpc_qiskit.errors import EngineError
+
+DTYPES = [torch.float32, torch.float64]
+PLAIN = Case(5, 7, 3)
+
+
+def weights_of(case, generator, dtype=torch.float64):
+    spec = case.spec()
+    shape = (spec.num_kernels, spec.num_weights)
+    return (2 * np.pi * torch.rand(shape, generator=generator, dtype=torch.float64)).to(dtype)
+
+
+def grad_of(case, count, generator, dtype=torch.float64):
+    spec = case.spec()
+    shape = (count, spec.num_kernels, spec.num_qubits)
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+class EvsConformance:
+    """Values."""
+
+    atol: ClassVar[dict[torch.dtype, float]]
+    many = 700
+    """Pixels that make an engine split its work; fewer for an engine that is slow by nature."""
+
+    @pytest.fixture
+    def engine(self) -> Engine:
+        raise NotImplementedError
+
+    @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+    @pytest.mark.parametrize("case", CASES, ids=str)
+    def test_values_equal_the_reference(self, engine, case, dtype, generator):
+        pixels = pixels_of(case.in_channels, generator, dtype)
+        weights = weights_of(case, generator, dtype)
+        evs = engine.evs(case.spec(), pixels, weights)
+        expected = case_features(
+            case, pixels.double().numpy(), weights.double().numpy(), torch.finfo(dtype).tiny
+        )
+        assert evs.dtype == dtype
+        assert evs.device == pixels.device
+        assert evs.shape == expected.shape
+        np.testing.assert_allclose(evs.double().numpy(), expected, rtol=0, atol=self.atol[dtype])
+
+    @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+    def test_no_pixels(self, engine, dtype):
+        spec = PLAIN.spec()
+        weights = torch.zeros(spec.num_kernels, spec.num_weights, dtype=dtype)
+        evs = engine.evs(spec, torch.empty(0, 5, dtype=dtype), weights)
+        assert evs.shape == (0, spec.num_kernels, spec.num_qubits)
+        assert evs.dtype == dtype
+
+    def test_a_pixel_that_counts_as_zero_is_the_zero_state(self, engine, generator):
+        weights = weights_of(PLAIN, generator, torch.float32)
+        pixels = torch.zeros(4, 5, dtype=torch.float32)
+        pixels[1] = -0.0
+        pixels[2, 3] = 1e-40  # subnormal
+        pixels[3, 0] = -7.0
+        evs = engine.evs(PLAIN.spec(), pixels, weights)
+        torch.testing.assert_close(
+            evs, evs[-1:].expand_as(evs), rtol=0, atol=self.atol[torch.float32]
+        )
+
+    def test_input_is_left_alone(self, engine, generator):
+        pixels = pixels_of(5, generator)
+        weights = weights_of(PLAIN, generator)
+        before = pixels.clone(), weights.clone()
+        engine.evs(PLAIN.spec(), pixels, weights)
+        assert torch.equal(pixels, before[0])
+        assert torch.equal(weights, before[1])
+
+    def test_strided_and_tracked_tensors(self, engine, generator):
+        """Any strides; tensors that require gradients are read, not followed."""
+        spec = PLAIN.spec()
+        pixels = pixels_of(5, generator)
+        weights = weights_of(PLAIN, generator)
+        expected = engine.evs(spec, pixels, weights)
+        wide = pixels.repeat_interleave(2, 1)[:, ::2].T.contiguous().T.requires_grad_()
+        tracked = weights.T.contiguous().T.requires_grad_()
+        assert not wide.is_contiguous()
+        assert not tracked.is_contiguous()
+        evs = engine.evs(spec, wide, tracked)
+        assert not evs.requires_grad
+        torch.testing.assert_close(evs, expected, rtol=0, atol=self.atol[torch.float64])
+
+    def test_pixels_do_not_see_each_other(self, engine, generator):
+        spec = PLAIN.spec()
+        pixels = pixels_of(5, generator)
+        weights = weights_of(PLAIN, generator)
+        whole = engine.evs(spec, pixels, weights)
+        order = torch.randperm(len(pixels), generator=generator)
+        permuted = engine.evs(spec, pixels[order], weights)
+        parts = [engine.evs(spec, part, weights) for part in pixels.split([1, 7, len(pixels) - 8])]
+        atol = self.atol[torch.float64]
+        torch.testing.assert_close(permuted, whole[order], rtol=0, atol=atol)
+        torch.testing.assert_close(torch.cat(parts), whole, rtol=0, atol=atol)
+
+    def test_many_pixels(self, engine, generator):
+        """Enough for an engine that splits its work, under every grad mode."""
+        spec, weights = PLAIN.spec(), weights_of(PLAIN, generator)
+        pixels = pixels_of(5, generator, count=self.many)
+        few = torch.cat([engine.evs(spec, part, weights) for part in pixels.split(50)])
+        atol = self.atol[torch.float64]
+        with torch.no_grad():
+            torch.testing.assert_close(engine.evs(spec, pixels, weights), few, rtol=0, atol=atol)
+        with torch.inference_mode():
+            torch.testing.assert_close(engine.evs(spec, pixels, weights), few, rtol=0, atol=atol)
+            inside = pixels + 0
+            torch.testing.assert_close(engine.evs(spec, inside, weights), few, rtol=0, atol=atol)
+        tracked = pixels.clone().requires_grad_()
+        torch.testing.assert_close(
+            engine.evs(spec, tracked, weights.requires_grad_()), few, rtol=0, atol=atol
+        )
+
+    def test_one_engine_serves_many_layers(self, engine, generator):
+        """Interleaved calls with other shapes and weights leave no trace."""
+        other = Case(6, 4, 3, "circuit_centric", 2)
+        first, second = weights_of(PLAIN, generator), weights_of(PLAIN, generator)
+        pixels = pixels_of(5, generator)
+        alone = engine.evs(PLAIN.spec(), pixels, first)
+        engine.evs(other.spec(), pixels_of(6, generator), weights_of(other, generator))
+        engine.evs(PLAIN.spec(), pixels, second)
+        torch.testing.assert_close(
+            engine.evs(PLAIN.spec(), pixels, first), alone, rtol=0, atol=self.atol[torch.float64]
+        )
+
+    def test_after_inference_mode(self, engine, generator):
+        """What is cached for an ansatz under inference_mode is good for training afterwards."""
+        case = Case(6, 3, 3, "strongly_entangling", 6)  # a shape that no other test uses
+        pixels, weights = pixels_of(6, generator), weights_of(case, generator)
+        with torch.inference_mode():
+            inside = engine.evs(case.spec(), pixels, weights)
+        torch.testing.assert_close(
+            inside.clone(),
+            engine.evs(case.spec(), pixels, weights),
+            rtol=0,
+            atol=self.atol[torch.float64],
+        )
+
+    def test_report(self, engine, generator):
+        spec = PLAIN.spec()
+        pixels = pixels_of(5, generator)
+        engine.evs(spec, pixels, weights_of(PLAIN, generator))
+        report = engine.last_report
+        assert report.engine == engine.name
+        assert report.num_pixels == len(pixels)
+        assert report.num_kernels == spec.num_kernels
+        assert report.num_executions in (0, len(pixels) * spec.num_kernels)
+        assert report.to_dict()["num_executions"] == report.num_executions
+
+
+class VjpConformance:
+    """Vector-Jacobian products. `rtol` is measured against the largest entry of the gradient."""
+
+    rtol: ClassVar = {torch.float32: 2e-5, torch.float64: 1e-6}
+
+    @staticmethod
+    def assert_gradient_close(actual, expected, rtol):
+        scale = max(float(np.abs(expected).max()), 1e-3)
+        np.testing.assert_allclose(actual.double().numpy(), expected, rtol=0, atol=rtol * scale)
+
+    def test_declared(self, engine):
+        assert engine.has_gradients
+
+    @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+    @pytest.mark.parametrize("case", SMALL_CASES, ids=str)
+    def test_by_weights_equals_finite_differences(self, engine, case, dtype, generator):
+        pixels = pixels_of(case.in_channels, generator, dtype, count=3)
+        weights = weights_of(case, generator, dtype)
+        grad = grad_of(case, len(pixels), generator, dtype)
+        _, by_weights = engine.vjp(case.spec(), pixels, weights, grad)
+        numbers, tiny = pixels.double().numpy(), torch.finfo(dtype).tiny
+
+        # Kernels share no weights, so a step in weight j of all kernels at once, with one product
+        # per kernel, costs K times fewer evaluations than the plain definition.
+        expected = np.empty(weights.shape)
+        for j in range(weights.shape[1]):
+            step = 1e-5
+            high, low = weights.double().numpy().copy(), weights.double().numpy().copy()
+            high[:, j] += step
+            low[:, j] -= step
+            slope = case_features(case, numbers, high, tiny) - case_features(
+                case, numbers, low, tiny
+            )
+            expected[:, j] = (slope * grad.double().numpy()).sum((0, 2)) / (2 * step)
+        assert by_weights.dtype == dtype
+        self.assert_gradient_close(by_weights, expected, self.rtol[dtype])
+
+    @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+    @pytest.mark.parametrize("case", [c for c in SMALL_CASES if c.in_channels > 1], ids=str)
+    def test_by_pixels_equals_finite_differences(self, engine, case, dtype, generator):
+        pixels = torch.randn(3, case.in_channels, generator=generator, dtype=torch.float64)
+        pixels = torch.nn.functional.normalize(pixels).to(dtype)
+        pixels[1, 0] = 0
+        pixels[2] = 0
+        pixels[2, -1] = -1  # the derivative exists at zeros
+        weights = weights_of(case, generator, dtype)
+        grad = grad_of(case, len(pixels), generator, dtype)
+        by_pixels, _ = engine.vjp(case.spec(), pixels, weights, grad)
+        factors, kernels = grad.double().numpy(), weights.double().numpy()
+        expected = central_differences(
+            lambda p: float((case_features(case, p, kernels) * factors).sum()),
+            pixels.double().numpy(),
+        )
+        assert by_pixels.dtype == dtype
+        self.assert_gradient_close(by_pixels, expected, self.rtol[dtype])
+
+    def test_gradient_is_orthogonal_to_the_pixel(self, engine, generator):
+        """A pixel's length has no effect."""
+        for case in (PLAIN, Case(1, 2, 1)):
+            pixels = torch.randn(6, case.in_channels, generator=generator, dtype=torch.float64)
+            grad = grad_of(case, 6, generator)
+            by_pixels, _ = engine.vjp(case.spec(), pixels, weights_of(case, generator), grad)
+            norms = pixels.norm(dim=1) * by_pixels.norm(dim=1)
+            cosines = (pixels * by_pixels).sum(1).abs()
+            assert bool((cosines <= 1e-9 * norms + 1e-9).all())
+            if case is PLAIN:
+                assert float(norms.min()) > 1e-3
+
+    def test_a_scaled_pixel_has_the_inversely_scaled_gradient(self, engine, generator):
+        spec, weights = PLAIN.spec(), weights_of(PLAIN, generator)
+        pixels = torch.randn(6, 5, generator=generator, dtype=torch.float64)
+        grad = grad_of(PLAIN, 6, generator)
+        plain = engine.vjp(spec, pixels, weights, grad)
+        for factor in (-1.0, 1e-30, 3e100, -1e-290):
+            scaled = engine.vjp(spec, factor * pixels, weights, grad)
+            torch.testing.assert_close(scaled[0] * factor, plain[0], rtol=1e-6, atol=1e-7)
+            torch.testing.assert_close(scaled[1], plain[1], rtol=1e-6, atol=1e-7)
+
+    @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+    def test_a_zero_pixel_has_zero_gradient(self, engine, dtype, generator):
+        pixels = torch.randn(4, 5, generator=generator, dtype=torch.float64).to(dtype)
+        pixels[0] = 0
+        pixels[2] = torch.finfo(dtype).tiny / 4
+        weights = weights_of(PLAIN, generator, dtype)
+        grad = grad_of(PLAIN, 4, generator, dtype)
+        by_pixels, by_weights = engine.vjp(PLAIN.spec(), pixels, weights, grad)
+        assert torch.equal(by_pixels[::2], torch.zeros(2, 5, dtype=dtype))
+        assert bool((by_pixels[1::2] != 0).any(1).all())
+        assert bool(by_weights.isfinite().all())
+
+    def test_linear_in_the_outer_gradient(self, engine, generator):
+        spec, weights = PLAIN.spec(), weights_of(PLAIN, generator)
+        pixels = torch.randn(4, 5, generator=generator, dtype=torch.float64)
+        a, b = grad_of(PLAIN, 4, generator), grad_of(PLAIN, 4, generator)
+        both = engine.vjp(spec, pixels, weights, 2 * a - 3 * b)
+        by_a, by_b = (engine.vjp(spec, pixels, weights, g) for g in (a, b))
+        for i in range(2):
+            torch.testing.assert_close(both[i], 2 * by_a[i] - 3 * by_b[i], rtol=1e-7, atol=1e-8)
+
+    def test_many_pixels_have_the_sum_of_the_weight_gradients(self, engine, generator):
+        spec, weights = PLAIN.spec(), weights_of(PLAIN, generator)
+        pixels = pixels_of(5, generator, count=self.many)
+        grad = grad_of(PLAIN, len(pixels), generator)
+        whole = engine.vjp(spec, pixels, weights, grad)
+        parts = [
+            engine.vjp(spec, p, weights, g)
+            for p, g in zip(pixels.split(50), grad.split(50), strict=True)
+        ]
+        torch.testing.assert_close(whole[0], torch.cat([p for p, _ in parts]), rtol=1e-7, atol=1e-8)
+        torch.testing.assert_close(whole[1], sum(w for _, w in parts), rtol=1e-7, atol=1e-8)
+
+    @pytest.mark.parametrize("wrt", [(True, False), (False, True), (False, False)])
+    def test_only_what_is_asked_for(self, engine, wrt, generator):
+        spec, weights = PLAIN.spec(), weights_of(PLAIN, generator)
+        pixels = torch.randn(4, 5, generator=generator, dtype=torch.float64)
+        grad = grad_of(PLAIN, 4, generator)
+        both = engine.vjp(spec, pixels, weights, grad)
+        some = engine.vjp(spec, pixels, weights, grad, wrt)
+        for wanted, full, part in zip(wrt, both, some, strict=True):
+            if wanted:
+                torch.testing.assert_close(part, full, rtol=1e-7, atol=1e-8)
+            else:
+                assert part is None
+
+    def test_no_pixels_have_zero_weight_gradients(self, engine, generator):
+        spec, weights = PLAIN.spec(), weights_of(PLAIN, generator)
+        empty = torch.empty(0, 5, dtype=torch.float64)
+        by_pixels, by_weights = engine.vjp(spec, empty, weights, grad_of(PLAIN, 0, generator))
+        assert by_pixels.shape == (0, 5)
+        assert torch.equal(by_weights, torch.zeros_like(weights))
+
+    def test_strided_gradients(self, engine, generator):
+        spec, weights = PLAIN.spec(), weights_of(PLAIN, generator)
+        pixels = torch.randn(4, 5, generator=generator, dtype=torch.float64)
+        ones = torch.ones(4, spec.num_kernels, spec.num_qubits, dtype=torch.float64)
+        expanded = torch.ones(1, 1, 1, dtype=torch.float64).expand_as(ones)  # as sum() gives
+        for a, b in zip(
+            engine.vjp(spec, pixels, weights, expanded),
+            engine.vjp(spec, pixels, weights, ones),
+            strict=True,
+        ):
+            torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-8)
+        assert torch.equal(ones, torch.ones_like(ones))
+
+    def test_training_after_inference_mode(self, engine, generator):
+        """A validation pass under inference_mode comes first in Lightning's sanity check."""
+        case = Case(7, 3, 3, "figure1", 6)  # a shape that no other test uses
+        pixels, weights = pixels_of(7, generator), weights_of(case, generator)
+        grad = grad_of(case, len(pixels), generator)
+        with torch.inference_mode():
+            engine.evs(case.spec(), pixels, weights)
+        _, by_weights = engine.vjp(case.spec(), pixels, weights, grad)
+        assert bool((by_weights != 0).any())
+
+
+class NoGradients:
+    """An engine that only evaluates says so."""
+
+    def test_declared(self, engine):
+        assert not engine.has_gradients
+
+    def test_vjp_says_what_to_do(self, engine, generator):
+        weights = weights_of(PLAIN, generator)
+        pixels = torch.randn(2, 5, generator=generator, dtype=torch.float64)
+        with pytest.raises(
+            EngineError, match=rf"'{engine.name}' engine has no gradients.*engine='exact'"
+        ):
+            engine.vjp(PLAIN.spec(), pixels, weights, grad_of(PLAIN, 2, generator))
