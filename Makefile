@@ -9,7 +9,7 @@ demo: $(VENV)/.core
 	$(BIN)/python examples/digits.py
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --cov --cov-report=
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

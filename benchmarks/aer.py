@@ -21,6 +21,7 @@ from benchmarks.workload import Workload
 from qpc_qiskit import EstimatorEngine
 from qpc_qiskit.directions import canonical_directions
 from qpc_qiskit.encoder import make_encoder
+from qpc_qiskit.execution.aer import OPTIONS
 from qpc_qiskit.execution.pubs import Template, evs_from_data, make_pub, make_rows, make_template
 
 SHAPES = ({"qubits": 4, "channels": 16, "kernels": 8}, {"qubits": 6, "channels": 64, "kernels": 11})
@@ -66,7 +67,7 @@ def run(settings: Settings) -> Report:
     report.notes = [
         __doc__.split("\n\n", 1)[1].replace("\n", " ").strip(),
         "Where the time goes: `angles and rows` is the engine's (directions, encoder angles, "
-        "rows, PUB, result checks), `estimator` what Aer's EstimatorV2 does in Python around the "
+        "rows, PUB, result checks), `estimator` what AerExactEstimator does in Python around the "
         "simulator (binding lists, reading values one by one), `simulator` is `run` and `result`.",
     ]
     return report
@@ -77,7 +78,8 @@ def _measure(work: Workload, num_pixels: int, settings: Settings) -> dict:
     template, rows = _template_and_rows(work, pixels)
     engine, stock = EstimatorEngine(), EstimatorV2()
     bare, binds = _bare_circuit(template), _binds(template, rows)
-    simulator = AerSimulator(**engine.estimator.options.backend_options)
+    simulator = AerSimulator(**OPTIONS)
+    same = EstimatorV2(options={"backend_options": OPTIONS})
     pub = make_pub(template, rows)
 
     ours = engine.evs(spec, pixels, weights).double().numpy()
@@ -96,7 +98,7 @@ def _measure(work: Workload, num_pixels: int, settings: Settings) -> dict:
             "bare + reading": lambda: _read(
                 simulator.run(bare, parameter_binds=[binds]).result(), rows, work.qubits
             ),
-            "EstimatorV2, same options": lambda: engine.estimator.run([pub]).result(),
+            "EstimatorV2, same options": lambda: same.run([pub]).result(),
             "EstimatorV2, default options": lambda: stock.run([pub]).result(),
         },
         rounds=settings.pick(7, 2),
@@ -149,7 +151,7 @@ def _shares(work: Workload, num_pixels: int) -> dict:
     arguments = work.spec, work.pixels(num_pixels), work.layer.weight.detach()
     engine.evs(*arguments)  # warm-up
     estimator = engine.estimator
-    run_backend = estimator._backend.run
+    run_backend = estimator._simulator.run
 
     def run_to_result(*args, **kwargs):
         began = time.perf_counter()
@@ -158,7 +160,7 @@ def _shares(work: Workload, num_pixels: int) -> dict:
         watch.seconds["simulator"] = time.perf_counter() - began
         return job
 
-    estimator._backend.run = run_to_result
+    estimator._simulator.run = run_to_result
     watch.wrap(estimator, "_run_pub", "estimator")
     runs = []
     for _ in range(5):

@@ -24,14 +24,15 @@ from qpc_qiskit.evaluation import predict, score
 from qpc_qiskit.nets import build_net, config_for, quantum_layers
 from qpc_qiskit.options import TrainConfig
 from qpc_qiskit.progress import ImageProgress
-from qpc_qiskit.training import TrainingInterrupted, train
+from qpc_qiskit.training import train
 
 BATCH = 64
+DEMO = Path("runs/demo")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--out", type=Path, default=Path("runs/demo"))
+    parser.add_argument("--out", type=Path, default=DEMO)
     parser.add_argument("--epochs", type=int, default=20)
     args = parser.parse_args()
     console = Console(highlight=False)
@@ -41,7 +42,7 @@ def main() -> None:
     model = build_net(config_for(data), seed=config.seed)
     console.print(model)
     started = time.monotonic()
-    train(model, data, config, args.out, force=True)
+    train(model, data, config, args.out, force=args.out == DEMO)
     console.print(f"Trained in {time.monotonic() - started:.0f} s.\n")
 
     logits, rows = {}, []
@@ -85,13 +86,16 @@ def main() -> None:
         "model.safetensors, model.json": "the trained network and every option behind it",
     }.items():
         console.print(f"  {name:30}{what}")
+    if (disagreeing := len(logits["exact"]) - int(agreeing)) > 0:
+        sys.exit(f"error: {disagreeing} predictions on Aer differ from the exact ones")
     console.print(f"\nGo on with: qpc evaluate {args.out} --engine estimator --images 32")
 
 
 if __name__ == "__main__":
     try:
         main()
-    except TrainingInterrupted as stop:
-        sys.exit(str(stop))
+    except KeyboardInterrupt as stop:  # TrainingInterrupted says how to resume
+        print(stop or "Interrupted.", file=sys.stderr)
+        sys.exit(130)
     except QPCError as error:
         sys.exit(f"error: {error}")

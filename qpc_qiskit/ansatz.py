@@ -222,9 +222,8 @@ def _user_ansatz(circuit: QuantumCircuit, num_qubits: int) -> Ansatz:
     if idle:
         raise AnsatzError(
             f"Parameter {idle[0]!r} of the ansatz circuit is in no gate's angle once the circuit "
-            "is "
-            f"translated to {{{', '.join(NATIVE_GATES)}}} (a global phase has no effect); remove "
-            "it."
+            f"is translated to {{{', '.join(NATIVE_GATES)}}} (a global phase has no effect); "
+            "remove it."
         )
     return Ansatz(USER_ANSATZ, None, native, parameters, *_split_occurrences(native, parameters))
 
@@ -308,8 +307,8 @@ def affine_coefficients(
             if slope.parameters:
                 raise AnsatzError(
                     f"In the ansatz circuit {what} is {expression}, which is not affine in "
-                    f"{parameter.name}; "
-                    "only sums of multiples of parameters and constants are allowed."
+                    f"{parameter.name}; only sums of multiples of parameters and constants are "
+                    "allowed."
                 )
             slope = slope.numeric()
         if isinstance(slope, complex) or not math.isfinite(slope):

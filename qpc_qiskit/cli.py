@@ -305,7 +305,7 @@ def _evaluate(
 @app.command(epilog=EXIT_CODES)
 def export(
     model: Model,
-    output: Annotated[Path, typer.Option("-o", "--output", help="File to write.")],
+    output: Annotated[Path, typer.Option("-o", "--output", dir_okay=False, help="File to write.")],
     layer: Annotated[
         str | None, typer.Option(help="Quantum layer; needed where there are several.")
     ] = None,

@@ -175,6 +175,8 @@ class PointwiseConnector(TorchConnector):
         """Features (N, K*n) of pixels (N, C), in the dtype and on the device of the weights.
 
         Raises:
+            ValueError: another number of axes or channels.
+            TypeError: another dtype than that of the weights.
             EncodingError: a pixel is not finite.
             EngineError: the engine failed.
         """
@@ -184,9 +186,17 @@ class PointwiseConnector(TorchConnector):
         return self._evaluate(pixels)
 
     def _evaluate(self, pixels: Tensor) -> Tensor:
+        qnn, weights = self._neural_network, self._weights
+        if pixels.ndim != 2 or pixels.shape[1] != qnn.num_inputs:
+            raise ValueError(
+                f"Expected pixels of shape (N, {qnn.num_inputs}), got {tuple(pixels.shape)}."
+            )
+        if pixels.dtype != weights.dtype:
+            raise TypeError(f"Expected {weights.dtype} pixels, got {pixels.dtype}.")
         check_finite(pixels)
-        qnn = self._neural_network
-        return _EngineFunction.apply(pixels, self._weights, qnn.engine, qnn.spec).flatten(1)
+        if not torch.is_grad_enabled():  # autograd.Function would not know
+            return qnn.engine.evs(qnn.spec, pixels, weights).flatten(1)
+        return _EngineFunction.apply(pixels, weights, qnn.engine, qnn.spec).flatten(1)
 
 
 class _EngineFunction(torch.autograd.Function):
@@ -231,8 +241,8 @@ class _OnceDifferentiable(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, ...]:
         raise EngineError(
             "A quantum layer is differentiable once; its second derivative was asked for (a "
-            "gradient penalty, "
-            "or a second backward through create_graph=True). Detach its gradient instead."
+            "gradient penalty, or a second backward through create_graph=True). Detach its "
+            "gradient instead."
         )
 
 

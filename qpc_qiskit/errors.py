@@ -3,9 +3,9 @@
     QPCError
     ├── EncodingError (ValueError)    a pixel that cannot be amplitude-encoded
     ├── AnsatzError (ValueError)      an ansatz that is not allowed
-    ├── EngineError                   an engine that cannot do what was asked, or whose backend
-    failed ├── DataError (ValueError)        a data set that is missing or corrupt
-    └── CheckpointError (ValueError)  a checkpoint that is corrupt or fits another architecture
+    ├── EngineError                   an engine that cannot do it, or whose backend failed
+    ├── DataError (ValueError)        a data set that is missing or corrupt
+    └── CheckpointError (ValueError)  a checkpoint that is corrupt or of another network
 
 A message says what was expected, what came, where, and what to do. Plain `ValueError` and
 `TypeError` are kept for arguments that are wrong in themselves, as in torch.

@@ -69,7 +69,7 @@ def predict(
         Shape (N, num_classes), on the CPU, dtype of the model.
     """
     parameter = next(model.parameters())
-    was_training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         parts = []
@@ -81,7 +81,8 @@ def predict(
                     on_batch(len(batch))
         return torch.cat(parts)
     finally:
-        model.train(was_training)
+        for module, training in modes:  # a part may have been frozen in evaluation mode
+            module.training = training
 
 
 def score(logits: Tensor, labels: Tensor, loss: LossName = "cross-entropy") -> Score:

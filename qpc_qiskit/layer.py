@@ -58,8 +58,8 @@ class _QuantumPointwiseConv(PointwiseConnector):
         if spec.in_channels == 1:
             warnings.warn(
                 "With one input channel amplitude encoding keeps nothing of a pixel: every "
-                "output is the "
-                "same wherever the pixel is not zero. Use bias_channel=True or more channels.",
+                "output is the same wherever the pixel is not zero. Use bias_channel=True or "
+                "more channels.",
                 stacklevel=2,
             )
         super().__init__(
@@ -302,6 +302,8 @@ class QuantumPointwiseConv3d(_QuantumPointwiseConv):
 
 def _initializer(init: Init, generator: torch.Generator | None) -> Callable[[Tensor], object]:
     if callable(init):
+        if generator is not None:
+            raise ValueError("generator has no effect where init is a function; leave it out.")
         return init
     if init == "uniform":
         return lambda weight: uniform_angles(weight, generator)

@@ -42,7 +42,7 @@ class NetConfig(Options):
     """Blocks of the ansatz."""
     ansatz: Literal["strongly_entangling", "figure1", "circuit_centric"] = "strongly_entangling"
     """Name of the ansatz."""
-    num_qubits: int | None = Field(None, ge=1)
+    num_qubits: int | None = Field(None, ge=1, le=14)
     """Qubits of a circuit; by default the fewest that hold the channels."""
     bias_channel: bool = False
     """Add a constant channel to every pixel before encoding."""

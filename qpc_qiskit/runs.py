@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import pickle
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Literal
 import torch
 from pydantic import ValidationError
 
+from qpc_qiskit import __version__
 from qpc_qiskit.checkpoint import RECORD_FILE, WEIGHTS_FILE, DataRecord
 from qpc_qiskit.errors import CheckpointError
 from qpc_qiskit.files import write_text
@@ -53,6 +53,8 @@ class RunRecord(Options):
     """The training options."""
     data: DataRecord
     """The data."""
+    package_version: str = __version__
+    """Of qpc-qiskit; another one may compute something else."""
 
 
 def begin_run(folder: Path, run: RunRecord, *, force: bool) -> None:
@@ -91,6 +93,12 @@ def check_resumable(folder: Path, run: RunRecord) -> None:
     for part in begun:
         if begun[part] == wanted[part]:
             continue
+        if part == "package_version":
+            raise CheckpointError(
+                f"{folder} was begun with qpc-qiskit {begun[part]} and cannot be resumed with "
+                f"{wanted[part]}, which may compute something else. Install that version, or begin "
+                "another run."
+            )
         pairs = (
             f"{part}.{key}: begun with {value!r}, now {wanted[part][key]!r}"
             for key, value in begun[part].items()
@@ -130,7 +138,9 @@ def read_state(folder: Path) -> dict[str, Any] | None:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         parse_history(state["history"])
-    except (RuntimeError, OSError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        if "state_dict" not in state:
+            raise KeyError("state_dict")
+    except Exception as error:  # a damaged pickle raises almost anything
         raise CheckpointError(
             f"{path}: expected the state of an unfinished run, found a damaged file "
             f"({type(error).__name__}). Begin the run again with force=True or --force."

@@ -22,13 +22,12 @@ CONVENTIONS = {
     "padding": "channels are padded with zeros to 2**n, then normalised",
     "norm": "discarded",
     "sign": "real signed amplitudes; the overall sign has no effect",
-    "zero_pixel": "no magnitude above the smallest normal number: |0...0>, zero gradient",
+    "zero_pixel": "no component reaches the smallest normal number: |0...0>, zero gradient",
     "bias_channel": "a constant 1 after the last channel",
     "strongly_entangling": "theta[(l*n + q)*3 + j]: RZ RX RZ on qubit q, then CNOTs q -> q + r",
     "figure1": "theta[(l*n + q)*2 + j]: RX RZ on qubit q, then CNOTs q -> q + 1",
     "circuit_centric": "theta[l*5n + ...]: 3n as strongly_entangling, then per qubit q the "
-    "controlled "
-    "phase q -> q + r and the RX on q; 4 per block for one qubit",
+    "controlled phase q -> q + r and the RX on q; 4 per block for one qubit",
     "range": "r = l mod (n - 1) + 1 in block l",
 }
 """Stored in every checkpoint. Readers compare the version; a change of meaning needs a new one."""

@@ -21,7 +21,7 @@ import logging
 import math
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -118,18 +118,23 @@ def train(
                 task.load_state_dict(state["state_dict"])
             else:
                 _fit(task, accelerator, state is not None)
+            _plot(out_dir, model, data, task.history)
         except (StopRequested, SystemExit) as stop:  # Lightning makes SIGTERM a SystemExit
+            with suppress(StopRequested):  # asked twice: without a figure, then
+                _plot(out_dir, model, data, task.history)
             raise TrainingInterrupted(_stopped(out_dir, task.history, config)) from stop
-        finally:
-            if task.history:
-                plot_curves(
-                    out_dir / CURVES_FILE, task.history, f"{model.config.name}, {data.name}"
-                )
     model.to("cpu").eval()
     write_metrics(out_dir, task.history)
     metrics = asdict(task.history[-1])
     save(out_dir, model, make_record(model, run.data, config, metrics))
     return task.history
+
+
+def _plot(
+    out_dir: Path, model: ImageClassifier, data: ImageData, history: list[EpochMetrics]
+) -> None:
+    if history:
+        plot_curves(out_dir / CURVES_FILE, history, f"{model.config.name}, {data.name}")
 
 
 def learning_rate(config: TrainConfig, epoch: int) -> float:
@@ -206,11 +211,12 @@ class _Task(lightning.LightningModule):
         epoch = self.current_epoch
         train_loss, train_accuracy = self._score(self._data.train_images, self._data.train_labels)
         test_loss, test_accuracy = self._score(self._data.test_images, self._data.test_labels)
-        if not math.isfinite(train_loss):
-            raise QPCError(
-                f"The training loss is {train_loss} after epoch {epoch + 1}. Try a smaller "
-                f"learning rate than {self._config.lr:g}."
-            )
+        for name, loss in (("training", train_loss), ("test", test_loss)):
+            if not math.isfinite(loss):
+                raise QPCError(
+                    f"The {name} loss is {loss} after epoch {epoch + 1}. Try a smaller learning "
+                    f"rate than {self._config.lr:g}."
+                )
         metrics = EpochMetrics(
             epoch + 1,
             learning_rate(self._config, epoch),
@@ -220,8 +226,12 @@ class _Task(lightning.LightningModule):
             test_accuracy,
         )
         self.history.append(metrics)
-        with written_aside(self._out_dir / STATE_FILE) as aside:
-            self.trainer.save_checkpoint(aside)
+        try:
+            with written_aside(self._out_dir / STATE_FILE) as aside:
+                self.trainer.save_checkpoint(aside)
+        except BaseException:  # a signal or a full disk: the epoch is not on disk
+            self.history.pop()
+            raise
         write_metrics(self._out_dir, self.history)
         self._bar.line(
             f"epoch {metrics.epoch}/{self._config.epochs}  loss {train_loss:.4f}  "

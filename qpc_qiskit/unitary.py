@@ -215,15 +215,16 @@ def _apply_group(matrices: Tensor, state: Tensor, low: int) -> Tensor:
 
 
 def _group_matrices(program: Program, weights: Tensor) -> list[Tensor]:
-    """For each group of qubits the product of its one-qubit gates: (K, B, d, d)."""
-    real = weights.dtype
-    matrix_dtype = torch.complex64 if real == torch.float32 else torch.complex128
-    half = (weights @ program.angle_scale.to(real) + program.angle_offset.to(real)) / 2
+    """For each group of qubits the product of its one-qubit gates: (K, B, d, d).
+
+    Computed in float64, which costs little at this size: rounding adds up over the gates, angles
+    are many times pi, and torch's float32_matmul_precision may be low.
+    """
+    half = (weights.double() @ program.angle_scale + program.angle_offset) / 2
     cos, sin = half.cos()[..., None, None], half.sin()[..., None, None]
-    identity = torch.eye(2, dtype=matrix_dtype, device=weights.device)
-    rotations = cos * identity - sin * (1j * program.paulis.to(matrix_dtype))  # (K, G, 2, 2)
-    fixed = program.fixed.to(matrix_dtype).expand(len(weights), -1, -1, -1)
-    gates = torch.cat([rotations, fixed], 1)
+    identity = torch.eye(2, dtype=torch.complex128, device=weights.device)
+    rotations = cos * identity - sin * (1j * program.paulis)  # (K, G, 2, 2)
+    gates = torch.cat([rotations, program.fixed.expand(len(weights), -1, -1, -1)], 1)
     cells = gates.index_select(1, program.chains[..., 0].flatten())  # (K, B*n, 2, 2)
     for step in range(1, program.chains.shape[-1]):
         cells = gates.index_select(1, program.chains[..., step].flatten()) @ cells
@@ -233,7 +234,7 @@ def _group_matrices(program: Program, weights: Tensor) -> list[Tensor]:
         product = per_group[:, :, 0]
         for q in range(1, per_group.shape[2]):
             product = _kron(per_group[:, :, q], product)  # higher qubits are higher digits
-        result.append(product)
+        result.append(product.to(weights.dtype.to_complex()))
     return result
 
 

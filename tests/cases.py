@@ -40,7 +40,7 @@ class Case:
                 num_layers=self.num_layers,
                 ansatz=ansatz,
                 num_qubits=self.num_qubits,
-                generator=generator,
+                generator=None if callable(options.get("init")) else generator,
                 dtype=dtype,
                 **options,
             )

@@ -317,6 +317,19 @@ class VjpConformance:
             torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-8)
         assert torch.equal(ones, torch.ones_like(ones))
 
+    @pytest.mark.parametrize("count", [4, 700])
+    def test_residuals_change_nothing(self, engine, count, generator):
+        """`evs_with_residuals` gives the values of `evs`, and `vjp` the same with and without."""
+        spec, weights = PLAIN.spec(), weights_of(PLAIN, generator)
+        pixels = pixels_of(5, generator, count=min(count, self.many))
+        grad = grad_of(PLAIN, len(pixels), generator)
+        evs, residuals = engine.evs_with_residuals(spec, pixels, weights)
+        assert not evs.requires_grad
+        torch.testing.assert_close(evs, engine.evs(spec, pixels, weights), rtol=0, atol=1e-12)
+        using = engine.vjp(spec, pixels, weights, grad, residuals=residuals)
+        for a, b in zip(using, engine.vjp(spec, pixels, weights, grad), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
+
     def test_training_after_inference_mode(self, engine, generator):
         """A validation pass under inference_mode comes first in Lightning's sanity check."""
         case = Case(7, 3, 3, "figure1", 6)  # a shape that no other test uses

@@ -4,11 +4,19 @@ from typing import ClassVar
 
 import pytest
 import torch
-from conformance import EvsConformance, NoGradients, VjpConformance
+from cases import pixels_of
+from conformance import (
+    PLAIN,
+    EvsConformance,
+    NoGradients,
+    VjpConformance,
+    grad_of,
+    weights_of,
+)
 from qiskit.primitives import StatevectorEstimator
 
 from qpc_qiskit import EstimatorEngine, ExactEngine
-from qpc_qiskit.engines import ENGINES
+from qpc_qiskit.engines import ENGINES, exact
 
 FLOAT64_INSIDE = {torch.float32: 1e-6, torch.float64: 1e-10}
 
@@ -19,6 +27,34 @@ class TestExactEngine(EvsConformance, VjpConformance):
     @pytest.fixture
     def engine(self):
         return ExactEngine()
+
+
+class TestExactEngineThatKeepsNothing(EvsConformance, VjpConformance):
+    """As with more pixels than are kept amplitudes for: recomputed, in many chunks."""
+
+    atol: ClassVar = {torch.float32: 2e-6, torch.float64: 1e-12}
+
+    @pytest.fixture
+    def engine(self, monkeypatch):
+        monkeypatch.setattr(exact, "_KEPT_BYTES", 0)
+        monkeypatch.setattr(exact, "_BLOCK_PIXELS", 128)
+        monkeypatch.setitem(exact._CHUNK_BYTES, "cpu", 1)
+        return ExactEngine()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_exact_engine_on_a_gpu_equals_the_cpu(dtype, generator):
+    engine, spec = ExactEngine(), PLAIN.spec()
+    pixels = pixels_of(5, generator, dtype, count=3000)
+    weights, grad = weights_of(PLAIN, generator, dtype), grad_of(PLAIN, 3000, generator, dtype)
+    arrays = [t.cuda() for t in (pixels, weights, grad)]
+    there = [engine.evs(spec, *arrays[:2]), *engine.vjp(spec, *arrays)]
+    here = [engine.evs(spec, pixels, weights), *engine.vjp(spec, pixels, weights, grad)]
+    bound = {torch.float32: 1e-4, torch.float64: 1e-10}[dtype]
+    for a, b in zip(there, here, strict=True):
+        assert a.is_cuda
+        torch.testing.assert_close(a.cpu(), b, rtol=bound, atol=bound)
 
 
 class TestEstimatorEngineOnAer(EvsConformance, NoGradients):

@@ -28,9 +28,9 @@ class EngineReport:
     num_pubs: int = 0
     """PUBs sent."""
     precision: float | None = None
-    """Standard error requested of each value; 0: exact; None: the estimator's default."""
+    """Standard error requested of each value; None: the engine's or estimator's own default."""
     max_std: float | None = None
-    """Largest standard error reported; None: values are exact or it is not known."""
+    """Largest standard error reported, 0 for exact values; None: it is not known."""
 
     def to_dict(self) -> dict[str, object]:
         """Plain values."""

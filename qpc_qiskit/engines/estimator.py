@@ -25,7 +25,8 @@ class EstimatorEngine(Engine):
         estimator: any `BaseEstimatorV2`; None: Aer, noiseless, and exact unless a precision is
             given. The circuit is sent as it is, in {ry, rz, rx, sx, x, cx, cz}: the estimator must
             accept these gates.
-        precision: standard error asked of every value; None: the estimator's own default.
+        precision: standard error asked of every value; None: the estimator's own default. For
+            values that are the same every time give a seeded estimator.
 
     Raises:
         TypeError: `estimator` is no `BaseEstimatorV2`.
@@ -103,9 +104,8 @@ class EstimatorEngine(Engine):
         if self._estimator is not None and not self._is_default:
             raise EngineError(
                 f"An engine around {type(self._estimator).__name__} is a live connection and "
-                "cannot "
-                "be pickled. Save the layer's state_dict instead, or set its engine to 'exact' "
-                "first."
+                "cannot be pickled. Save the layer's state_dict instead, or set its engine to "
+                "'exact' first."
             )
         return {**self.__dict__, "_estimator": None}
 
@@ -133,7 +133,7 @@ def _default_estimator(precision: float | None) -> BaseEstimatorV2:
     if precision:
         from qiskit_aer.primitives import EstimatorV2
 
-        return EstimatorV2()
+        return EstimatorV2(options={"backend_options": {"runtime_parameter_bind_enable": True}})
     from qpc_qiskit.execution.aer import AerExactEstimator
 
     return AerExactEstimator()

@@ -89,6 +89,7 @@ class ExactEngine(Engine):
                 num_pixels=len(pixels),
                 num_kernels=started.spec.num_kernels,
                 num_executions=0,
+                max_std=0.0,
             )
         )
         return _evs(started, pixels)

@@ -8,11 +8,10 @@ that does anything else at the time, one late thread then holds up all others at
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from itertools import pairwise
-from threading import Barrier
 from typing import TypeVar
 
 import torch
@@ -58,25 +57,56 @@ def run_in_workers(work: Callable[[S], T], items: Sequence[S], device: torch.dev
         with torch.inference_mode(inference), torch.set_grad_enabled(grad):  # both are per thread
             return work(item)
 
-    return list(_pool(workers).map(in_worker, items))
+    try:
+        futures = [_pool(workers).submit(in_worker, item) for item in items]
+    except RuntimeError:  # no more threads are to be had: the interpreter shuts down, or a limit
+        return [work(item) for item in items]
+    return [future.result() for future in futures]
 
 
-@cache
+_pools: dict[int, ThreadPoolExecutor] = {}
+_lock = threading.Lock()
+
+
 def _pool(workers: int) -> ThreadPoolExecutor:
-    all_started = Barrier(workers)
+    with _lock:
+        if workers not in _pools:
+            _pools[workers] = _started(workers)
+        return _pools[workers]
+
+
+def _started(workers: int) -> ThreadPoolExecutor:
+    """A pool whose threads all run and have set their thread count.
+
+    Torch's setting is both the calling thread's own and the default of threads that have made no
+    parallel call yet, so it is given back at the end.
+    """
+    everyone = threading.Barrier(workers)
 
     def start() -> None:
         torch.get_num_threads()  # or this thread's first parallel call would undo the next line
-        torch.set_num_threads(1)  # of this thread, and the default of threads yet to come
-        all_started.wait()
+        torch.set_num_threads(1)
+        everyone.wait()
 
     pool = ThreadPoolExecutor(workers, thread_name_prefix="qpc-exact", initializer=start)
-    for future in [pool.submit(lambda: None) for _ in range(workers)]:
-        future.result()
-    torch.set_num_threads(workers)  # gives that default back
+    try:
+        for future in [pool.submit(int) for _ in range(workers)]:
+            future.result()
+    except BaseException:
+        everyone.abort()
+        pool.shutdown(wait=False)
+        raise
+    finally:
+        torch.set_num_threads(workers)
     return pool
 
 
-# A forked child has none of its parent's threads.
+def _forget() -> None:
+    """A forked child has none of its parent's threads, and perhaps a lock that one of them held."""
+    global _lock
+    _lock = threading.Lock()
+    _pools.clear()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)
+    os.register_at_fork(after_in_child=_forget)

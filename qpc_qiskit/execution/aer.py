@@ -22,21 +22,23 @@ from qiskit.primitives import (
 from qiskit.quantum_info import Pauli
 from qiskit_aer import AerSimulator
 
+OPTIONS = {
+    "method": "statevector",
+    "runtime_parameter_bind_enable": True,
+    "fusion_enable": False,
+}
+_ROWS_PER_RUN = 16384  # Aer takes Python numbers, and gives an object for each row
+
 
 class AerExactEstimator(BaseEstimatorV2):
     """Expectation values to rounding, without shots.
 
     Args:
-        options: of `AerSimulator`, over the defaults below.
+        options: of `AerSimulator`, over `OPTIONS`.
     """
 
     def __init__(self, **options: object) -> None:
-        defaults = {
-            "method": "statevector",
-            "runtime_parameter_bind_enable": True,
-            "fusion_enable": False,
-        }
-        self._simulator = AerSimulator(**(defaults | options))
+        self._simulator = AerSimulator(**(OPTIONS | options))
 
     def run(
         self, pubs: Iterable[EstimatorPubLike], *, precision: float | None = None
@@ -77,9 +79,12 @@ class AerExactEstimator(BaseEstimatorV2):
             circuit.save_expectation_value(Pauli(pauli), range(circuit.num_qubits), label=pauli)
         values = pub.parameter_values.as_array(parameters)
         values = values.reshape(pub.parameter_values.size, len(parameters))
-        binds = [dict(zip(parameters, values.T.tolist(), strict=True))] if parameters else None
-        result = self._simulator.run(circuit, parameter_binds=binds).result()
-        if not result.success:
-            raise RuntimeError(f"Aer: {result.status}")
-        found = [vars(experiment.data) for experiment in result.results]
+        found: list[dict[str, float]] = []
+        for start in range(0, len(values), _ROWS_PER_RUN):
+            columns = values[start : start + _ROWS_PER_RUN].T.tolist()
+            binds = [dict(zip(parameters, columns, strict=True))] if parameters else None
+            result = self._simulator.run(circuit, parameter_binds=binds).result()
+            if not result.success:
+                raise RuntimeError(f"Aer: {result.status}")
+            found += [vars(experiment.data) for experiment in result.results]
         return {p: np.array([data[p] for data in found], np.float64) for p in paulis}

@@ -30,6 +30,14 @@ def test_batches_change_nothing_and_training_mode_is_restored():
     torch.testing.assert_close(logits, model.linear(images.flatten(1) / 255).detach())
 
 
+def test_a_frozen_part_stays_in_evaluation_mode():
+    model = Stem().train()
+    model.dropout.eval()
+    predict(model, torch.zeros(1, 1, 2, 2), 1)
+    assert model.training
+    assert not model.dropout.training
+
+
 def test_training_mode_is_restored_after_an_error():
     model = Stem().train()
 

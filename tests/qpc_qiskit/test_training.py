@@ -8,7 +8,7 @@ import matplotlib as mpl
 import pytest
 import torch
 
-from qpc_qiskit import training
+from qpc_qiskit import __version__, training
 from qpc_qiskit.checkpoint import load as load_checkpoint
 from qpc_qiskit.data import load
 from qpc_qiskit.errors import CheckpointError, DataError, EngineError, QPCError
@@ -263,11 +263,28 @@ def test_resume_refuses_another_run(data, tmp_path, monkeypatch):
         run(data.subset(99), tmp_path, resume=True)
 
 
+def test_resume_refuses_another_version(data, tmp_path, monkeypatch):
+    interrupt(data, tmp_path, 1, monkeypatch)
+    path = tmp_path / "run.json"
+    path.write_text(path.read_text().replace(f'"{__version__}"', '"0.0.1"'))
+    with pytest.raises(CheckpointError, match=r"begun with qpc-qiskit 0\.0\.1 and cannot"):
+        run(data, tmp_path, resume=True)
+
+
 @pytest.mark.parametrize("content", [b"", b"x" * 100])
 def test_damaged_state(data, tmp_path, monkeypatch, content):
     interrupt(data, tmp_path, 1, monkeypatch)
     (tmp_path / "last.ckpt").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"last\.ckpt: expected the state .*--force"):
+        run(data, tmp_path, resume=True)
+
+
+def test_state_without_weights(data, tmp_path, monkeypatch):
+    interrupt(data, tmp_path, 1, monkeypatch)
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    del state["state_dict"]
+    torch.save(state, tmp_path / "last.ckpt")
+    with pytest.raises(CheckpointError, match=r"last\.ckpt: expected the state .*KeyError"):
         run(data, tmp_path, resume=True)
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from cases import Case
 
+from qpc_qiskit.engines import threads
 from qpc_qiskit.engines.threads import run_in_workers, split_ranges
 
 CPU = torch.device("cpu")
@@ -62,6 +63,28 @@ def test_workers_use_one_thread_each_and_the_caller_keeps_its_own():
     assert torch.get_num_threads() == 2
     names = set(run_in_workers(lambda _: current_thread().name, range(8), CPU))
     assert current_thread().name not in names
+
+
+def test_first_calls_at_once_share_one_pool(monkeypatch):
+    monkeypatch.setattr(threads, "_pools", {})
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda _: run_in_workers(modes, range(2), CPU), range(8)))
+    assert {m[0] for result in results for m in result} == {1}
+    assert list(threads._pools) == [2]
+    assert torch.get_num_threads() == 2
+
+
+def test_without_threads_to_be_had_the_caller_works(monkeypatch):
+    """A limit on processes, or an interpreter that shuts down."""
+
+    class Refusing(ThreadPoolExecutor):
+        def submit(self, *args):
+            raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threads, "_pools", {})
+    monkeypatch.setattr(threads, "ThreadPoolExecutor", Refusing)
+    assert run_in_workers(lambda i: i + 1, range(3), CPU) == [1, 2, 3]
+    assert torch.get_num_threads() == 2
 
 
 def test_an_error_in_a_worker_reaches_the_caller():

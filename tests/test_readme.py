@@ -1,0 +1,54 @@
+"""What the documentation shows runs, and its links lead somewhere."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "benchmarks" / "README.md"]
+
+
+def test_the_readme_example_prints_what_it_says():
+    text = (ROOT / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (answer,) = re.findall(r"```text\n(.*?)```", text, re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == answer
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_relative_links_resolve(page):
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())
+    missing = [link for link in links if not (page.parent / link).exists()]
+    assert not missing
+
+
+def test_no_placeholder_is_left():
+    assert not re.findall(r"^[A-Z_]{6,}$", (ROOT / "README.md").read_text(), re.MULTILINE)
+
+
+def test_commands_of_the_readme_exist():
+    """Every `qpc` command and option that the README shows is one of the command line's."""
+    from typer.testing import CliRunner
+
+    from qpc_qiskit.cli import app
+
+    text = (ROOT / "README.md").read_text()
+    calls = re.findall(r"^    qpc (\w+)(.*?)(?:#.*)?$", text, re.MULTILINE)
+    assert len(calls) >= 5
+    for command, rest in calls:
+        result = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"})
+        assert result.exit_code == 0, command
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", result.output)
+        for option in re.findall(r"(--?[a-z-]+)", rest):
+            assert option in plain, (command, option)
