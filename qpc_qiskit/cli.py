@@ -173,9 +173,11 @@ def _train(
 ) -> None:
     from qpc_qiskit.data import load_source
     from qpc_qiskit.nets import build_net, config_for
+    from qpc_qiskit.progress import busy
     from qpc_qiskit.training import train as run_training
 
-    data = load_source(source)
+    with busy(f"Loading {source.name}"):
+        data = load_source(source)
     options = net_config.model_dump(exclude={"in_channels", "image_size", "num_classes"})
     model = build_net(config_for(data, **options), seed=config.seed)
     started = time.perf_counter()
@@ -252,9 +254,10 @@ def _evaluate(
     from qpc_qiskit.data import load_source
     from qpc_qiskit.evaluation import compare, predict, score
     from qpc_qiskit.nets import check_data
-    from qpc_qiskit.progress import ImageProgress
+    from qpc_qiskit.progress import ImageProgress, busy
 
-    data = load_source(source)
+    with busy(f"Loading {source.name}"):
+        data = load_source(source)
     check_data(network.config, data)
     same_data = record.data is not None and record.data.sha256 == data.fingerprint()
     data = data.subset(None, num_images)

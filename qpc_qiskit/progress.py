@@ -1,10 +1,23 @@
 """What a long command shows on the terminal: a bar, and a line for each finished epoch."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+
+@contextmanager
+def busy(text: str) -> Iterator[None]:
+    """Show that something of unknown length is going on, on stderr if that is a terminal."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(text):
+        yield
 
 
 class ImageProgress:

@@ -10,7 +10,7 @@ small batched products followed by the permutation that its two-qubit gates amou
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 
 import numpy as np
 import torch
@@ -190,20 +190,21 @@ def unitaries(ansatz: Ansatz, weights: Tensor, num_columns: int | None = None) -
         (K, 2**n, C), complex64 or complex128 like the weights, up to a global phase per kernel.
     """
     program = lower(ansatz, weights.device)
-    groups = _group_matrices(program, weights)
-    dimension = 2**ansatz.num_qubits
-    columns = dimension if num_columns is None else num_columns
-    state = torch.eye(dimension, columns, dtype=groups[0].dtype, device=weights.device)
-    state = state.expand(len(weights), dimension, columns)
-    for b, block in enumerate(program.blocks):
+    first, *others = zip(*_group_matrices(program, weights), strict=True)
+    state = reduce(lambda low, high: _kron(high, low), first)  # higher groups are higher digits
+    state = _permuted(state[..., :num_columns], program.blocks[0])
+    for block, matrices in zip(program.blocks[1:], others, strict=True):
         low = 1  # stride of the group's lowest qubit
         for g, size in enumerate(program.group_sizes):
             if g in block.groups:
-                state = _apply_group(groups[g][:, b], state, low)
+                state = _apply_group(matrices[g], state, low)
             low *= 2**size
-        if block.permutation is not None:
-            state = state.index_select(1, block.permutation)
+        state = _permuted(state, block)
     return state
+
+
+def _permuted(state: Tensor, block: Block) -> Tensor:
+    return state if block.permutation is None else state.index_select(1, block.permutation)
 
 
 def _apply_group(matrices: Tensor, state: Tensor, low: int) -> Tensor:
@@ -214,8 +215,8 @@ def _apply_group(matrices: Tensor, state: Tensor, low: int) -> Tensor:
     return (matrices[:, None] @ split).reshape(kernels, dimension, columns)
 
 
-def _group_matrices(program: Program, weights: Tensor) -> list[Tensor]:
-    """For each group of qubits the product of its one-qubit gates: (K, B, d, d).
+def _group_matrices(program: Program, weights: Tensor) -> list[tuple[Tensor, ...]]:
+    """For each group of qubits the products of its one-qubit gates: B matrices (K, d, d).
 
     Computed in float64, which costs little at this size: rounding adds up over the gates, angles
     are many times pi, and torch's float32_matmul_precision may be low.
@@ -231,10 +232,8 @@ def _group_matrices(program: Program, weights: Tensor) -> list[Tensor]:
     cells = cells.unflatten(1, program.chains.shape[:2])
     result = []
     for per_group in cells.split(program.group_sizes, dim=2):
-        product = per_group[:, :, 0]
-        for q in range(1, per_group.shape[2]):
-            product = _kron(per_group[:, :, q], product)  # higher qubits are higher digits
-        result.append(product.to(weights.dtype.to_complex()))
+        product = reduce(lambda low, high: _kron(high, low), per_group.unbind(2))
+        result.append(product.to(weights.dtype.to_complex()).unbind(1))
     return result
 
 
