@@ -28,7 +28,7 @@ from qpc_qiskit.observables import z_signs
 from qpc_qiskit.spec import LayerSpec
 from qpc_qiskit.unitary import unitaries
 
-_CHUNK_BYTES = {"cpu": 3 * 2**20}  # of amplitudes: few calls, and still in a core's share of cache
+_CHUNK_BYTES = {"cpu": 9 * 2**18}  # of amplitudes: few calls, and still in a core's share of cache
 _CHUNK_BYTES_ELSEWHERE = 2**28
 _BLOCK_PIXELS = 2048
 _CHUNK_STEP = 64  # chunks are multiples of it: odd sizes cost a matrix product some 5 %
