@@ -132,7 +132,7 @@ class _Pass:
         """
         budget = _CHUNK_BYTES.get(self.matrix.device.type, _CHUNK_BYTES_ELSEWHERE)
         chunk = budget // (len(self.matrix) * self.matrix.element_size())
-        chunk = max(chunk // _CHUNK_STEP, 1) * _CHUNK_STEP
+        chunk = max(round(chunk / _CHUNK_STEP), 2) * _CHUNK_STEP
         for block in _parts(pixels, max(_BLOCK_PIXELS // chunk, 1) * chunk):
             yield block, list(_parts(slice(0, block.stop - block.start), chunk))
 

@@ -57,11 +57,14 @@ def run_in_workers(work: Callable[[S], T], items: Sequence[S], device: torch.dev
         with torch.inference_mode(inference), torch.set_grad_enabled(grad):  # both are per thread
             return work(item)
 
-    try:
-        futures = [_pool(workers).submit(in_worker, item) for item in items]
-    except RuntimeError:  # no more threads are to be had: the interpreter shuts down, or a limit
-        return [work(item) for item in items]
-    return [future.result() for future in futures]
+    def submit(item: S) -> Callable[[], T]:
+        try:
+            return _pool(workers).submit(in_worker, item).result
+        except RuntimeError:  # no threads are to be had: the interpreter shuts down, or a limit
+            return lambda: work(item)
+
+    waiting = [submit(item) for item in items]
+    return [result() for result in waiting]
 
 
 _pools: dict[int, ThreadPoolExecutor] = {}
