@@ -298,7 +298,8 @@ def _evaluate(
             f"\nexact: accuracy {100 * result['exact_accuracy']:.2f} %; "
             f"{100 * difference.agreement:.2f} % of the predictions agree, logits differ by "
             f"{difference.max_logit_difference:.2g} at most\n"
-            f"{chosen.total_executions:,} circuit executions in {chosen.total_pubs} PUBs"
+            f"{chosen.total_executions:,} circuit executions in {chosen.total_pubs} "
+            f"PUB{'s' if chosen.total_pubs != 1 else ''}"
         )
     if not same_data:
         text += "\nNote: these are not the data that the network was trained and tested on."
