@@ -33,7 +33,7 @@ _CHUNK_BYTES_ELSEWHERE = 2**28
 _BLOCK_PIXELS = 2048
 _CHUNK_STEP = 64  # chunks are multiples of it: odd sizes cost a matrix product some 5 %
 _MIN_RANGE_PIXELS = 128
-_KEPT_BYTES = 2**25  # of amplitudes kept for the backward pass; beyond a cache they are no gain
+_KEPT_BYTES = 2**25  # of amplitudes that a layer may keep from its forward to its backward pass
 
 
 class ExactEngine(Engine):

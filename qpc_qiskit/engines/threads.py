@@ -2,7 +2,8 @@
 
 Torch's own threads split every small operation and wait for each other after it. On a machine
 that does anything else at the time, one late thread then holds up all others at every operation
-(up to fifty times slower, see benchmarks). Workers that take a range of pixels each meet once.
+(a step of 0.09 s was seen to take 4.5 s on two loaded cores). Workers that take a range of pixels
+each meet once.
 """
 
 from __future__ import annotations

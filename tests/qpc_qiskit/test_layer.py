@@ -833,6 +833,18 @@ class TestExport:
         assert [p.name for p in tmp_path.iterdir()] == ["a.qpy"]
 
 
+class Named(ExactEngine):
+    """Hears the layers' names."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def for_layer(self, name):
+        self.names.append(name)
+        return self
+
+
 class TestUseEngine:
     def test_switches_every_layer_and_restores(self, generator):
         first, second = ExactEngine(), ExactEngine()
@@ -886,15 +898,6 @@ class TestUseEngine:
     def test_engines_hear_each_layers_name_without_wrappers(self, generator):
         """The same names for a model, its compiled form, and a parallel wrapper's."""
 
-        class Named(ExactEngine):
-            def __init__(self):
-                super().__init__()
-                self.names = []
-
-            def for_layer(self, name):
-                self.names.append(name)
-                return self
-
         model = nn.Sequential(nn.ReLU(), nn.Sequential(Case(3, 4, 2).layer(generator)))
         compiled = torch.compile(model, backend="eager")
         for form in (model, compiled, nn.DataParallel(model), nn.DataParallel(compiled)):
@@ -905,15 +908,6 @@ class TestUseEngine:
 
     def test_two_layers_are_never_one_name(self, generator):
         """An engine that tells layers apart by name must see two layers as two."""
-
-        class Named(ExactEngine):
-            def __init__(self):
-                super().__init__()
-                self.names = []
-
-            def for_layer(self, name):
-                self.names.append(name)
-                return self
 
         model = nn.Module()
         model.module = nn.Module()
