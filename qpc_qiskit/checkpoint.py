@@ -8,8 +8,6 @@ taken for one. Any engine can evaluate a loaded network.
 
 import hashlib
 import json
-import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,6 +23,7 @@ from qpc_qiskit.errors import CheckpointError
 from qpc_qiskit.files import write_bytes, write_text
 from qpc_qiskit.nets import ImageClassifier, build_net, quantum_layers
 from qpc_qiskit.options import DataSource, NetConfig, Options, TrainConfig
+from qpc_qiskit.versions import library_versions
 
 if TYPE_CHECKING:
     from qpc_qiskit.data import ImageData
@@ -32,17 +31,6 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 WEIGHTS_FILE = "model.safetensors"
 RECORD_FILE = "model.json"
-
-_LIBRARIES = (
-    "numpy",
-    "torch",
-    "lightning",
-    "qiskit",
-    "qiskit-aer",
-    "qiskit-ibm-runtime",
-    "qiskit-machine-learning",
-    "scikit-learn",
-)
 
 
 class DataRecord(Options):
@@ -302,19 +290,3 @@ def _conventions(model: ImageClassifier) -> dict[str, dict[str, Any]]:
         name: json.loads(json.dumps(layer.spec.to_dict()))
         for name, layer in quantum_layers(model).items()
     }
-
-
-def library_versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that results depend on."""
-    return {
-        "python": sys.version.split()[0],
-        **{name: package_version(name) for name in _LIBRARIES},
-    }
-
-
-def package_version(package: str) -> str:
-    """Version of an installed package, or "not installed"."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"

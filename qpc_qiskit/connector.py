@@ -85,26 +85,23 @@ class PointwiseQNN(NeuralNetwork):
     def _backward(
         self, input_data: np.ndarray, weights: np.ndarray
     ) -> tuple[np.ndarray | None, np.ndarray]:
-        """Full Jacobians (N, K*n, C) and (N, K*n, K*P), one output of one pixel at a time.
+        """Full Jacobians (N, K*n, C) and (N, K*n, K*P).
 
-        Slow by design: it serves the stock `TorchConnector`, which asks for nothing less.
+        Costly by design: it serves the stock `TorchConnector`, which asks for nothing less.
         """
         pixels, kernels = self._tensors(input_data, weights)
-        spec = self.spec
-        by_pixel = np.zeros((len(pixels), spec.num_features, spec.in_channels))
-        by_weight = np.zeros((len(pixels), spec.num_features, self.num_weights))
-        units = torch.eye(spec.num_features, dtype=torch.float64)
-        units = units.view(-1, 1, spec.num_kernels, spec.num_qubits)
-        for i in range(len(pixels)):
-            for j, unit in enumerate(units):
-                grads = self.engine.vjp(
-                    spec, pixels[i : i + 1], kernels, unit, (self.input_gradients, True)
-                )
-                if grads[0] is not None:
-                    by_pixel[i, j] = grads[0][0].numpy()
-                if grads[1] is not None:
-                    by_weight[i, j] = grads[1].flatten().numpy()
-        return (by_pixel if self.input_gradients else None), by_weight
+        num_kernels, num_weights = kernels.shape
+        wrt = (self.input_gradients, True)
+        by_pixel, by_own_weight = self.engine.jacobian(self.spec, pixels, kernels, wrt)
+        assert by_own_weight is not None
+        shape = (len(pixels), num_kernels, self.spec.num_qubits, num_kernels, num_weights)
+        by_weight = np.zeros(shape)  # zero between a kernel's outputs and the others' weights
+        each = np.arange(num_kernels)
+        by_weight[:, each, :, each] = by_own_weight.transpose(0, 1).numpy()
+        return (
+            None if by_pixel is None else by_pixel.flatten(1, 2).numpy(),
+            by_weight.reshape(len(pixels), self.spec.num_features, self.num_weights),
+        )
 
 
 class PointwiseConnector(TorchConnector):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from qpc_qiskit import __version__
-from qpc_qiskit.checkpoint import library_versions, package_version
+from qpc_qiskit.versions import library_versions, package_version
 
 
 def environment() -> dict[str, Any]:

@@ -4,6 +4,9 @@
     ├── EncodingError (ValueError)    a pixel that cannot be amplitude-encoded
     ├── AnsatzError (ValueError)      an ansatz that is not allowed
     ├── EngineError                   an engine that cannot do it, or whose backend failed
+    │   ├── BackendError (ValueError)   a backend that cannot carry the circuit, or no such backend
+    │   ├── NotISAError (ValueError)    a circuit that the backend cannot run as it stands
+    │   └── BudgetError                 what is to be sent would cost more than was allowed
     ├── DataError (ValueError)        a data set that is missing or corrupt
     └── CheckpointError (ValueError)  a checkpoint that is corrupt or of another network
 
@@ -35,6 +38,18 @@ class AnsatzError(QPCError, ValueError):
 
 class EngineError(QPCError):
     """An engine cannot do what was asked of it, or its backend failed."""
+
+
+class BackendError(EngineError, ValueError):
+    """A backend is too small, not connected or not healthy enough, or no backend has that name."""
+
+
+class NotISAError(EngineError, ValueError):
+    """A circuit uses an instruction, a qubit or an angle that the backend does not support."""
+
+
+class BudgetError(EngineError):
+    """Sending would cost more QPU time than was allowed; nothing was sent."""
 
 
 class DataError(QPCError, ValueError):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from qpc_qiskit.engines.base import Engine, EngineReport
+from qpc_qiskit.engines.base import Engine
 from qpc_qiskit.engines.estimator import EstimatorEngine
 from qpc_qiskit.engines.exact import ExactEngine
+from qpc_qiskit.engines.reports import EngineReport, EstimatorReport
 
 ENGINES: dict[str, Callable[[], Engine]] = {
     ExactEngine.name: ExactEngine,
@@ -34,4 +35,12 @@ def make_engine(engine: str | Engine) -> Engine:
     return ENGINES[engine]()
 
 
-__all__ = ["ENGINES", "Engine", "EngineReport", "EstimatorEngine", "ExactEngine", "make_engine"]
+__all__ = [
+    "ENGINES",
+    "Engine",
+    "EngineReport",
+    "EstimatorEngine",
+    "EstimatorReport",
+    "ExactEngine",
+    "make_engine",
+]

@@ -3,38 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
 from typing import ClassVar, Self
 
+import numpy as np
 from torch import Tensor
 
+from qpc_qiskit.engines.reports import EngineReport
 from qpc_qiskit.errors import EngineError
 from qpc_qiskit.spec import LayerSpec
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineReport:
-    """What an engine's last evaluation cost and how sure it is."""
-
-    engine: str
-    """Name of the engine."""
-    num_pixels: int
-    """N."""
-    num_kernels: int
-    """K."""
-    num_executions: int
-    """Circuit executions asked for: rows of all PUBs, each counted once whatever the shots; 0 for
-    `exact`."""
-    num_pubs: int = 0
-    """PUBs sent."""
-    precision: float | None = None
-    """Standard error requested of each value; None: the engine's or estimator's own default."""
-    max_std: float | None = None
-    """Largest standard error reported, 0 for exact values; None: it is not known."""
-
-    def to_dict(self) -> dict[str, object]:
-        """Plain values."""
-        return asdict(self)
 
 
 class Engine(ABC):
@@ -116,6 +92,45 @@ class Engine(ABC):
             f"The {self.name!r} engine has no gradients, so nothing can be trained on it. Train "
             "with engine='exact', then evaluate with this one (under torch.no_grad())."
         )
+
+    def jacobian(
+        self,
+        spec: LayerSpec,
+        pixels: Tensor,
+        weights: Tensor,
+        wrt: tuple[bool, bool] = (True, True),
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Derivatives of every value, for the stock `TorchConnector`, which asks for nothing less.
+
+        This default asks `vjp` for one value of one pixel at a time.
+
+        Args:
+            spec: the layer.
+            pixels: (N, C).
+            weights: (K, P).
+            wrt: which of (pixels, weights) to differentiate by.
+
+        Returns:
+            (N, K, n, C) and (N, K, n, P), the latter by the kernel's own weights; None where not
+            asked for.
+
+        Raises:
+            EngineError: this engine has no gradients.
+        """
+        shape = (len(pixels), spec.num_kernels, spec.num_qubits)
+        found = (
+            pixels.new_zeros(*shape, spec.in_channels) if wrt[0] else None,
+            pixels.new_zeros(*shape, spec.num_weights) if wrt[1] else None,
+        )
+        for i, k, q in np.ndindex(*shape):
+            unit = pixels.new_zeros(1, *shape[1:])
+            unit[0, k, q] = 1
+            by_pixels, by_weights = self.vjp(spec, pixels[i : i + 1], weights, unit, wrt)
+            if found[0] is not None and by_pixels is not None:
+                found[0][i, k, q] = by_pixels[0]
+            if found[1] is not None and by_weights is not None:
+                found[1][i, k, q] = by_weights[k]
+        return found
 
     def __deepcopy__(self, memo: dict[int, object]) -> Self:
         """Engines may hold live connections and no layer state: copies of a layer share one."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -10,53 +12,254 @@ from qiskit.primitives import BaseEstimatorV2
 from torch import Tensor
 
 from qpc_qiskit.ansatz import Ansatz
-from qpc_qiskit.directions import canonical_directions
+from qpc_qiskit.directions import canonical_directions, largest_magnitudes
 from qpc_qiskit.encoder import Encoder, make_encoder
-from qpc_qiskit.engines.base import Engine, EngineReport
-from qpc_qiskit.errors import EngineError, QPCError
-from qpc_qiskit.execution.pubs import Template, evs_from_data, make_pub, make_rows, make_template
-from qpc_qiskit.spec import LayerSpec
+from qpc_qiskit.engines.base import Engine
+from qpc_qiskit.engines.exact import ExactEngine
+from qpc_qiskit.engines.reports import EstimatorReport
+from qpc_qiskit.errors import BudgetError, EngineError
+from qpc_qiskit.execution.forecast import qpu_seconds
+from qpc_qiskit.execution.gradients import (
+    Gradient,
+    Shift,
+    Spsa,
+    Values,
+    jacobian,
+    make_gradients,
+    plan_gradient,
+    vector_jacobian,
+)
+from qpc_qiskit.execution.pubs import (
+    GRID,
+    Array,
+    Indices,
+    JobLimits,
+    Rows,
+    by_pixel_and_kernel,
+    make_template,
+    merge_directions,
+    precision_of,
+    product_pairs,
+    shots_of,
+    split_jobs,
+    unique_pairs,
+)
+from qpc_qiskit.spec import LayerSpec, positive_integer
+
+if TYPE_CHECKING:
+    from qiskit.providers import BackendV2
+    from qiskit_aer.noise import NoiseModel
+
+    from qpc_qiskit.execution.destinations import Destination, Prepared
+
+EQUIVALENCE_ROWS = 3
+EQUIVALENCE_ATOL = 1e-8
+
+
+@dataclass(frozen=True, eq=False)
+class _Forward:
+    """Residuals: forward values and their standard errors, (N, K, n) each."""
+
+    evs: Array
+    stds: Array
 
 
 class EstimatorEngine(Engine):
-    """Expectation values from a primitive: one circuit and one PUB for all pixels of all kernels.
+    """Expectation values from a primitive: one circuit for all pixels of all kernels.
+
+    All pixels and kernels are rows of one PUB, or of one for each job where they are too many for a
+    job. Derivatives are rows as well: at most N*K*(1 + 2R + 2C) for a step, with R rotations in a
+    kernel, since forward values are used again.
 
     Args:
         estimator: any `BaseEstimatorV2`; None: Aer, noiseless, and exact unless a precision is
             given. The circuit is sent as it is, in {ry, rz, rx, sx, x, cx, cz}: the estimator must
-            accept these gates.
+            accept these gates. For a backend use `from_backend`.
         precision: standard error asked of every value; None: the estimator's own default. For
             values that are the same every time give a seeded estimator.
+        shots: per execution, instead of a precision.
+        dedupe_grid: pixels whose canonical directions agree on this grid are run once, the first of
+            them unchanged; a feature moves by at most 2 * grid * sqrt(C). None: every pixel is run,
+            as studies of shot statistics need it.
+        gradients: `shift` (every derivative), `spsa` (slopes along random signs: few rows, for
+            hardware), or a `Spsa(step, num_samples)`.
+        encoder: how a direction becomes angles, a key of `qpc_qiskit.encoder.ENCODERS`.
+        limits: of a job, instead of the backend's own.
+        max_qpu_seconds: predicted QPU time that this engine may spend in its life; a call that
+            would exceed it is refused before anything is sent.
+        seed: of `Spsa`.
 
     Raises:
         TypeError: `estimator` is no `BaseEstimatorV2`.
-        ValueError: `precision` is negative or not finite.
+        ValueError: an argument is out of range, or shots and precision are both given.
     """
 
     name = "estimator"
-    has_gradients = False
 
     def __init__(
-        self, estimator: BaseEstimatorV2 | None = None, *, precision: float | None = None
+        self,
+        estimator: BaseEstimatorV2 | None = None,
+        *,
+        precision: float | None = None,
+        shots: int | None = None,
+        dedupe_grid: float | None = GRID,
+        gradients: str | Shift | Spsa = "shift",
+        encoder: str = "multiplexor",
+        limits: JobLimits | None = None,
+        max_qpu_seconds: float | None = None,
+        seed: int | None = None,
+        _destination: Destination | None = None,
     ) -> None:
         super().__init__()
         if estimator is not None and not isinstance(estimator, BaseEstimatorV2):
             raise TypeError(
                 "Expected a qiskit BaseEstimatorV2 (Aer's EstimatorV2, StatevectorEstimator, "
-                f"...), got {type(estimator).__name__}."
+                f"...), got {type(estimator).__name__}. For a backend or its name use "
+                "EstimatorEngine.from_backend."
             )
-        if precision is not None and not 0 <= precision < float("inf"):
-            raise ValueError(f"precision must be a finite number >= 0, got {precision!r}.")
+        self._precision = checked_precision(precision, shots)
+        if dedupe_grid is not None and not 0 < dedupe_grid < 1:
+            raise ValueError(f"dedupe_grid must be between 0 and 1, or None, got {dedupe_grid!r}.")
+        self._dedupe_grid = dedupe_grid
+        self._gradients = make_gradients(gradients)
+        make_encoder(encoder, 1)  # an unknown name is told now
+        self._encoder_name = encoder
+        self._limits = limits
+        self._max_qpu_seconds = max_qpu_seconds
+        self._seed = seed
+        self._rng = np.random.default_rng(seed)
         self._estimator = estimator
-        self._is_default = estimator is None
-        self._precision = precision
+        self._destination = _destination
+        self._is_from_backend = _destination is not None
+        self._prepared: dict[Ansatz, tuple[Encoder, Prepared]] = {}
+        self._num_jobs = 0
+        self.total_predicted_qpu_seconds = 0.0
+
+    @classmethod
+    def from_backend(
+        cls,
+        backend: str | BackendV2 = "aer",
+        *,
+        mode: str = "job",
+        shots: int | None = None,
+        precision: float | None = None,
+        resilience: int = 0,
+        noise_model: NoiseModel | BackendV2 | str | None = None,
+        options: Mapping[str, Any] | None = None,
+        seed: int | None = None,
+        device: str = "CPU",
+        service: object | None = None,
+        use_fractional_gates: bool = False,
+        **engine_options: Any,
+    ) -> Self:
+        """An engine for a backend: its circuits are transpiled once, onto the backend's best qubits.
+
+        Args:
+            backend: a qiskit `BackendV2` of any vendor, or a name: `aer`, a snapshot of a device
+                such as `fake_torino` (simulated here, on the patch alone, with the device's noise),
+                or `ibm_...` (paid). `qpc backends` lists them.
+            mode: `job`, `batch` or `session`, for IBM's devices; snapshots take every mode. A batch
+                or session is opened with the first job and ended by `close`: use the engine as a
+                context manager.
+            shots: per execution.
+            precision: standard error asked of every value, instead of shots; 0: exact values, on
+                Aer and snapshots. By default Aer is exact, and the others take 4096 shots.
+            resilience: IBM's level: 0 none, 1 readout mitigation (TREX), 2 also zero-noise
+                extrapolation; for IBM's devices, their snapshots and Aer. Slow on a laptop.
+            noise_model: for `aer`: an Aer `NoiseModel`, or a device (or its name) whose noise on its
+                best patch is simulated by Aer alone, without IBM's Estimator.
+            options: of what runs the circuits: `AerSimulator`'s, IBM's `EstimatorOptions` as nested
+                dictionaries, or `BackendEstimatorV2`'s.
+            seed: of shots, twirls and `Spsa`; not for a real device.
+            device: `CPU` or `GPU`, for `aer`.
+            service: a `QiskitRuntimeService`, for `ibm_...`; None: that of the saved account.
+            use_fractional_gates: for `ibm_...`.
+            engine_options: the keyword arguments of the class.
+
+        Raises:
+            BackendError: unknown backend, or no access to it.
+            ValueError: an argument that is wrong, or has no effect on this backend.
+            EngineError: Aer has no such device.
+
+        Example:
+            >>> engine = EstimatorEngine.from_backend("fake_torino", shots=1024, seed=1)
+        """
+        from qpc_qiskit.execution.opening import open_destination
+
+        wanted = checked_precision(precision, shots)
+        destination = open_destination(
+            backend,
+            mode=mode,
+            resilience=resilience,
+            exact=wanted == 0,
+            noise_model=noise_model,
+            options=options,
+            seed=seed,
+            device=device,
+            service=service,
+            use_fractional_gates=use_fractional_gates,
+        )
+        if wanted == 0 and destination.default_shots is not None:
+            raise ValueError(
+                f"precision=0 asks for exact values, and {destination.name} gives shots; leave it "
+                "out, or use 'aer' or a fake device."
+            )
+        return cls(precision=wanted, seed=seed, _destination=destination, **engine_options)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the batch or session, if one is open; the next call opens a new one."""
+        if self._destination is not None:
+            self._prepared.clear()
+            self._destination.close()
 
     @property
-    def estimator(self) -> BaseEstimatorV2:
-        """The primitive in use; Aer's is made on first use."""
-        if self._estimator is None:
-            self._estimator = _default_estimator(self._precision)
+    def destination(self) -> Destination:
+        """Where rows are run. Aer, heavy to import and not everybody's backend, on first use."""
+        if self._destination is None:
+            from qpc_qiskit.execution import destinations
+
+            if self._estimator is None:
+                self._destination = destinations.aer(seed=self._seed)
+            else:
+                self._destination = destinations.given_estimator(self._estimator)
+        return self._destination
+
+    @property
+    def estimator(self) -> BaseEstimatorV2 | None:
+        """The primitive that was given, if one was."""
         return self._estimator
+
+    @property
+    def shots(self) -> int | None:
+        """Per execution; None: exact, or left to the given estimator."""
+        if self._precision is None:
+            return self.destination.default_shots
+        return shots_of(self._precision) if self._precision else None
+
+    def prepare(self, spec: LayerSpec) -> Prepared:
+        """The circuit of a layer as it is sent, checked against the exact engine; made once.
+
+        Raises:
+            BackendError: the circuit does not fit on the backend.
+            EngineError: the transpiled circuit does not compute the same.
+        """
+        return self._prepare(spec)[1]
+
+    def _prepare(self, spec: LayerSpec) -> tuple[Encoder, Prepared]:
+        if spec.ansatz not in self._prepared:
+            encoder = make_encoder(self._encoder_name, spec.num_qubits)
+            template = make_template(encoder, spec.ansatz)
+            prepared = self.destination.prepare(template)
+            if self.destination.is_transpiled:
+                _check_against_exact(spec, encoder, prepared)
+            self._prepared[spec.ansatz] = encoder, prepared
+        return self._prepared[spec.ansatz]
 
     def evs(self, spec: LayerSpec, pixels: Tensor, weights: Tensor) -> Tensor:
         """See `Engine.evs`. Computed in float64 on the host.
@@ -64,76 +267,248 @@ class EstimatorEngine(Engine):
         Raises:
             EngineError: the estimator failed (the original error is chained), or returned values of
                 another shape or values that are not finite.
+            BudgetError: more QPU time than allowed; nothing was sent.
         """
-        shape = (len(pixels), spec.num_kernels, spec.num_qubits)
-        if len(pixels) == 0:
-            self._report(spec, 0)
-            return pixels.new_empty(shape)
-        encoder, template = _prepared(spec.ansatz)
-        encoder_angles = encoder.angles(canonical_directions(pixels.detach().cpu()))
-        ansatz_angles = spec.ansatz.angles(weights.detach().cpu().numpy())
-        rows = make_rows(encoder_angles.numpy(), ansatz_angles)
-        data = self._run(template, rows)
-        evs = evs_from_data(data, "evs", *shape)
-        if not np.isfinite(evs).all():
-            raise EngineError(
-                f"Of {evs.size} values that the estimator returned "
-                f"{int((~np.isfinite(evs)).sum())} are not finite; nothing of this result is used. "
-                "Check its options (extrapolation, mitigation)."
-            )
-        self._report(spec, len(pixels), getattr(data, "stds", None))
-        return torch.from_numpy(evs).to(pixels)
+        return self.evs_with_residuals(spec, pixels, weights)[0]
 
-    def _report(self, spec: LayerSpec, num_pixels: int, stds: np.ndarray | None = None) -> None:
-        finite = np.asarray([] if stds is None else stds, np.float64)
-        finite = finite[np.isfinite(finite)]
-        self._record(
-            EngineReport(
-                engine=self.name,
-                num_pixels=num_pixels,
-                num_kernels=spec.num_kernels,
-                num_executions=num_pixels * spec.num_kernels,
-                num_pubs=int(num_pixels > 0),
-                precision=self._precision,
-                max_std=float(finite.max()) if finite.size else None,
-            )
+    def evs_with_residuals(
+        self, spec: LayerSpec, pixels: Tensor, weights: Tensor
+    ) -> tuple[Tensor, object]:
+        """See `Engine.evs_with_residuals`."""
+        num_pixels, num_kernels = len(pixels), spec.num_kernels
+        directions = canonical_directions(pixels.detach().cpu()).numpy()
+        angles = spec.ansatz.angles(weights.detach().cpu().numpy())
+        pairs = product_pairs(num_pixels, num_kernels)
+        found = self._run(spec, num_pixels, directions, angles, pairs)
+        evs, stds = (
+            by_pixel_and_kernel(a, num_pixels, num_kernels) for a in (found.evs, found.stds)
         )
+        self._record(replace(found.report, what="evs", **_sureness(stds)))
+        return torch.from_numpy(evs).to(pixels), _Forward(evs, stds)
+
+    def vjp(
+        self,
+        spec: LayerSpec,
+        pixels: Tensor,
+        weights: Tensor,
+        grad: Tensor,
+        wrt: tuple[bool, bool] = (True, True),
+        *,
+        residuals: object = None,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """See `Engine.vjp`; `last_report.stds` are the gradients' standard errors."""
+        outer = grad.detach().cpu().to(torch.float64).numpy()
+        active = (outer != 0).any(2)
+        plan, values, report = self._gradient(spec, pixels, weights, active, wrt, residuals)
+        found = vector_jacobian(plan, values, outer)
+        gradients = tuple(None if f is None else torch.from_numpy(f[0]).to(pixels) for f in found)
+        stds = tuple(None if f is None else f[1] for f in found)
+        self._record(replace(report, what="vjp", **_sureness(*stds)))
+        return gradients[0], gradients[1]
+
+    def jacobian(
+        self,
+        spec: LayerSpec,
+        pixels: Tensor,
+        weights: Tensor,
+        wrt: tuple[bool, bool] = (True, True),
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """See `Engine.jacobian`; costs as much as one `vjp`."""
+        active = np.ones((len(pixels), spec.num_kernels), bool)
+        plan, values, report = self._gradient(spec, pixels, weights, active, wrt, None)
+        found = jacobian(plan, values)
+        self._record(replace(report, what="jacobian"))
+        by_pixels, by_weights = (
+            None if f is None else torch.from_numpy(f).to(pixels) for f in found
+        )
+        return by_pixels, by_weights
+
+    def _gradient(
+        self,
+        spec: LayerSpec,
+        pixels: Tensor,
+        weights: Tensor,
+        active: np.ndarray,
+        wrt: tuple[bool, bool],
+        residuals: object,
+    ) -> tuple[Gradient, Values, EstimatorReport]:
+        pixels = pixels.detach().cpu()
+        plan = plan_gradient(
+            spec,
+            pixels.to(torch.float64).numpy(),
+            largest_magnitudes(pixels)[1].numpy(),
+            weights.detach().cpu().to(torch.float64).numpy(),
+            active,
+            wrt,
+            method=self._gradients,
+            with_centre=not isinstance(residuals, _Forward),
+            rng=self._rng,
+        )
+        found = self._run(spec, len(pixels), plan.directions, plan.angles, plan.pairs)
+        forward = (residuals.evs, residuals.stds) if isinstance(residuals, _Forward) else None
+        return plan, Values(found.evs, found.stds, found.which, forward), found.report
+
+    def _run(
+        self, spec: LayerSpec, num_pixels: int, directions: Array, angles: Array, pairs: Indices
+    ) -> _Found:
+        """Values of rows, given as pairs of directions (D, C) and angles (B, R)."""
+        from qpc_qiskit.execution.jobs import run_rows
+
+        destination, grid = self.destination, self._dedupe_grid
+        which = np.arange(len(pairs))
+        if grid is not None and len(pairs):
+            kept, stands_for = merge_directions(directions, grid)
+            directions = directions[kept]
+            pairs = np.stack([stands_for[pairs[:, 0]], pairs[:, 1]], axis=1)
+            pairs, which = unique_pairs(pairs)
+        report = EstimatorReport(
+            engine=self.name,
+            what="",
+            backend=destination.name,
+            num_pixels=num_pixels,
+            num_kernels=spec.num_kernels,
+            num_rows=len(which),
+            num_executions=len(pairs),
+            precision=self._precision,
+            shots=self.shots,
+            dedupe_grid=grid,
+            about=destination.about,
+        )
+        if len(pairs) == 0:
+            nothing = np.zeros((0, spec.num_qubits))
+            return _Found(nothing, nothing, which, report)
+        encoder, prepared = self._prepare(spec)
+        rows = Rows(encoder.angles(torch.from_numpy(directions)).numpy(), angles, pairs)
+        parts, predicted = self._plan_jobs(prepared, rows)
+        values = run_rows(destination, prepared, rows, parts, self._precision, self._next_job_seed)
+        self.total_predicted_qpu_seconds += predicted or 0.0
+        placement = prepared.placement
+        if placement is not None:
+            report = replace(
+                report,
+                patch=placement.patch.qubits,
+                layout=placement.layout,
+                predicted_fidelity=placement.patch.fidelity,
+                num_two_qubit_gates=placement.num_two_qubit_gates,
+                two_qubit_depth=placement.two_qubit_depth,
+            )
+        report = replace(
+            report, num_pubs=len(parts), job_ids=values.job_ids, predicted_qpu_seconds=predicted
+        )
+        return _Found(values.evs[which], values.stds[which], which, report)
+
+    def _plan_jobs(self, prepared: Prepared, rows: Rows) -> tuple[list[slice], float | None]:
+        """Rows of each job, and the QPU seconds that all take on the device."""
+        destination, shots = self.destination, self.shots
+        row_bytes = 8 * len(prepared.template.parameters)
+        if destination.keeps_shots and shots:
+            row_bytes += shots * prepared.template.circuit.num_qubits
+        each = prepared.seconds_per_shot
+        parts = split_jobs(
+            len(rows),
+            self._limits or destination.limits,
+            row_bytes=row_bytes,
+            shots=shots,
+            qpu_seconds_per_row=each * shots if each and shots else None,
+        )
+        predicted = None
+        if each is not None and shots is not None:
+            predicted = qpu_seconds(len(parts), len(rows) * shots, each)
+        if self._max_qpu_seconds is not None:
+            self._check_budget(len(rows), predicted, self._max_qpu_seconds)
+        return parts, predicted
+
+    def _check_budget(self, num_rows: int, predicted: float | None, allowed: float) -> None:
+        if predicted is None:
+            raise BudgetError(
+                f"max_qpu_seconds is set, but {self.destination.name} does not tell how long its "
+                "circuits take; nothing was sent. Leave it out for a backend without a price."
+            )
+        total = self.total_predicted_qpu_seconds + predicted
+        if total > allowed:
+            raise BudgetError(
+                f"{num_rows} executions of {self.shots} shots would take about {predicted:.0f} s "
+                f"on {self.destination.name}, {total:.0f} s with what this engine sent before, and "
+                f"max_qpu_seconds is {allowed:g}; nothing was sent. Take fewer "
+                "images or shots, or raise it."
+            )
+
+    def _next_job_seed(self) -> int:
+        """A seed for each job, so that jobs of one engine do not share their shot noise."""
+        self._num_jobs += 1
+        return int(np.random.SeedSequence([self._seed or 0, self._num_jobs]).generate_state(1)[0])
 
     def __getstate__(self) -> dict[str, object]:
         """Refuse to write a live primitive, and the credentials it may hold, into a pickle."""
-        if self._estimator is not None and not self._is_default:
+        if self._estimator is not None or self._is_from_backend:
             raise EngineError(
-                f"An engine around {type(self._estimator).__name__} is a live connection and "
-                "cannot be pickled. Save the layer's state_dict instead, or set its engine to "
-                "'exact' first."
+                f"An engine for {self.destination.name} is a live connection and cannot be "
+                "pickled. Save the layer's state_dict instead, or set its engine to 'exact' first."
             )
-        return {**self.__dict__, "_estimator": None}
-
-    def _run(self, template: Template, rows: np.ndarray) -> object:
-        pub = make_pub(template, rows, self._precision)
-        try:
-            return self.estimator.run([pub]).result()[0].data
-        except QPCError:  # the toolkit's own, such as a result that is still pending
-            raise
-        except Exception as error:  # whatever a vendor's primitive raises
-            raise EngineError(
-                f"{type(self.estimator).__name__} failed on a PUB of {len(rows)} rows and "
-                f"{template.circuit.num_qubits} qubits: {type(error).__name__}: {error}"
-            ) from error
+        return {**self.__dict__, "_destination": None, "_prepared": {}}
 
 
-@lru_cache(maxsize=64)
-def _prepared(ansatz: Ansatz) -> tuple[Encoder, Template]:
-    encoder = make_encoder("multiplexor", ansatz.num_qubits)
-    return encoder, make_template(encoder, ansatz)
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """Values of rows as they were asked for."""
+
+    evs: Array
+    """(M, n)."""
+    stds: Array
+    """(M, n)."""
+    which: Indices
+    """(M,) the execution that each comes from."""
+    report: EstimatorReport
+    """Of what it cost."""
 
 
-def _default_estimator(precision: float | None) -> BaseEstimatorV2:
-    """Aer's, imported only now: it is heavy, and not everybody's backend."""
-    if precision:
-        from qiskit_aer.primitives import EstimatorV2
+def checked_precision(precision: float | None, shots: int | None) -> float | None:
+    """Precision of what a user asks for.
 
-        return EstimatorV2(options={"backend_options": {"runtime_parameter_bind_enable": True}})
-    from qpc_qiskit.execution.aer import AerExactEstimator
+    Raises:
+        ValueError: out of range, or both are given.
+    """
+    if precision is not None and shots is not None:
+        raise ValueError(
+            f"Give shots ({shots!r}) or precision ({precision!r}), not both: "
+            "precision = 1/sqrt(shots)."
+        )
+    if shots is not None:
+        return precision_of(positive_integer("shots", shots))
+    if precision is not None and not 0 <= precision < float("inf"):
+        raise ValueError(f"precision must be a finite number >= 0, got {precision!r}.")
+    return precision
 
-    return AerExactEstimator()
+
+def _sureness(*stds: Array | None) -> dict[str, Any]:
+    """Fields of a report about standard errors."""
+    known = [a[np.isfinite(a)] for a in stds if a is not None]
+    return {
+        "max_std": max((float(a.max()) for a in known if a.size), default=None),
+        "num_unknown_stds": sum(int((~np.isfinite(a)).sum()) for a in stds if a is not None),
+        "stds": tuple(None if a is None else torch.from_numpy(a) for a in stds),
+    }
+
+
+def _check_against_exact(spec: LayerSpec, encoder: Encoder, prepared: Prepared) -> None:
+    """Compare the transpiled circuit, without noise, with the exact engine on a few random rows."""
+    from qpc_qiskit.execution.isa import check_equivalence
+
+    rng = np.random.default_rng(0)
+    pixels = torch.from_numpy(rng.normal(size=(EQUIVALENCE_ROWS, spec.in_channels)))
+    weights = rng.uniform(0, 2 * np.pi, size=(1, spec.num_weights))
+    one = replace(spec, num_kernels=1)
+    rows = Rows(
+        encoder.angles(canonical_directions(pixels)).numpy(),
+        spec.ansatz.angles(weights),
+        product_pairs(EQUIVALENCE_ROWS, 1),
+    )
+    template = prepared.template
+    check_equivalence(
+        template.circuit,
+        template.parameters,
+        template.observables,
+        rows.values(),
+        ExactEngine().evs(one, pixels, torch.from_numpy(weights))[:, 0].numpy(),
+        EQUIVALENCE_ATOL,
+    )

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from qpc_qiskit.directions import largest_magnitudes
-from qpc_qiskit.engines.base import Engine, EngineReport
+from qpc_qiskit.engines.base import Engine
+from qpc_qiskit.engines.reports import EngineReport
 from qpc_qiskit.engines.threads import run_in_workers, split_ranges
 from qpc_qiskit.observables import z_signs
 from qpc_qiskit.spec import LayerSpec

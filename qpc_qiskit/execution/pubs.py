@@ -1,12 +1,17 @@
-"""Rows and PUBs: how pixels and kernels become one primitive call, and come back. Pure functions.
+"""Rows, jobs and PUBs: how pixels and kernels become primitive calls, and come back.
 
-Row k*N + i holds pixel i's encoder angles followed by kernel k's ansatz angles. All rows and all
-observables go into one PUB: observables of shape (n, 1) against parameters of shape (K*N,)
-broadcast to (n, K*N), and since all Z commute an estimator needs one execution per row.
+Pure functions. A row is one set of parameter values of the layer's one circuit: the angles that
+encode a direction, then the angles of one kernel. Rows are held as pairs of indices into two
+tables, so a forward pass is the full product of pixels and kernels, a gradient is a list, and
+merging equal directions is a change of indices. All rows of a job go into one PUB: observables of
+shape (n, 1) against parameters of shape (rows,) broadcast to (n, rows), and since all Z commute an
+estimator needs one execution per row.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,6 +20,7 @@ from qiskit import QuantumCircuit
 from qiskit.circuit import Parameter
 from qiskit.primitives import EstimatorPub
 from qiskit.primitives.containers import BindingsArray, ObservablesArray
+from qiskit.quantum_info import SparsePauliOp
 
 from qpc_qiskit.ansatz import Ansatz
 from qpc_qiskit.encoder import Encoder
@@ -22,73 +28,226 @@ from qpc_qiskit.errors import EngineError
 from qpc_qiskit.observables import pauli_z
 
 Array = NDArray[np.float64]
+Indices = NDArray[np.intp]
+
+GRID = 2.0**-20
+"""Directions whose components round to the same multiples of this are run once."""
 
 
 @dataclass(frozen=True, eq=False)
 class Template:
-    """The one parametrized circuit of a layer: encoder, then ansatz in its occurrence angles."""
+    """The one parametrized circuit of a layer, and what is measured on it."""
 
     circuit: QuantumCircuit = field(repr=False)
+    """Encoder, then ansatz in its occurrence angles."""
     parameters: tuple[Parameter, ...] = field(repr=False)
     """Encoder angles, then ansatz angles: the columns of a row."""
+    observables: tuple[SparsePauliOp, ...] = field(repr=False)
+    """One for each of the n features, on the qubits of `circuit`."""
 
 
 def make_template(encoder: Encoder, ansatz: Ansatz) -> Template:
-    """Encoder followed by ansatz, on the same qubits."""
+    """Encoder followed by ansatz, on the same qubits; feature q is Z on qubit q."""
     circuit = QuantumCircuit(ansatz.num_qubits, name=f"{encoder.name}+{ansatz.name}")
     circuit.compose(encoder.circuit, inplace=True)
     circuit.compose(ansatz.template, inplace=True)
     theta = {p.index: p for p in ansatz.template.parameters}
-    return Template(circuit, (*encoder.parameters, *(theta[i] for i in range(ansatz.num_angles))))
+    parameters = (*encoder.parameters, *(theta[i] for i in range(ansatz.num_angles)))
+    return Template(circuit, parameters, pauli_z(ansatz.num_qubits))
 
 
-def make_rows(encoder_angles: Array, ansatz_angles: Array) -> Array:
-    """Parameter rows of all kernels and pixels.
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Parameter rows as pairs of indices into two tables."""
+
+    encoder_angles: Array
+    """(A, E), radians."""
+    ansatz_angles: Array
+    """(B, R), radians."""
+    pairs: Indices
+    """(M, 2): row m is encoder row pairs[m, 0] followed by ansatz row pairs[m, 1]."""
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def values(self, part: slice = slice(None)) -> Array:
+        """The rows themselves, or some of them: (m, E + R)."""
+        encoder, ansatz = self.pairs[part].T
+        return np.concatenate([self.encoder_angles[encoder], self.ansatz_angles[ansatz]], axis=1)
+
+
+def product_pairs(num_pixels: int, num_kernels: int) -> Indices:
+    """Every pixel with every kernel, (K*N, 2): pair k*N + i is pixel i with kernel k."""
+    kernel, pixel = np.divmod(np.arange(num_kernels * num_pixels), max(num_pixels, 1))
+    return np.stack([pixel, kernel], axis=1)
+
+
+def by_pixel_and_kernel(values: Array, num_pixels: int, num_kernels: int) -> Array:
+    """Values (K*N, ...) of `product_pairs` as (N, K, ...)."""
+    blocks = values.reshape(num_kernels, num_pixels, *values.shape[1:])
+    return np.ascontiguousarray(blocks.swapaxes(0, 1))
+
+
+def merge_directions(directions: Array, grid: float = GRID) -> tuple[Indices, Indices]:
+    """Directions that need running, if those that agree on a grid are run once.
+
+    Two unit vectors of a cell differ by at most `grid * sqrt(C)`, and <Z> of both by at most twice
+    that, whatever the ansatz: 1.6e-5 for 64 channels and the default grid. The first direction of
+    a cell stands for all, unchanged, so that adding pixels after it changes nothing.
 
     Args:
-        encoder_angles: (N, E), radians.
-        ansatz_angles: (K, R), radians.
+        directions: canonical, (D, C).
+        grid: cell size, > 0.
 
     Returns:
-        (K*N, E + R).
+        (U,) indices of the first direction of each cell, ascending; (D,) which of them stands for
+        each direction.
     """
-    num_pixels, num_kernels = len(encoder_angles), len(ansatz_angles)
-    return np.concatenate(
-        [np.tile(encoder_angles, (num_kernels, 1)), np.repeat(ansatz_angles, num_pixels, axis=0)],
-        axis=1,
-    )
+    cells = np.rint(directions / grid).astype(np.int32)
+    _, first, inverse = np.unique(cells, axis=0, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return first[order], rank[inverse.reshape(-1)]
 
 
-def split_rows(
-    rows: Array, num_pixels: int, num_kernels: int, num_encoder_angles: int
-) -> tuple[Array, Array]:
-    """Inverse of `make_rows`: encoder angles (N, E) and ansatz angles (K, R)."""
-    blocks = rows.reshape(num_kernels, num_pixels, -1)
-    return blocks[0, :, :num_encoder_angles], blocks[:, 0, num_encoder_angles:]
+def unique_pairs(pairs: Indices) -> tuple[Indices, Indices]:
+    """Distinct pairs in order of first appearance, and which of them each pair is.
+
+    Returns:
+        (V, 2); (M,) with `pairs == unique[which]`.
+    """
+    if len(pairs) == 0:
+        return pairs, np.zeros(0, np.intp)
+    width = int(pairs[:, 0].max()) + 1
+    keys = pairs[:, 1] * width + pairs[:, 0]
+    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return pairs[first[order]], rank[inverse]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobLimits:
+    """How large a job may be; None: no limit of that kind."""
+
+    max_rows: int | None = None
+    """Rows: memory of what runs or decodes them."""
+    max_bytes: int | None = None
+    """Parameter values of a job, before compression."""
+    max_executions: int | None = None
+    """Rows times shots."""
+    max_qpu_seconds: float | None = None
+    """Predicted time on the device."""
+
+
+def split_jobs(
+    num_rows: int,
+    limits: JobLimits,
+    *,
+    row_bytes: int,
+    shots: int | None = None,
+    qpu_seconds_per_row: float | None = None,
+) -> list[slice]:
+    """Rows of each job, in order: as few jobs as the limits allow, of nearly equal size.
+
+    Args:
+        num_rows: M.
+        limits: of a job.
+        row_bytes: size of one row's values.
+        shots: per row; None: not known or exact, so that `max_executions` has no effect.
+        qpu_seconds_per_row: predicted; None: not known.
+
+    Raises:
+        EngineError: a limit does not even allow one row.
+    """
+    bounds = {"rows": limits.max_rows}
+    if limits.max_bytes is not None:
+        bounds["bytes"] = limits.max_bytes // row_bytes
+    if limits.max_executions is not None and shots:
+        bounds["executions"] = limits.max_executions // shots
+    if limits.max_qpu_seconds is not None and qpu_seconds_per_row:
+        bounds["QPU seconds"] = int(limits.max_qpu_seconds / qpu_seconds_per_row)
+    allowed = {what: bound for what, bound in bounds.items() if bound is not None}
+    for what, bound in allowed.items():
+        if bound < 1:
+            raise EngineError(
+                f"One row ({row_bytes} bytes, {shots or 'default'} shots) exceeds what a job may "
+                f"hold in {what}; ask for fewer shots, or raise the limit."
+            )
+    if num_rows == 0:
+        return []
+    num_jobs = math.ceil(num_rows / min(allowed.values(), default=num_rows))
+    ends = [round(num_rows * (j + 1) / num_jobs) for j in range(num_jobs)]
+    return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def make_pub(template: Template, rows: Array, precision: float | None = None) -> EstimatorPub:
-    """One PUB for all rows: observables (n, 1) against parameters (K*N,)."""
-    observables = [[z] for z in pauli_z(template.circuit.num_qubits)]
+    """One PUB for all rows: observables (n, 1) against parameters (rows,)."""
+    observables = [[observable] for observable in template.observables]
     bindings = BindingsArray({template.parameters: rows})
     return EstimatorPub(template.circuit, ObservablesArray.coerce(observables), bindings, precision)
 
 
-def evs_from_data(
-    data: object, name: str, num_pixels: int, num_kernels: int, num_qubits: int
-) -> Array:
-    """Field `name` (`evs` or `stds`) of a PUB result's data as (N, K, n).
+def evs_from_data(data: object, num_rows: int, num_observables: int) -> Array:
+    """Expectation values of a PUB result, (rows, n).
 
     Raises:
-        EngineError: the field is missing or has another shape.
+        EngineError: they are missing, of another shape, or not finite.
     """
-    values = getattr(data, name, None)
-    expected = (num_qubits, num_kernels * num_pixels)
+    values = getattr(data, "evs", None)
+    expected = (num_observables, num_rows)
     if values is None or np.shape(values) != expected:
-        found = "nothing" if values is None else f"shape {np.shape(values)}"
+        found = "no values" if values is None else f"values of shape {np.shape(values)}"
         raise EngineError(
-            f"The estimator returned {found} for {name!r}; expected shape {expected} "
-            f"({num_qubits} observables against {num_kernels} kernels x {num_pixels} pixels)."
+            f"The estimator returned {found}; expected shape {expected} ({num_observables} "
+            f"observables against {num_rows} rows). Nothing of this result is used."
         )
-    array = np.asarray(values, np.float64).reshape(num_qubits, num_kernels, num_pixels)
-    return np.ascontiguousarray(array.transpose(2, 1, 0))
+    evs = np.asarray(values, np.float64)
+    if not np.isfinite(evs).all():
+        raise EngineError(
+            f"Of {evs.size} values that the estimator returned {int((~np.isfinite(evs)).sum())} "
+            "are not finite; nothing of this result is used. Check its options (extrapolation, "
+            "mitigation)."
+        )
+    return np.ascontiguousarray(evs.T)
+
+
+def stds_from_data(data: object, num_rows: int, num_observables: int) -> Array:
+    """Standard errors of a PUB result, (rows, n); NaN where none is known.
+
+    IBM's extrapolation returns NaN or infinity for some: there the shot noise alone,
+    `ensemble_standard_error`, is taken. Values that were paid for are not lost for lack of an
+    error: a field of another shape counts as not known.
+    """
+    expected = (num_observables, num_rows)
+    stds = np.full(expected, np.nan)
+    for name in ("stds", "ensemble_standard_error"):
+        found = getattr(data, name, None)
+        if found is not None and np.shape(found) == expected:
+            found = np.asarray(found, np.float64)
+            usable = ~np.isfinite(stds) & np.isfinite(found)
+            stds[usable] = found[usable]
+    return np.ascontiguousarray(stds.T)
+
+
+def shots_of(precision: float) -> int:
+    """Shots that Qiskit's primitives take for a precision: ceil(1 / precision**2)."""
+    return math.ceil(1 / precision**2)
+
+
+def precision_of(shots: int) -> float:
+    """The precision for which Qiskit's primitives take exactly this many shots.
+
+    1/sqrt(shots) itself may round to one shot more (1000 -> 1001).
+    """
+    precision = 1 / math.sqrt(shots)
+    while shots_of(precision) > shots:
+        precision = math.nextafter(precision, math.inf)
+    return precision
+
+
+def concatenated(parts: Sequence[Array], num_columns: int) -> Array:
+    """Parts (m, columns) of several jobs as one array; (0, columns) for none."""
+    return np.concatenate([np.zeros((0, num_columns)), *parts])

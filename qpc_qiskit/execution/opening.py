@@ -1,0 +1,122 @@
+"""From what a user calls a backend to a destination; refuses options that would have no effect."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from qiskit.providers import BackendV2
+from qiskit_aer import AerSimulator
+from qiskit_aer.noise import NoiseModel
+
+from qpc_qiskit.execution import destinations
+from qpc_qiskit.execution.destinations import Destination
+
+AER = "aer"
+MODES = ("job", "batch", "session")
+
+
+def open_destination(
+    backend: str | BackendV2,
+    *,
+    mode: str = "job",
+    resilience: int = 0,
+    exact: bool = False,
+    noise_model: NoiseModel | BackendV2 | str | None = None,
+    options: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+    device: str = "CPU",
+    service: object | None = None,
+    use_fractional_gates: bool = False,
+) -> Destination:
+    """The destination of a backend.
+
+    Args:
+        backend: see `EstimatorEngine.from_backend`, as for all others but one.
+        mode: job, batch or session.
+        resilience: 0, 1 or 2.
+        exact: whether values without shots are asked for.
+        noise_model: for Aer.
+        options: of what runs the circuits.
+        seed: of the shots.
+        device: for Aer.
+        service: for IBM's devices.
+        use_fractional_gates: for IBM's devices.
+
+    Raises:
+        BackendError: unknown backend, or no access to it.
+        ValueError: an argument that has no effect on this backend, or is wrong.
+        TypeError: `backend` is no name and no backend.
+    """
+    if not isinstance(backend, str | BackendV2):
+        raise TypeError(
+            f"Expected a backend's name or a qiskit BackendV2, got {type(backend).__name__}."
+        )
+    if mode not in MODES:
+        raise ValueError(f"Unknown mode {mode!r}; expected one of {', '.join(MODES)}.")
+    if resilience not in (0, 1, 2):
+        raise ValueError(f"Unknown resilience level {resilience!r}; expected 0, 1 or 2.")
+    if exact and resilience:
+        raise ValueError(
+            "precision=0 asks for exact values, which resilience cannot improve; give shots."
+        )
+    without_effect: dict[str, bool] = {}
+
+    def refuse(where: str) -> None:
+        for name, given in without_effect.items():
+            if given:
+                raise ValueError(f"{name} has no effect on {where}; leave it out.")
+
+    if isinstance(backend, AerSimulator) and backend.coupling_map is None:
+        without_effect["noise_model"] = noise_model is not None
+        refuse("an AerSimulator, which has its own noise")
+        noise_model, backend = backend.options.noise_model, AER
+    if backend == AER:
+        without_effect |= {"mode": mode != "job", "service": service is not None}
+        without_effect["use_fractional_gates"] = use_fractional_gates
+        refuse("Aer")
+        noise = _device_noise(noise_model) if isinstance(noise_model, str) else noise_model
+        if not resilience:
+            return destinations.aer(noise, device=device, seed=seed, options=options)
+        from qpc_qiskit.execution import runtime
+
+        without_effect["device"] = device != "CPU"
+        refuse("Aer with resilience")
+        return runtime.local(noise, name=AER, resilience=resilience, seed=seed, options=options)
+
+    from qpc_qiskit.execution import runtime
+
+    without_effect |= {"noise_model": noise_model is not None, "device": device != "CPU"}
+    if isinstance(backend, str):
+        is_ibm = backend.startswith("ibm_")
+        without_effect["service"] = service is not None and not is_ibm
+        without_effect["use_fractional_gates"] = use_fractional_gates and not is_ibm
+        refuse(backend)
+        backend = runtime.find_backend(
+            backend, service=service, use_fractional_gates=use_fractional_gates
+        )
+    else:
+        without_effect["service"] = service is not None
+        without_effect["use_fractional_gates"] = use_fractional_gates
+    if runtime.is_fake(backend):
+        refuse(f"{backend.name}, which has its own noise")
+        if exact:
+            without_effect["options"] = bool(options)
+            refuse("exact values")
+            return destinations.aer(backend, seed=seed)
+        return runtime.local(
+            backend, name=backend.name, resilience=resilience, seed=seed, options=options
+        )
+    if runtime.is_ibm(backend):
+        without_effect["seed"] = seed is not None
+        refuse("a real device")
+        return runtime.device(backend, mode=mode, resilience=resilience, options=options)
+    without_effect |= {"mode": mode != "job", "resilience": resilience != 0}
+    refuse(f"{backend.name}, which is run through BackendEstimatorV2")
+    return destinations.any_backend(backend, seed=seed, options=options)
+
+
+def _device_noise(name: str) -> BackendV2:
+    from qpc_qiskit.execution import runtime
+
+    return runtime.find_backend(name)

@@ -1,0 +1,285 @@
+"""Patches: one circuit, transpiled once, on the few qubits of a backend that suit it best.
+
+A patch is an ordered set of n connected qubits. Transpiling onto n abstract wires takes some ten
+milliseconds, onto a whole device hundreds of times as long, and what it finds depends on the shape
+of the wires more than on anything else: so the circuit is transpiled onto each of the shapes that
+the device has, and laid on every place where the device has that shape, in every way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from qiskit import QuantumCircuit
+from qiskit.exceptions import QiskitError
+from qiskit.quantum_info import SparsePauliOp
+from qiskit.transpiler import Target, generate_preset_pass_manager
+
+from qpc_qiskit.errors import BackendError
+from qpc_qiskit.execution import placement_cache, regions
+from qpc_qiskit.execution.isa import is_isa
+from qpc_qiskit.execution.regions import Sets, Shape
+from qpc_qiskit.execution.targets import BROKEN, Device, read_device, restrict_target, shape_target
+
+SEEDS = tuple(range(16))
+"""Of the transpiler; the best result is taken."""
+_SETS = 4000  # more than heavy-hex devices of 156 qubits have of connected sets of seven
+_SHAPES = 12  # transpiled with the first seeds
+_FINALISTS = 3  # transpiled with all seeds
+_FIRST_SEEDS = 3
+_VERSION = 1  # of this algorithm: older placements in a cache are not used
+
+
+@dataclass(frozen=True)
+class Patch:
+    """An ordered set of connected qubits of a backend."""
+
+    qubits: tuple[int, ...]
+    """`qubits[i]` is the backend's qubit that carries wire i."""
+    fidelity: float
+    """Predicted for the placed circuit: product of gate, idle and readout fidelities."""
+
+
+@dataclass(frozen=True, eq=False)
+class Placement:
+    """A circuit that is ready to run on a patch."""
+
+    circuit: QuantumCircuit = field(repr=False)
+    """On n wires, valid for `restrict_target(target, patch.qubits)`; the template's parameters."""
+    final: tuple[int, ...]
+    """Qubit q of the template ends on wire `final[q]`."""
+    patch: Patch
+
+    @property
+    def num_two_qubit_gates(self) -> int:
+        """Of the placed circuit."""
+        return int(self.circuit.num_nonlocal_gates())
+
+    @property
+    def two_qubit_depth(self) -> int:
+        """Layers of two-qubit gates."""
+        return _two_qubit_depth(self.circuit)
+
+    @property
+    def layout(self) -> tuple[int, ...]:
+        """Qubit q of the template ends on qubit `layout[q]` of the backend."""
+        return tuple(self.patch.qubits[wire] for wire in self.final)
+
+
+def place(
+    circuit: QuantumCircuit,
+    target: Target,
+    *,
+    seeds: Sequence[int] = SEEDS,
+    bad_qubits: Iterable[int] = (),
+    bad_edges: Iterable[tuple[int, int]] = (),
+    qubits: Sequence[int] | None = None,
+    cache: Path | None = None,
+) -> Placement:
+    """Transpile a circuit onto the qubits of a backend where it is expected to run best.
+
+    The same arguments give the same placement.
+
+    Args:
+        circuit: the template, on n qubits, without measurements.
+        target: the backend's.
+        seeds: of the transpiler, at least one.
+        bad_qubits: never used.
+        bad_edges: pairs of qubits between which no gate is used.
+        qubits: the only n qubits to use, in any order. By default they are chosen.
+        cache: folder with earlier placements, see `placement_cache.cache_folder`.
+
+    Raises:
+        BackendError: the backend has no such qubits, or its gates cannot express the circuit.
+    """
+    if not len(seeds):
+        raise ValueError("Expected at least one seed of the transpiler; got none.")
+    bad_qubits = sorted({int(q) for q in bad_qubits})
+    bad_edges = sorted({(int(min(edge)), int(max(edge))) for edge in bad_edges})
+    chosen = None if qubits is None else sorted(int(q) for q in qubits)
+    if cache is None:
+        return _place(circuit, target, seeds, bad_qubits, bad_edges, chosen)
+    arguments = [_VERSION, [int(seed) for seed in seeds], bad_qubits, bad_edges, chosen]
+    key = placement_cache.key(circuit, target, arguments)
+    found = placement_cache.load(cache, key, circuit)
+    if found is not None:
+        stored, data = found
+        patch = Patch(tuple(data["qubits"]), data["fidelity"])
+        return Placement(stored, tuple(data["final"]), patch)
+    placement = _place(circuit, target, seeds, bad_qubits, bad_edges, chosen)
+    patch = placement.patch
+    data = {"qubits": patch.qubits, "fidelity": patch.fidelity, "final": placement.final}
+    placement_cache.store(cache, key, placement.circuit, data)
+    return placement
+
+
+def embed(circuit: QuantumCircuit, qubits: Sequence[int], num_qubits: int) -> QuantumCircuit:
+    """A circuit on some qubits of a wider one.
+
+    Args:
+        circuit: on n wires.
+        qubits: wire i goes to qubit `qubits[i]`.
+        num_qubits: width of the result.
+    """
+    wide = QuantumCircuit(num_qubits, name=circuit.name)
+    wide.compose(circuit, qubits, inplace=True)
+    return wide
+
+
+def embed_observables(
+    observables: Sequence[SparsePauliOp], layout: Sequence[int], num_qubits: int
+) -> list[SparsePauliOp]:
+    """Observables of the template for a placed or embedded circuit.
+
+    Args:
+        observables: on the template's qubits.
+        layout: `Placement.final` for the placed circuit, `Placement.layout` for the embedded one.
+        num_qubits: width of that circuit.
+    """
+    return [observable.apply_layout(list(layout), num_qubits) for observable in observables]
+
+
+def _place(
+    circuit: QuantumCircuit,
+    target: Target,
+    seeds: Sequence[int],
+    bad_qubits: Sequence[int],
+    bad_edges: Sequence[tuple[int, int]],
+    qubits: Sequence[int] | None,
+) -> Placement:
+    device = read_device(target, circuit.num_qubits, bad_qubits, bad_edges)
+    sets = _candidates(circuit, device) if qubits is None else _chosen(circuit, device, qubits)
+    shapes = regions.group_by_shape(device, sets)[:_SHAPES]
+    tried = sorted(
+        (_on_shape(circuit, device, shape, seeds[:_FIRST_SEEDS]) for shape in shapes), key=_rank
+    )
+    further = seeds[_FIRST_SEEDS:]
+    finalists = [found.shape for found in tried[:_FINALISTS]] if further else []
+    tried += [_on_shape(circuit, device, shape, further) for shape in finalists]
+    return _finished(min(tried, key=_rank), device, circuit.name)
+
+
+@dataclass(frozen=True, eq=False)
+class _Candidate:
+    """A circuit on a shape, and the best place for it."""
+
+    circuit: QuantumCircuit
+    final: tuple[int, ...]
+    shape: Shape
+    qubits: tuple[int, ...]
+    loss: float
+
+
+def _candidates(circuit: QuantumCircuit, device: Device) -> Sets:
+    """Connected sets of usable qubits, those with the lowest estimated loss first."""
+    size = circuit.num_qubits
+    if device.num_qubits < size:
+        raise BackendError(
+            f"The circuit has {size} qubits; the backend has {device.num_qubits}. "
+            "Use a larger backend, or a layer with fewer channels."
+        )
+    gates = circuit.num_nonlocal_gates()
+    sets = regions.connected_sets(
+        device.coupled,
+        device.usable,
+        size,
+        _SETS,
+        lambda s: regions.estimated_loss(device, s, gates),
+    )
+    if not len(sets):
+        raise BackendError(
+            f"The backend has no {size} connected healthy qubits: {int(device.usable.sum())} of "
+            f"its {device.num_qubits} qubits and {int(device.coupled.sum()) // 2} couplings "
+            f"between them work (an error of {BROKEN} or more, or a fault that the backend tells, "
+            "rules one out). Use another backend, or wait for its next calibration."
+        )
+    return sets
+
+
+def _chosen(circuit: QuantumCircuit, device: Device, qubits: Sequence[int]) -> Sets:
+    """The caller's qubits as the only set."""
+    size = circuit.num_qubits
+    if len(set(qubits)) != len(qubits) or len(qubits) != size:
+        raise BackendError(f"Expected {size} different qubits, one per wire; got {list(qubits)}.")
+    if not all(0 <= q < device.num_qubits for q in qubits):
+        raise BackendError(
+            f"Qubits {list(qubits)} are not all on the backend, which has 0 to "
+            f"{device.num_qubits - 1}."
+        )
+    if unusable := [q for q in qubits if not device.usable[q]]:
+        raise BackendError(
+            f"Of the chosen qubits {list(qubits)} the backend tells that {unusable} do not work: a "
+            f"fault, or an error of {BROKEN} or more. Choose others, or let them be chosen."
+        )
+    usable = np.zeros_like(device.usable)
+    usable[list(qubits)] = True
+    sets = regions.connected_sets(
+        device.coupled & usable & usable[:, None], usable, size, _SETS, lambda s: np.zeros(len(s))
+    )
+    if not len(sets):
+        raise BackendError(
+            f"The chosen qubits {list(qubits)} are not connected by working two-qubit gates. "
+            "Choose others, or let them be chosen."
+        )
+    return sets
+
+
+def _on_shape(
+    circuit: QuantumCircuit, device: Device, shape: Shape, seeds: Sequence[int]
+) -> _Candidate:
+    """The best of several transpilations onto a shape, on its best place."""
+    uniform = shape_target(device, circuit.num_qubits, shape.edges)
+    results = []
+    for seed in seeds:
+        manager = generate_preset_pass_manager(3, target=uniform, seed_transpiler=seed)
+        try:
+            results.append(manager.run(circuit))
+        except QiskitError as error:
+            raise BackendError(
+                f"The circuit {circuit.name!r} cannot be translated into the backend's gates "
+                f"{', '.join(device.gates) or '(none)'}: {error.message}"
+            ) from error
+    best = min(results, key=_cost)
+    layout = best.layout
+    final = range(circuit.num_qubits) if layout is None else layout.final_index_layout()
+    losses = regions.predicted_losses(
+        device, regions.profile(best, device.durations), shape.embeddings
+    )
+    place = int(np.argmin(np.round(losses, 12)))
+    qubits = tuple(int(q) for q in shape.embeddings[place])
+    return _Candidate(best, tuple(final), shape, qubits, float(losses[place]))
+
+
+def _cost(circuit: QuantumCircuit) -> tuple[int, int, int]:
+    return circuit.num_nonlocal_gates(), _two_qubit_depth(circuit), circuit.size()
+
+
+def _two_qubit_depth(circuit: QuantumCircuit) -> int:
+    return int(
+        circuit.depth(lambda each: len(each.qubits) == 2 and each.operation.name != "barrier")
+    )
+
+
+def _rank(candidate: _Candidate) -> tuple[float, tuple[int, int, int]]:
+    return round(candidate.loss, 12), _cost(candidate.circuit)
+
+
+def _finished(found: _Candidate, device: Device, name: str) -> Placement:
+    """The placed circuit in the gates and directions that its very qubits have."""
+    part = restrict_target(device.target, found.qubits)
+    circuit = found.circuit
+    if not is_isa(circuit, part):
+        manager = generate_preset_pass_manager(1, target=part, seed_transpiler=0)
+        # Translation and gate directions only: the circuit stands where it shall stand.
+        manager.init = manager.layout = manager.routing = None
+        circuit = manager.run(circuit)
+    circuit = embed(circuit, range(circuit.num_qubits), circuit.num_qubits)  # drops the layout
+    circuit.name = name
+    losses = regions.predicted_losses(
+        device, regions.profile(circuit, device.durations), np.array([found.qubits])
+    )
+    return Placement(circuit, found.final, Patch(found.qubits, math.exp(-losses[0])))

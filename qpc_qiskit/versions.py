@@ -1,0 +1,31 @@
+"""Versions of what results depend on."""
+
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+_LIBRARIES = (
+    "numpy",
+    "torch",
+    "lightning",
+    "qiskit",
+    "qiskit-aer",
+    "qiskit-ibm-runtime",
+    "qiskit-machine-learning",
+    "scikit-learn",
+)
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that results depend on."""
+    return {
+        "python": sys.version.split()[0],
+        **{name: package_version(name) for name in _LIBRARIES},
+    }
+
+
+def package_version(package: str) -> str:
+    """Version of an installed package, or "not installed"."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
