@@ -14,7 +14,17 @@ from pathlib import Path
 
 from benchmarks import common, pages
 
-NAMES = ("gemm", "peers", "stock", "aer", "memory", "breakdown", "imports")
+NAMES = (
+    "gemm",
+    "peers",
+    "stock",
+    "primitives",
+    "aer",
+    "devices",
+    "memory",
+    "breakdown",
+    "imports",
+)
 
 
 def main() -> int:

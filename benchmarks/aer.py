@@ -1,13 +1,15 @@
 """The estimator engine on noiseless Aer against a bare `AerSimulator.run` of the same rows.
 
-Bare: one circuit with `save_expectation_value` of every Z, `parameter_binds` prepared beforehand,
-the engine's own simulator options; its values are not read out. Aer's `EstimatorV2` with default
-options gets the engine's PUB.
+Bare: one circuit with the engine's own save, the probabilities of all outcomes, `parameter_binds`
+prepared beforehand, the engine's own simulator options; its values are not read out. The engine
+runs every row (`dedupe_grid=None`). For comparison the same with `save_expectation_value` of every
+Z, and Aer's `EstimatorV2` with the engine's PUB.
 """
 
 from __future__ import annotations
 
 import time
+from unittest import mock
 
 import numpy as np
 from qiskit import QuantumCircuit
@@ -21,31 +23,20 @@ from benchmarks.workload import Workload
 from qpc_qiskit import EstimatorEngine
 from qpc_qiskit.directions import canonical_directions
 from qpc_qiskit.encoder import make_encoder
-from qpc_qiskit.execution.aer import OPTIONS
-from qpc_qiskit.execution.pubs import Template, evs_from_data, make_pub, make_rows, make_template
+from qpc_qiskit.execution.aer import OPTIONS, AerEstimator
+from qpc_qiskit.execution.pubs import (
+    Rows,
+    Template,
+    by_pixel_and_kernel,
+    evs_from_data,
+    make_pub,
+    make_template,
+    product_pairs,
+)
 
 SHAPES = ({"qubits": 4, "channels": 16, "kernels": 8}, {"qubits": 6, "channels": 64, "kernels": 11})
 NUM_ROWS = 2048
 TARGET = 0.15
-
-
-class Stopwatch:
-    """Adds up the time spent in methods of one object."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    def wrap(self, owner: object, method: str, name: str) -> None:
-        original = getattr(owner, method)
-
-        def timed(*args, **kwargs):
-            began = time.perf_counter()
-            try:
-                return original(*args, **kwargs)
-            finally:
-                self.seconds[name] = self.seconds.get(name, 0) + time.perf_counter() - began
-
-        setattr(owner, method, timed)
 
 
 def run(settings: Settings) -> Report:
@@ -67,8 +58,9 @@ def run(settings: Settings) -> Report:
     report.notes = [
         __doc__.split("\n\n", 1)[1].replace("\n", " ").strip(),
         "Where the time goes: `angles and rows` is the engine's (directions, encoder angles, "
-        "rows, PUB, result checks), `estimator` what AerExactEstimator does in Python around the "
-        "simulator (binding lists, reading values one by one), `simulator` is `run` and `result`.",
+        "rows, PUB, result checks), `estimator` what AerEstimator does in Python around the "
+        "simulator (binding lists, reading rows one by one, sums over outcomes), `simulator` is "
+        "`run` and `result`.",
     ]
     return report
 
@@ -76,28 +68,38 @@ def run(settings: Settings) -> Report:
 def _measure(work: Workload, num_pixels: int, settings: Settings) -> dict:
     spec, pixels, weights = work.spec, work.pixels(num_pixels), work.layer.weight.detach()
     template, rows = _template_and_rows(work, pixels)
-    engine, stock = EstimatorEngine(), EstimatorV2()
-    bare, binds = _bare_circuit(template), _binds(template, rows)
-    simulator = AerSimulator(**OPTIONS)
+    engine, stock = EstimatorEngine(dedupe_grid=None), EstimatorV2()
+    simulator, binds = AerSimulator(**OPTIONS), _binds(template, rows)
+    probabilities, expectations = _with_probabilities(template), _with_expectations(template)
     same = EstimatorV2(options={"backend_options": OPTIONS})
     pub = make_pub(template, rows)
 
+    def bare(circuit: QuantumCircuit):
+        return simulator.run(circuit, parameter_binds=[binds]).result()
+
     ours = engine.evs(spec, pixels, weights).double().numpy()
-    shape = (num_pixels, work.kernels, work.qubits)
-    theirs = _read(simulator.run(bare, parameter_binds=[binds]).result(), rows, work.qubits)
-    theirs = theirs.reshape(work.kernels, num_pixels, work.qubits).transpose(1, 0, 2)
-    stocks = evs_from_data(stock.run([pub]).result()[0].data, "evs", *shape)
-    for name, values in (("bare Aer", theirs), ("EstimatorV2", stocks)):
+    if engine.last_report.num_executions != len(rows):
+        raise AssertionError(f"{engine.last_report.num_executions} of {len(rows)} rows were run.")
+    others = {
+        "bare Aer": _read_probabilities(bare(probabilities), len(rows), work.qubits),
+        "bare Aer, expectation values": _read_expectations(
+            bare(expectations), len(rows), work.qubits
+        ),
+        "EstimatorV2": evs_from_data(stock.run([pub]).result()[0].data, len(rows), work.qubits),
+    }
+    for name, values in others.items():
+        values = by_pixel_and_kernel(values, num_pixels, work.kernels)
         if not np.abs(values - ours).max() < 1e-6:
             raise AssertionError(f"{name} disagrees: {np.abs(values - ours).max():.1e}")
 
     timings = interleaved(
         {
             "engine": lambda: engine.evs(spec, pixels, weights),
-            "bare": lambda: simulator.run(bare, parameter_binds=[binds]).result(),
-            "bare + reading": lambda: _read(
-                simulator.run(bare, parameter_binds=[binds]).result(), rows, work.qubits
+            "bare": lambda: bare(probabilities),
+            "bare + reading": lambda: _read_probabilities(
+                bare(probabilities), len(rows), work.qubits
             ),
+            "bare, expectation values": lambda: bare(expectations),
             "EstimatorV2, same options": lambda: same.run([pub]).result(),
             "EstimatorV2, default options": lambda: stock.run([pub]).result(),
         },
@@ -123,12 +125,21 @@ def _row(n: int, rows: int, timings: dict[str, Timing]) -> dict:
 
 def _template_and_rows(work: Workload, pixels) -> tuple[Template, np.ndarray]:
     encoder = make_encoder("multiplexor", work.qubits)
-    angles = encoder.angles(canonical_directions(pixels)).numpy()
-    ansatz_angles = work.spec.ansatz.angles(work.layer.weight.detach().numpy())
-    return make_template(encoder, work.spec.ansatz), make_rows(angles, ansatz_angles)
+    rows = Rows(
+        encoder.angles(canonical_directions(pixels)).numpy(),
+        work.spec.ansatz.angles(work.layer.weight.detach().numpy()),
+        product_pairs(len(pixels), work.kernels),
+    )
+    return make_template(encoder, work.spec.ansatz), rows.values()
 
 
-def _bare_circuit(template: Template) -> QuantumCircuit:
+def _with_probabilities(template: Template) -> QuantumCircuit:
+    circuit = template.circuit.copy()
+    circuit.save_probabilities(list(range(circuit.num_qubits)), label="outcomes")
+    return circuit
+
+
+def _with_expectations(template: Template) -> QuantumCircuit:
     circuit = template.circuit.copy()
     for q in range(circuit.num_qubits):
         circuit.save_expectation_value(Pauli("Z"), [q], label=f"Z{q}")
@@ -139,36 +150,35 @@ def _binds(template: Template, rows: np.ndarray) -> dict:
     return {p: column.tolist() for p, column in zip(template.parameters, rows.T, strict=True)}
 
 
-def _read(result, rows: np.ndarray, n: int) -> np.ndarray:
+def _read_probabilities(result, num_rows: int, n: int) -> np.ndarray:
     """All values, as directly as Aer's result allows: (rows, n)."""
-    data = [experiment.data for experiment in result.results[: len(rows)]]
+    found = np.empty((num_rows, 2**n))
+    for i, experiment in enumerate(result.results):
+        found[i] = experiment.data.outcomes
+    return found @ (1 - 2 * (np.arange(2**n)[:, None] >> np.arange(n) & 1))
+
+
+def _read_expectations(result, num_rows: int, n: int) -> np.ndarray:
+    data = [experiment.data for experiment in result.results[:num_rows]]
     return np.array([[getattr(d, f"Z{q}") for q in range(n)] for d in data])
 
 
 def _shares(work: Workload, num_pixels: int) -> dict:
     """Time of one evaluation inside the simulator, the estimator and the engine."""
-    engine, watch = EstimatorEngine(), Stopwatch()
+    engine = EstimatorEngine(dedupe_grid=None)
     arguments = work.spec, work.pixels(num_pixels), work.layer.weight.detach()
     engine.evs(*arguments)  # warm-up
-    estimator = engine.estimator
-    run_backend = estimator._simulator.run
-
-    def run_to_result(*args, **kwargs):
-        began = time.perf_counter()
-        job = run_backend(*args, **kwargs)
-        job.result()
-        watch.seconds["simulator"] = time.perf_counter() - began
-        return job
-
-    estimator._simulator.run = run_to_result
-    watch.wrap(estimator, "_run_pub", "estimator")
     runs = []
     for _ in range(5):
-        watch.seconds.clear()
-        began = time.perf_counter()
-        engine.evs(*arguments)
-        total = time.perf_counter() - began
-        simulator, inner = watch.seconds["simulator"], watch.seconds["estimator"]
+        seconds: dict[str, float] = {}
+        with (
+            mock.patch.object(AerSimulator, "run", _timed_job(AerSimulator.run, seconds)),
+            mock.patch.object(AerEstimator, "_run", _timed(AerEstimator._run, seconds)),
+        ):
+            began = time.perf_counter()
+            engine.evs(*arguments)
+            total = time.perf_counter() - began
+        simulator, inner = seconds["simulator"], seconds["estimator"]
         runs.append(
             {
                 "total": 1e3 * total,
@@ -178,3 +188,27 @@ def _shares(work: Workload, num_pixels: int) -> dict:
             }
         )
     return min(runs, key=lambda parts: parts["total"])
+
+
+def _timed(original, seconds: dict[str, float]):
+    def timed(*args, **kwargs):
+        began = time.perf_counter()
+        try:
+            return original(*args, **kwargs)
+        finally:
+            seconds["estimator"] = seconds.get("estimator", 0) + time.perf_counter() - began
+
+    return timed
+
+
+def _timed_job(original, seconds: dict[str, float]):
+    """`AerSimulator.run` that waits for the result, so that its time can be told."""
+
+    def timed(*args, **kwargs):
+        began = time.perf_counter()
+        job = original(*args, **kwargs)
+        job.result()
+        seconds["simulator"] = seconds.get("simulator", 0) + time.perf_counter() - began
+        return job
+
+    return timed

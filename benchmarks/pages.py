@@ -20,8 +20,8 @@ QUICK_RESULTS = ROOT / "build" / "benchmarks"  # not under version control
 BUSY_LIMIT = 0.15
 """Cores that other processes used on average, from which a result is marked as disturbed."""
 PACKAGES = (
-    "qpc-qiskit", "numpy", "torch", "qiskit", "qiskit-aer", "qiskit-machine-learning",
-    "pennylane", "jax", "tensorcircuit-ng",
+    "qpc-qiskit", "numpy", "torch", "qiskit", "qiskit-aer", "qiskit-ibm-runtime",
+    "qiskit-machine-learning", "pennylane", "jax", "tensorcircuit-ng",
 )  # fmt: skip
 
 

@@ -10,42 +10,17 @@ from __future__ import annotations
 import time
 
 import torch
-from qiskit.primitives import BaseEstimatorV2
-from qiskit.primitives.containers.estimator_pub import EstimatorPub
 from qiskit_aer.primitives import EstimatorV2
 from qiskit_machine_learning.connectors import TorchConnector
-from qiskit_machine_learning.gradients import ParamShiftEstimatorGradient
-from qiskit_machine_learning.neural_networks import EstimatorQNN
 
 from benchmarks.common import Figure, Report, Settings, Table, interleaved
 from benchmarks.common import torch_threads as threads
+from benchmarks.stock_peer import SpyingEstimator, stock_inputs, stock_layer
 from benchmarks.workload import Workload
-from qpc_qiskit.encoder import make_encoder
-from qpc_qiskit.observables import pauli_z
 
 SHAPES = ({"qubits": 4, "channels": 16, "kernels": 8}, {"qubits": 6, "channels": 64, "kernels": 11})
 QUICK_SHAPES = ({"qubits": 3, "channels": 8, "kernels": 2},)
 KERNEL = 1
-
-
-class SpyingEstimator(BaseEstimatorV2):
-    """Counts what passes through to another estimator."""
-
-    def __init__(self, estimator: BaseEstimatorV2) -> None:
-        self.estimator = estimator
-        self.num_pubs = self.num_executions = 0
-
-    def run(self, pubs, *, precision=None):
-        pubs = [EstimatorPub.coerce(pub, precision) for pub in pubs]
-        self.num_pubs += len(pubs)
-        self.num_executions += sum(pub.parameter_values.size for pub in pubs)
-        return self.estimator.run(pubs, precision=precision)
-
-    def counts(self, call) -> tuple[int, int]:
-        """PUBs and executions (rows) of one call."""
-        before = self.num_pubs, self.num_executions
-        call()
-        return self.num_pubs - before[0], self.num_executions - before[1]
 
 
 def run(settings: Settings) -> Report:
@@ -68,7 +43,7 @@ def _measure(work: Workload, settings: Settings, table: Table, counts: Table) ->
     few, many = settings.pick(16, 4), settings.pick(25088, 512)
     pixels, cotangent = work.pixels(many), work.cotangent(many)
     spy = SpyingEstimator(EstimatorV2())
-    stock, angles = _stock(work, spy, pixels[:few])
+    stock, angles = stock_layer(work, KERNEL, spy), stock_inputs(work, KERNEL, pixels[:few])
     difference = _assert_agreement(work, stock, angles, pixels)
 
     graph: dict[str, torch.Tensor] = {}
@@ -108,35 +83,19 @@ def _measure(work: Workload, settings: Settings, table: Table, counts: Table) ->
                 "largest difference": difference[name],
             }
         )
-        pubs, executions = spy.counts(their_call)
+        asked = spy.counts(their_call)
         counts.rows.append(
-            {**case, "PUBs": pubs / their_pixels, "executions": executions / their_pixels}
+            {
+                **case,
+                "PUBs": asked.pubs / their_pixels,
+                "executions": asked.executions / their_pixels,
+            }
         )
 
 
 def _timed_backward(stock: TorchConnector, angles: torch.Tensor, unit: torch.Tensor):
     features = stock(angles)
     return lambda: features.backward(unit, retain_graph=True)
-
-
-def _stock(work: Workload, spy: SpyingEstimator, pixels) -> tuple[TorchConnector, torch.Tensor]:
-    """The stock layer of one kernel, and the pixels' inputs to it."""
-    circuit = work.layer.circuit()
-    inputs = make_encoder("multiplexor", work.qubits).parameters
-    network = EstimatorQNN(
-        circuit=circuit,
-        estimator=spy,
-        observables=list(pauli_z(work.qubits)),
-        input_params=inputs,
-        weight_params=work.spec.ansatz.parameters,
-        gradient=ParamShiftEstimatorGradient(spy),
-        default_precision=0.0,  # its default adds noise of 1/64
-    )
-    values = work.layer.parameter_values(pixels, KERNEL)
-    columns = {parameter: i for i, parameter in enumerate(circuit.parameters)}
-    angles = torch.from_numpy(values[:, [columns[p] for p in inputs]]).float()
-    weights = work.layer.weight[KERNEL].detach().numpy()
-    return TorchConnector(network, initial_weights=weights), angles
 
 
 def _assert_agreement(work: Workload, stock, angles, pixels) -> dict[str, float]:

@@ -5,7 +5,9 @@ Everything heavy is imported inside the commands, so that `qpc --help` is quick.
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,8 +18,14 @@ from qpc_qiskit import __version__
 from qpc_qiskit.cli_support import (
     EXIT_CODES,
     USAGE_ERROR,
+    Usage,
+    backend_errors,
+    check_estimator_options,
+    device_table,
+    device_text,
     fail,
     option_from,
+    patch_text,
     reported,
     say,
     usage_errors,
@@ -26,6 +34,7 @@ from qpc_qiskit.options import DataSource, NetConfig, TrainConfig
 
 if TYPE_CHECKING:
     from qpc_qiskit.checkpoint import Record
+    from qpc_qiskit.engines import EstimatorEngine
     from qpc_qiskit.nets import ImageClassifier
 
 FLAGS = {("DataSource", "name"): "--data", ("NetConfig", "name"): "--net"}
@@ -198,6 +207,11 @@ def _train(
     )
 
 
+def _estimator(*flags: str, **options: Any) -> Any:
+    panel = "With --engine estimator"
+    return typer.Option(*flags, rich_help_panel=panel, show_default=False, **options)
+
+
 @app.command(epilog=EXIT_CODES)
 def evaluate(
     model: Model,
@@ -208,8 +222,64 @@ def evaluate(
         int | None,
         typer.Option(min=1, help="Test images to take, a random subset, the same every time."),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images per step.")] = 64,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Images per step; each step is a job or several.",
+            show_default="64; 4 where noise or mitigation is simulated",
+        ),
+    ] = None,
     as_json: AsJson = False,
+    backend: Annotated[
+        str | None,
+        _estimator(
+            metavar="NAME",
+            help="aer, a snapshot of a device such as fake_torino, or ibm_... (paid); `qpc "
+            "backends` lists them. (default aer)",
+        ),
+    ] = None,
+    noise: Annotated[
+        str | None,
+        _estimator(
+            metavar="SPEC",
+            help="Noise on aer: a device's name, for its noise on its best patch, or "
+            "depolarizing:0.01. (default none)",
+        ),
+    ] = None,
+    shots: Annotated[
+        int | None,
+        _estimator(min=1, help="Per circuit execution. (default: exact on aer, else 4096)"),
+    ] = None,
+    precision: Annotated[
+        float | None,
+        _estimator(
+            min=0, help="Standard error of every value, instead of shots; 0: exact, on simulators."
+        ),
+    ] = None,
+    resilience: Annotated[
+        int | None,
+        _estimator(
+            min=0,
+            max=2,
+            help="IBM's level: 0 none, 1 readout mitigation, 2 also zero-noise extrapolation; "
+            "slow on a laptop. (default 0)",
+        ),
+    ] = None,
+    mode: Annotated[
+        str | None,
+        _estimator(metavar="job|batch|session", help="Of IBM's devices. (default job)"),
+    ] = None,
+    seed: Annotated[
+        int | None, _estimator(min=0, help="Of shots and twirls; not for a real device.")
+    ] = None,
+    no_dedupe: Annotated[
+        bool, _estimator("--no-dedupe", help="Run pixels of equal direction each on its own.")
+    ] = False,
+    max_qpu_seconds: Annotated[
+        float | None,
+        _estimator(help="Stop before the predicted QPU time of all jobs exceeds this."),
+    ] = None,
     data: Annotated[str | None, _data("name", "--data")] = None,
     data_dir: Annotated[Path | None, _data("data_dir")] = None,
 ) -> None:
@@ -217,7 +287,27 @@ def evaluate(
 
     On another engine than `exact` the predictions are also compared with the exact ones. The data
     are those of the training, unless others are named.
+
+    For instance:
+
+      qpc evaluate runs/digits
+
+      qpc evaluate runs/digits --engine estimator --noise depolarizing:0.01 --images 64
+
+      qpc evaluate runs/digits --engine estimator --backend fake_torino --shots 1024 --images 16
     """
+    given: dict[str, Any] = {
+        "backend": backend,
+        "noise": noise,
+        "shots": shots,
+        "precision": precision,
+        "resilience": resilience,
+        "mode": mode,
+        "seed": seed,
+        "no_dedupe": no_dedupe or None,
+        "max_qpu_seconds": max_qpu_seconds,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
     with reported():
         from qpc_qiskit.checkpoint import load
         from qpc_qiskit.engines import ENGINES
@@ -226,6 +316,7 @@ def evaluate(
         if engine not in ENGINES:
             expected = ", ".join(ENGINES)
             fail(f"Unknown engine {engine!r}; expected one of {expected}.", USAGE_ERROR)
+        check_estimator_options(engine, given)
         network, record = load(model)
         if engine != "exact" and not quantum_layers(network):
             fail(f"{model} has no quantum layer, so --engine {engine} has no effect.", USAGE_ERROR)
@@ -238,14 +329,51 @@ def evaluate(
             fail(f"{model} does not say which data it is for; give --data.", USAGE_ERROR)
         with usage_errors(FLAGS):
             data_source = DataSource(**source)
-        _evaluate(network, record, data_source, engine, images, batch_size, as_json)
+        chosen = _open_estimator(given) if engine == "estimator" else None
+        if batch_size is None:
+            batch_size = 4 if _is_slow(given) else 64
+        _evaluate(network, record, data_source, chosen, given, images, batch_size, as_json)
+
+
+def _is_ibm(given: Mapping[str, Any]) -> bool:
+    return str(given.get("backend", "")).startswith("ibm_")
+
+
+def _is_slow(given: Mapping[str, Any]) -> bool:
+    """Whether noise or mitigation is simulated here, so that a step takes long."""
+    is_fake = str(given.get("backend", "")).startswith("fake_")
+    return is_fake or "noise" in given or bool(given.get("resilience") and not _is_ibm(given))
+
+
+def _open_estimator(given: Mapping[str, Any]) -> "EstimatorEngine":
+    """The engine of the options that were given."""
+    from noise_models.spec import parse_noise
+    from qpc_qiskit.engines import EstimatorEngine
+
+    backend, noise = given.get("backend", "aer"), None
+    options = {
+        name: value
+        for name, value in given.items()
+        if name not in ("backend", "noise", "no_dedupe")
+    }
+    if "no_dedupe" in given:
+        options["dedupe_grid"] = None
+    if "noise" in given:
+        try:
+            noise = parse_noise(given["noise"])
+        except ValueError as error:
+            fail(f"--noise: {error}", USAGE_ERROR)
+    named = ("--noise", noise) if isinstance(noise, str) else ("--backend", backend)
+    with backend_errors(*named):
+        return EstimatorEngine.from_backend(backend, noise_model=noise, **options)
 
 
 def _evaluate(
     network: "ImageClassifier",
     record: "Record",
     source: DataSource,
-    engine: str,
+    engine: "EstimatorEngine | None",
+    given: Mapping[str, Any],
     num_images: int | None,
     batch_size: int,
     as_json: bool,
@@ -263,47 +391,68 @@ def _evaluate(
     data = data.subset(None, num_images)
     images, labels = data.test_images, data.test_labels
     loss = record.training.loss if record.training else "cross-entropy"
-    passes = 1 if engine == "exact" else 2
-    with ImageProgress("exact", passes * len(labels)) as bar:
-        started = time.perf_counter()
+    usage = Usage(network)
+    started = time.perf_counter()
+    with usage.counting_pixels(), ImageProgress("exact", len(labels)) as bar:
         logits = exact = predict(network, images, batch_size, bar.advance)
-        if engine != "exact":
-            bar.describe(engine)
-            started = time.perf_counter()
-            with use_engine(network, engine) as chosen:
+    name = "exact" if engine is None else _name(given)
+    if engine is not None:
+        started = time.perf_counter()
+        with engine, use_engine(network, engine), usage.collecting(engine):
+            if _is_ibm(given):
+                num_steps = ceil(len(labels) / batch_size)
+                typer.echo(usage.announcement(engine, num_steps), err=True)
+            with ImageProgress(name, len(labels)) as bar:
                 logits = predict(network, images, batch_size, bar.advance)
-        seconds = time.perf_counter() - started
+    seconds = time.perf_counter() - started
     found = score(logits, labels, loss)
     result: dict[str, Any] = {
-        "engine": engine,
+        "engine": "exact" if engine is None else engine.name,
         "images": len(labels),
         "accuracy": found.accuracy,
         "loss": found.loss,
         "seconds": round(seconds, 3),
         "same_data_as_in_training": same_data,
     }
+    interval = ""
+    if engine is not None and engine.shots is not None:
+        low, high = _interval(round(found.accuracy * len(labels)), len(labels))
+        result["accuracy_interval"] = [low, high]
+        interval = f" (95 % interval {100 * low:.1f} to {100 * high:.1f} %)"
     text = (
-        f"{engine}: accuracy {100 * found.accuracy:.2f} %, loss {found.loss:.4f} on "
+        f"{name}: accuracy {100 * found.accuracy:.2f} %{interval}, loss {found.loss:.4f} on "
         f"{len(labels)} test images; {seconds:.1f} s"
     )
-    if engine != "exact":
+    if engine is not None:
         difference = compare(logits, exact)
         result |= asdict(difference) | {
             "exact_accuracy": score(exact, labels, loss).accuracy,
-            "executions": chosen.total_executions,
-            "pubs": chosen.total_pubs,
-            "last_report": chosen.last_report.to_dict() if chosen.last_report else None,
+            "options": dict(given),
+            **usage.to_dict(engine),
+            "last_report": engine.last_report.to_dict() if engine.last_report else None,
         }
         text += (
             f"\nexact: accuracy {100 * result['exact_accuracy']:.2f} %; "
             f"{100 * difference.agreement:.2f} % of the predictions agree, logits differ by "
-            f"{difference.max_logit_difference:.2g} at most\n"
-            f"{chosen.total_executions:,} circuit executions in {chosen.total_pubs} "
-            f"PUB{'s' if chosen.total_pubs != 1 else ''}"
+            f"{difference.max_logit_difference:.2g} at most\n{usage.text(engine, _is_ibm(given))}"
         )
     if not same_data:
         text += "\nNote: these are not the data that the network was trained and tested on."
     say(as_json, result, text)
+
+
+def _name(given: Mapping[str, Any]) -> str:
+    """The engine in words."""
+    noise = f" with noise {given['noise']}" if "noise" in given else ""
+    return f"estimator on {given.get('backend', 'aer')}{noise}"
+
+
+def _interval(correct: int, total: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of an accuracy, for the choice of images and the shots together."""
+    from scipy.stats import binomtest
+
+    found = binomtest(correct, total).proportion_ci(method="wilson")
+    return float(found.low), float(found.high)
 
 
 @app.command(epilog=EXIT_CODES)
@@ -350,6 +499,76 @@ def export(
             "num_qubits": chosen.spec.num_qubits,
         }
         say(as_json, result, f"{output}: kernel {kernel} of {layer} as {fmt}")
+
+
+@app.command(epilog=EXIT_CODES)
+def backends(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME", help="Devices to tell more of.", show_default=False),
+    ] = None,
+    ibm: Annotated[
+        bool, typer.Option("--ibm", help="Also list the devices of your saved IBM account.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the backends of --engine estimator, or say what a layer would look like on some.
+
+    Without names: aer, and the snapshots of devices that come with IBM's client; errors are medians
+    over what works. With names: also the best patch for layers of 2 to 7 qubits
+    (strongly_entangling, 3 blocks, multiplexor) and the QPU time of 1,000 executions of 1,024
+    shots. Finding a patch takes seconds, but the first time only.
+
+    For instance:
+
+      qpc backends
+
+      qpc backends fake_torino fake_fez
+    """
+    with reported():
+        if names and ibm:
+            fail("--ibm has no effect where backends are named; leave it out.", USAGE_ERROR)
+        if names:
+            _describe_backends(names, as_json)
+        else:
+            _list_backends(ibm, as_json)
+
+
+def _list_backends(with_ibm: bool, as_json: bool) -> None:
+    from qpc_qiskit.progress import busy
+
+    with busy("Reading the snapshots of devices"):
+        from qpc_qiskit.execution import survey
+
+        found = survey.ibm_summaries() if with_ibm else []
+        found += [survey.AER_SUMMARY, *survey.fake_summaries()]
+    say(as_json, {"backends": [asdict(device) for device in found]}, device_table(found))
+
+
+def _describe_backends(names: list[str], as_json: bool) -> None:
+    from qpc_qiskit.progress import busy
+
+    found, texts = [], []
+    with busy("Finding the devices"):
+        from qpc_qiskit.execution import survey
+
+        devices = []
+        for name in names:
+            with backend_errors("", name):
+                devices.append(survey.find_summary(name))
+    for device, backend in devices:
+        with busy(f"Finding the best patches of {device.name}"):
+            patches = [] if backend is None else list(survey.best_patches(backend))
+        found.append(asdict(device) | {"patches": [asdict(patch) for patch in patches]})
+        texts.append(f"{device_text(device)}\n{patch_text(patches)}".rstrip())
+    layer = {
+        "ansatz": "strongly_entangling",
+        "num_layers": survey.NUM_LAYERS,
+        "encoder": "multiplexor",
+        "executions": survey.EXECUTIONS,
+        "shots": survey.SHOTS,
+    }
+    say(as_json, {"backends": found, "layer": layer}, "\n\n".join(texts))
 
 
 @app.command(epilog=EXIT_CODES)

@@ -2,15 +2,25 @@
 
 import json
 import os
+import re
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, NoReturn, get_args, get_origin
+from dataclasses import replace
+from math import isnan, nan
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast, get_args, get_origin
 
 import typer
 from pydantic import BaseModel, ValidationError
 
-from qpc_qiskit.errors import QPCError
+from qpc_qiskit.errors import BackendError, QPCError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from qpc_qiskit.engines import EstimatorEngine, EstimatorReport
+    from qpc_qiskit.execution.survey import DeviceSummary, PatchSummary
+    from qpc_qiskit.nets import ImageClassifier
 
 RUNTIME_ERROR, USAGE_ERROR, INTERRUPTED = 1, 2, 130
 EXIT_CODES = "Exit codes: 0 done, 1 it failed, 2 wrong usage, 130 interrupted."
@@ -81,6 +91,293 @@ def usage_errors(flags: Mapping[tuple[str, str], str]) -> Iterator[None]:
             flag = flags.get((error.title, field), f"--{field.replace('_', '-')}")
             message = f"{flag}: {message}"
         fail(message, USAGE_ERROR)
+
+
+@contextmanager
+def backend_errors(flag: str, name: str) -> Iterator[None]:
+    """Turn an unknown backend, or an option that does nothing on it, into wrong usage.
+
+    Args:
+        flag: whose value the name is; empty for an argument.
+        name: of the backend. One of IBM's may be right, and the access to it missing.
+    """
+    try:
+        yield
+    except BackendError as error:
+        if name.startswith("ibm_"):
+            raise
+        fail(f"{flag}: {error}" if flag else str(error), USAGE_ERROR)
+    except ValueError as error:  # begins with the name of the argument
+        fail(re.sub(r"^[a-z_]+(?=\b)", lambda found: _flag(found[0]), str(error)), USAGE_ERROR)
+
+
+def check_estimator_options(engine: str, given: Mapping[str, Any]) -> None:
+    """Refuse options of the estimator that contradict each other or have no effect.
+
+    Args:
+        engine: that was chosen.
+        given: options by name, only those that were given.
+    """
+    if engine != "estimator":
+        for name in given:
+            why = f"belongs to --engine estimator; it has no effect with --engine {engine}."
+            fail(f"{_flag(name)} {why}", USAGE_ERROR)
+        return
+    backend, noise = given.get("backend", "aer"), str(given.get("noise", ""))
+    precision, mode, costs = (given.get(name) for name in ("precision", "mode", "max_qpu_seconds"))
+    has_shots = backend != "aer" or bool(given.get("resilience")) or "shots" in given
+    is_exact = precision == 0 or (precision is None and not has_shots)
+    modes = ("job", "batch", "session")
+    problems = [
+        (
+            "shots" in given and precision is not None,
+            "--shots and --precision contradict each other; give one (precision = 1/sqrt(shots)).",
+        ),
+        (
+            bool(noise) and backend != "aer",
+            f"--noise belongs to --backend aer; {backend} has its own noise.",
+        ),
+        (
+            mode is not None and mode not in modes,
+            f"--mode must be one of {', '.join(modes)}; got {mode!r}.",
+        ),
+        (
+            "seed" in given and backend.startswith("ibm_"),
+            "--seed has no effect on a real device; leave it out.",
+        ),
+        (
+            "seed" in given and is_exact,
+            "--seed has no effect on exact values; give --shots or --precision, or leave it out.",
+        ),
+        (
+            costs is not None and not 0 < costs < float("inf"),
+            f"--max-qpu-seconds must be a number above 0; got {costs}.",
+        ),
+        (
+            costs is not None and is_exact,
+            "--max-qpu-seconds has no effect on exact values; give --shots or --precision, or "
+            "leave it out.",
+        ),
+        (
+            costs is not None and backend == "aer" and not noise.startswith(("fake_", "ibm_")),
+            "--max-qpu-seconds has no effect on aer, which is no device; leave it out.",
+        ),
+    ]
+    for is_wrong, message in problems:
+        if is_wrong:
+            fail(message, USAGE_ERROR)
+
+
+class Usage:
+    """What an evaluation on an estimator costs, over the calls of all quantum layers.
+
+    Args:
+        network: whose layers are watched.
+    """
+
+    def __init__(self, network: "ImageClassifier") -> None:
+        from qpc_qiskit.nets import quantum_layers
+
+        self._layers = quantum_layers(network)
+        self._pixels = dict.fromkeys(self._layers, 0)
+        self._reports: list[tuple[str, EstimatorReport]] = []
+
+    @contextmanager
+    def counting_pixels(self) -> Iterator[None]:
+        """Count what each layer reads, for the announcement."""
+
+        def count(name: str, images: "Tensor") -> None:
+            self._pixels[name] += images[:, 0].numel()
+
+        with self._after_each_call(count):
+            yield
+
+    @contextmanager
+    def collecting(self, engine: "EstimatorEngine") -> Iterator[None]:
+        """Keep what the engine reports of each call."""
+
+        def keep(name: str, images: "Tensor") -> None:
+            report = cast("EstimatorReport", engine.last_report)
+            self._reports.append((name, replace(report, stds=())))
+
+        with self._after_each_call(keep):
+            yield
+
+    def announcement(self, engine: "EstimatorEngine", num_steps: int) -> str:
+        """What is going to be sent at most, before it is; needs `counting_pixels`.
+
+        Args:
+            engine: for a device, so that there are shots.
+            num_steps: calls of each layer, each a job at least.
+        """
+        from qpc_qiskit.execution.forecast import qpu_seconds
+
+        shots, rows, seconds = engine.shots or 0, 0, 0.0
+        per_row, per_job = engine.destination.executed_shots(shots)
+        for name, layer in self._layers.items():
+            more = self._pixels[name] * layer.spec.num_kernels
+            each = engine.prepare(layer.spec).seconds_per_shot
+            executed = more * per_row + num_steps * per_job
+            seconds += nan if each is None else qpu_seconds(num_steps, executed, each)
+            rows += more
+        cost = "QPU time unknown" if isnan(seconds) else f"about {seconds:,.0f} s of QPU time"
+        return (
+            f"{engine.destination.name}: at most {rows:,} circuit executions, {shots:,} shots "
+            f"each, will be sent, {cost}; fewer where pixels have equal directions."
+        )
+
+    def to_dict(self, engine: "EstimatorEngine") -> dict[str, object]:
+        """Totals, and where each layer's circuit was laid; plain values."""
+        fields = ("patch", "num_two_qubit_gates", "two_qubit_depth", "predicted_fidelity")
+        return {
+            "backend": engine.destination.name,
+            "shots": engine.shots,
+            "totals": {
+                "rows": self._sum("num_rows"),
+                "executions": engine.total_executions,
+                "jobs": engine.total_pubs,
+                "max_std": self._max_std,
+                "num_unknown_stds": self._sum("num_unknown_stds"),
+                "predicted_qpu_seconds": self._predicted_seconds,
+            },
+            "layers": {
+                name: {field: getattr(report, field) for field in fields}
+                for name, report in dict(self._reports).items()
+            },
+        }
+
+    def text(self, engine: "EstimatorEngine", is_device: bool) -> str:
+        """The same for people."""
+        shots = "exact values" if engine.shots is None else f"{engine.shots:,} shots each"
+        rows, sent, jobs = self._sum("num_rows"), engine.total_executions, engine.total_pubs
+        merged = f" ({rows:,} before equal directions were merged)" if rows != sent else ""
+        lines = [
+            f"{sent:,} circuit executions{merged}, {shots}, in {jobs:,} job{'s' * (jobs != 1)}"
+        ]
+        for name, report in dict(self._reports).items():
+            if report.patch is not None:
+                lines.append(
+                    f"{name}: on qubits {', '.join(map(str, report.patch))}; "
+                    f"{report.num_two_qubit_gates} two-qubit gates in {report.two_qubit_depth} "
+                    f"layers, predicted fidelity {report.predicted_fidelity:.3f}"
+                )
+        if self._max_std:
+            unknown = self._sum("num_unknown_stds")
+            lines.append(
+                f"standard error of an expectation value: {self._max_std:.2g} at most"
+                + (f"; not known for {unknown:,} values" if unknown else "")
+            )
+        if self._predicted_seconds is not None:
+            where = "predicted:" if is_device else "on the device this would take"
+            lines.append(f"{where} about {self._predicted_seconds:,.0f} s of QPU time")
+        return "\n".join(lines)
+
+    @property
+    def _max_std(self) -> float | None:
+        known = [report.max_std for _, report in self._reports if report.max_std is not None]
+        return max(known, default=None)
+
+    @property
+    def _predicted_seconds(self) -> float | None:
+        told = [report.predicted_qpu_seconds for _, report in self._reports]
+        known = [seconds for seconds in told if seconds is not None]
+        return sum(known) if len(known) == len(told) else None
+
+    def _sum(self, field: str) -> int:
+        return sum(getattr(report, field) for _, report in self._reports)
+
+    @contextmanager
+    def _after_each_call(self, note: Callable[[str, "Tensor"], None]) -> Iterator[None]:
+        def watching(name: str) -> Callable[..., None]:
+            return lambda _layer, arguments, _result: note(name, arguments[0])
+
+        hooks = [layer.register_forward_hook(watching(n)) for n, layer in self._layers.items()]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def table(rows: Iterable[Sequence[object]]) -> str:
+    """Rows in columns, the first of them the heading: words to the left, numbers to the right."""
+    texts = [["-" if cell is None else str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    numbers = [all(map(_is_number, column[1:])) for column in zip(*texts, strict=True)]
+    lines = (
+        "  ".join(
+            text.rjust(width) if is_number else text.ljust(width)
+            for text, width, is_number in zip(row, widths, numbers, strict=True)
+        )
+        for row in texts
+    )
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def device_table(devices: Sequence["DeviceSummary"]) -> str:
+    """Devices, one on a line, and what is to be noted of them."""
+    heading = ("name", "qubits", "gates", "two-qubit error", "readout error", "calibrated")
+    rows = [
+        (
+            device.name,
+            device.num_qubits,
+            " ".join((*device.two_qubit_gates, *device.one_qubit_gates)) or None,
+            _error(device.median_two_qubit_error),
+            _error(device.median_readout_error),
+            device.calibration_time and device.calibration_time[:10],
+        )
+        for device in devices
+    ]
+    notes = [f"{device.name}: {device.note}" for device in devices if device.note]
+    return "\n".join([table([heading, *rows]), *notes])
+
+
+def device_text(device: "DeviceSummary") -> str:
+    """What there is to say of one device."""
+    if device.num_qubits is None:
+        return f"{device.name}: {device.note}"
+    couplers = " ".join(device.two_qubit_gates) or "none that works"
+    error = _error(device.median_two_qubit_error)
+    lines = [
+        f"{device.name}: {device.num_qubits} qubits, {device.num_usable_qubits} of them usable",
+        f"two-qubit gate: {couplers}" + (f", median error {error}" if error else ""),
+        f"one-qubit gates: {' '.join(device.one_qubit_gates)}",
+        f"readout: median error {_error(device.median_readout_error) or 'not known'}",
+        f"calibrated: {device.calibration_time or 'not known'}",
+        *([f"note: {device.note}"] if device.note else []),
+    ]
+    return "\n".join(lines)
+
+
+def patch_text(patches: Sequence["PatchSummary"]) -> str:
+    """The best patch for each size of layer, and why there is none for larger ones."""
+    heading = ("n", "two-qubit gates", "depth", "fidelity", "QPU time", "qubits")
+    rows = [
+        (
+            patch.num_qubits,
+            patch.num_two_qubit_gates,
+            patch.two_qubit_depth,
+            f"{patch.fidelity:.3f}",
+            None if patch.qpu_seconds is None else f"{patch.qpu_seconds:,.0f} s",
+            ", ".join(map(str, patch.qubits)),
+        )
+        for patch in patches
+        if patch.qubits is not None
+    ]
+    problems = [f"n = {p.num_qubits} and more: {p.problem}" for p in patches if p.problem]
+    return "\n".join([*([table([heading, *rows])] if rows else []), *problems])
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"-|[\d.,]+( ?[%s])?", text) is not None
+
+
+def _error(value: float | None) -> str | None:
+    return None if value is None else f"{100 * value:.2f} %"
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _debug() -> bool:

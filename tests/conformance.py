@@ -48,6 +48,10 @@ class EvsConformance:
     many = 700
     """Pixels that make an engine split its work; fewer for an engine that is slow by nature."""
 
+    def parts(self, tensor):
+        """Some pixels at a time, fewer than an engine splits."""
+        return tensor.split(max(self.many // 14, 1))
+
     @pytest.fixture
     def engine(self) -> Engine:
         raise NotImplementedError
@@ -123,7 +127,7 @@ class EvsConformance:
         """Enough for an engine that splits its work, under every grad mode."""
         spec, weights = PLAIN.spec(), weights_of(PLAIN, generator)
         pixels = pixels_of(5, generator, count=self.many)
-        few = torch.cat([engine.evs(spec, part, weights) for part in pixels.split(50)])
+        few = torch.cat([engine.evs(spec, part, weights) for part in self.parts(pixels)])
         atol = self.atol[torch.float64]
         with torch.no_grad():
             torch.testing.assert_close(engine.evs(spec, pixels, weights), few, rtol=0, atol=atol)
@@ -169,7 +173,9 @@ class EvsConformance:
         assert report.engine == engine.name
         assert report.num_pixels == len(pixels)
         assert report.num_kernels == spec.num_kernels
-        assert report.num_executions in (0, len(pixels) * spec.num_kernels)
+        # None is executed, or each pixel with each kernel at most once.
+        assert 0 <= report.num_executions <= len(pixels) * spec.num_kernels
+        assert engine.total_executions == report.num_executions
         assert report.to_dict()["num_executions"] == report.num_executions
 
 
@@ -279,7 +285,7 @@ class VjpConformance:
         whole = engine.vjp(spec, pixels, weights, grad)
         parts = [
             engine.vjp(spec, p, weights, g)
-            for p, g in zip(pixels.split(50), grad.split(50), strict=True)
+            for p, g in zip(self.parts(pixels), self.parts(grad), strict=True)
         ]
         torch.testing.assert_close(whole[0], torch.cat([p for p, _ in parts]), rtol=1e-7, atol=1e-8)
         torch.testing.assert_close(whole[1], sum(w for _, w in parts), rtol=1e-7, atol=1e-8)
@@ -330,6 +336,49 @@ class VjpConformance:
         for a, b in zip(using, engine.vjp(spec, pixels, weights, grad), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
 
+    @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+    @pytest.mark.parametrize(
+        "case", [Case(3, 5, 2), Case(1, 2, 1), Case(3, 3, 2, "user2")], ids=str
+    )
+    def test_jacobian_is_one_vjp_for_each_value(self, engine, case, dtype, generator):
+        spec, weights = case.spec(), weights_of(case, generator, dtype)
+        channels = case.in_channels
+        pixels = torch.randn(4, channels, generator=generator, dtype=torch.float64).to(dtype)
+        pixels[1] = 0
+        pixels[2] = -torch.eye(channels)[-1]
+        by_pixels, by_weights = engine.jacobian(spec, pixels, weights)
+        values = (len(pixels), spec.num_kernels, spec.num_qubits)
+        assert by_pixels.shape == (*values, channels)
+        assert by_weights.shape == (*values, spec.num_weights)
+        assert by_pixels.dtype == by_weights.dtype == dtype
+        for i, k, q in np.ndindex(*values):
+            unit = torch.zeros(values, dtype=dtype)
+            unit[i, k, q] = 1
+            expected = engine.vjp(spec, pixels, weights, unit)
+            rows = torch.zeros_like(pixels), torch.zeros_like(weights)
+            rows[0][i] = by_pixels[i, k, q]
+            rows[1][k] = by_weights[i, k, q]
+            for found, one in zip(rows, expected, strict=True):
+                self.assert_gradient_close(found, one.double().numpy(), self.rtol[dtype])
+
+    @pytest.mark.parametrize("wrt", [(True, False), (False, True), (False, False)])
+    def test_jacobian_by_what_is_asked_for(self, engine, wrt, generator):
+        case = Case(3, 5, 2)
+        spec, weights = case.spec(), weights_of(case, generator)
+        pixels = torch.randn(2, 3, generator=generator, dtype=torch.float64)
+        both, some = (engine.jacobian(spec, pixels, weights, w) for w in ((True, True), wrt))
+        for wanted, full, part in zip(wrt, both, some, strict=True):
+            if wanted:
+                torch.testing.assert_close(part, full, rtol=1e-9, atol=1e-10)
+            else:
+                assert part is None
+
+    def test_jacobian_of_no_pixels(self, engine, generator):
+        spec, weights = PLAIN.spec(), weights_of(PLAIN, generator)
+        found = engine.jacobian(spec, torch.empty(0, 5, dtype=torch.float64), weights)
+        shapes = [tuple(part.shape) for part in found]
+        assert shapes == [(0, 3, 3, 5), (0, 3, 3, spec.num_weights)]
+
     def test_training_after_inference_mode(self, engine, generator):
         """A validation pass under inference_mode comes first in Lightning's sanity check."""
         case = Case(7, 3, 3, "figure1", 6)  # a shape that no other test uses
@@ -354,3 +403,5 @@ class NoGradients:
             EngineError, match=rf"'{engine.name}' engine has no gradients.*engine='exact'"
         ):
             engine.vjp(PLAIN.spec(), pixels, weights, grad_of(PLAIN, 2, generator))
+        with pytest.raises(EngineError, match="has no gradients"):
+            engine.jacobian(PLAIN.spec(), pixels, weights)

@@ -43,6 +43,14 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(skip)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _placements_of_this_session(tmp_path_factory):
+    """Placements that tests compute are kept for the session, apart from the user's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QPC_CACHE_DIR", str(tmp_path_factory.mktemp("placements")))
+        yield
+
+
 @pytest.fixture
 def test_seed(request):
     """An integer from the session's seed and the test's own id, so that order does not matter."""

@@ -16,7 +16,9 @@ from conformance import (
 from qiskit.primitives import StatevectorEstimator
 
 from qpc_qiskit import EstimatorEngine, ExactEngine
-from qpc_qiskit.engines import ENGINES, exact
+from qpc_qiskit.engines import ENGINES, Engine, exact
+from qpc_qiskit.engines.reports import EngineReport
+from qpc_qiskit.execution.pubs import JobLimits
 
 FLOAT64_INSIDE = {torch.float32: 1e-6, torch.float64: 1e-10}
 
@@ -57,15 +59,33 @@ def test_exact_engine_on_a_gpu_equals_the_cpu(dtype, generator):
         torch.testing.assert_close(a.cpu(), b, rtol=bound, atol=bound)
 
 
-class TestEstimatorEngineOnAer(EvsConformance, NoGradients):
+class TestEstimatorEngineOnAer(EvsConformance, VjpConformance):
     atol = FLOAT64_INSIDE
+    many = 14
 
     @pytest.fixture
     def engine(self):
         return EstimatorEngine()
 
 
-class TestEstimatorEngineOnStatevectors(EvsConformance, NoGradients):
+class TestEstimatorEngineOfEveryPixel(EvsConformance, VjpConformance):
+    """Without merging equal directions, and with jobs so small that most calls need several."""
+
+    atol = FLOAT64_INSIDE
+    many = 14
+
+    @pytest.fixture
+    def engine(self):
+        return EstimatorEngine(dedupe_grid=None, limits=JobLimits(max_rows=500))
+
+    def test_every_row_is_executed(self, engine, generator):
+        pixels, weights = pixels_of(5, generator, count=200), weights_of(PLAIN, generator)
+        engine.evs(PLAIN.spec(), pixels, weights)
+        assert engine.last_report.num_executions == len(pixels) * PLAIN.spec().num_kernels
+        assert engine.last_report.num_pubs == 2
+
+
+class TestEstimatorEngineOnStatevectors(EvsConformance):
     """Qiskit's own reference primitive, which binds and evolves every row by itself."""
 
     atol = FLOAT64_INSIDE
@@ -74,6 +94,33 @@ class TestEstimatorEngineOnStatevectors(EvsConformance, NoGradients):
     @pytest.fixture
     def engine(self):
         return EstimatorEngine(StatevectorEstimator())
+
+
+class ValuesOnly(Engine):
+    """What an engine is that leaves out all that it may."""
+
+    name = "values-only"
+    has_gradients = False
+
+    def evs(self, spec, pixels, weights):
+        found = ExactEngine().evs(spec, pixels, weights)
+        self._record(
+            EngineReport(
+                engine=self.name,
+                num_pixels=len(pixels),
+                num_kernels=spec.num_kernels,
+                num_executions=0,
+            )
+        )
+        return found
+
+
+class TestEngineWithoutGradients(EvsConformance, NoGradients):
+    atol: ClassVar = {torch.float32: 2e-6, torch.float64: 1e-12}
+
+    @pytest.fixture
+    def engine(self):
+        return ValuesOnly()
 
 
 def test_every_engine_of_the_table_is_tested():

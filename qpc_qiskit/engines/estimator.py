@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 
     from qpc_qiskit.execution.destinations import Destination, Prepared
 
+FINEST_GRID = 2.0**-52  # of float64; cells are numbered in 64 bits
 EQUIVALENCE_ROWS = 3
 EQUIVALENCE_ATOL = 1e-8
 
@@ -118,8 +119,11 @@ class EstimatorEngine(Engine):
                 "EstimatorEngine.from_backend."
             )
         self._precision = checked_precision(precision, shots)
-        if dedupe_grid is not None and not 0 < dedupe_grid < 1:
-            raise ValueError(f"dedupe_grid must be between 0 and 1, or None, got {dedupe_grid!r}.")
+        if dedupe_grid is not None and not FINEST_GRID <= dedupe_grid < 1:
+            raise ValueError(
+                f"dedupe_grid must be at least {FINEST_GRID:.2g} and below 1, or None, got "
+                f"{dedupe_grid!r}."
+            )
         self._dedupe_grid = dedupe_grid
         self._gradients = make_gradients(gradients)
         make_encoder(encoder, 1)  # an unknown name is told now
@@ -152,7 +156,7 @@ class EstimatorEngine(Engine):
         use_fractional_gates: bool = False,
         **engine_options: Any,
     ) -> Self:
-        """An engine for a backend: its circuits are transpiled once, onto the backend's best qubits.
+        """An engine for a backend; circuits are transpiled once, onto the backend's best qubits.
 
         Args:
             backend: a qiskit `BackendV2` of any vendor, or a name: `aer`, a snapshot of a device
@@ -166,10 +170,10 @@ class EstimatorEngine(Engine):
                 Aer and snapshots. By default Aer is exact, and the others take 4096 shots.
             resilience: IBM's level: 0 none, 1 readout mitigation (TREX), 2 also zero-noise
                 extrapolation; for IBM's devices, their snapshots and Aer. Slow on a laptop.
-            noise_model: for `aer`: an Aer `NoiseModel`, or a device (or its name) whose noise on its
-                best patch is simulated by Aer alone, without IBM's Estimator.
-            options: of what runs the circuits: `AerSimulator`'s, IBM's `EstimatorOptions` as nested
-                dictionaries, or `BackendEstimatorV2`'s.
+            noise_model: for `aer`: an Aer `NoiseModel`, or a device (or its name) whose noise on
+                its best patch is simulated by Aer alone, without IBM's Estimator.
+            options: of what runs the circuits: those of `AerSimulator`, of IBM's Estimator as
+                nested dictionaries, or of `BackendEstimatorV2`.
             seed: of shots, twirls and `Spsa`; not for a real device.
             device: `CPU` or `GPU`, for `aer`.
             service: a `QiskitRuntimeService`, for `ibm_...`; None: that of the saved account.
@@ -354,6 +358,7 @@ class EstimatorEngine(Engine):
         """Values of rows, given as pairs of directions (D, C) and angles (B, R)."""
         from qpc_qiskit.execution.jobs import run_rows
 
+        directions = directions + 0.0  # -0.0 gives other angles, which a noisy encoder tells apart
         destination, grid = self.destination, self._dedupe_grid
         which = np.arange(len(pairs))
         if grid is not None and len(pairs):
@@ -404,16 +409,18 @@ class EstimatorEngine(Engine):
         if destination.keeps_shots and shots:
             row_bytes += shots * prepared.template.circuit.num_qubits
         each = prepared.seconds_per_shot
+        per_row, per_job = destination.executed_shots(shots) if shots else (0, 0)
         parts = split_jobs(
             len(rows),
             self._limits or destination.limits,
             row_bytes=row_bytes,
-            shots=shots,
-            qpu_seconds_per_row=each * shots if each and shots else None,
+            shots=per_row or None,
+            qpu_seconds_per_row=each * per_row if each else None,
         )
         predicted = None
         if each is not None and shots is not None:
-            predicted = qpu_seconds(len(parts), len(rows) * shots, each)
+            executed = len(rows) * per_row + len(parts) * per_job
+            predicted = qpu_seconds(len(parts), executed, each)
         if self._max_qpu_seconds is not None:
             self._check_budget(len(rows), predicted, self._max_qpu_seconds)
         return parts, predicted

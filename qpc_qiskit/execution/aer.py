@@ -109,6 +109,8 @@ class AerEstimator(BaseEstimatorV2):
         circuit.save_probabilities(measured, label="outcomes")
         rows = pub.parameter_values.as_array(parameters)
         rows = rows.reshape(pub.parameter_values.size, len(parameters))
+        if not measured:  # multiples of the identity
+            return np.ones((len(rows), 1))
         found = self._outcomes(circuit, parameters, rows, 2 ** len(measured))
         for position, qubit in enumerate(measured):
             confusion = None if noise is None else noise.confusion(qubit)
@@ -123,14 +125,17 @@ class AerEstimator(BaseEstimatorV2):
         simulator = AerSimulator(**self._simulator_options(circuit))
         step = max(1, min(_ROWS_PER_RUN, _PROBABILITIES_PER_RUN // size))
         found = np.empty((len(rows), size))
-        for start in range(0, len(rows), step):
-            part = rows[start : start + step]
+        distinct = rows if parameters else rows[:1]
+        for start in range(0, len(distinct), step):
+            part = distinct[start : start + step]
             binds = [dict(zip(parameters, part.T.tolist(), strict=True))] if parameters else None
             result = simulator.run(circuit, parameter_binds=binds).result()
             if not result.success:
                 raise RuntimeError(f"Aer: {result.status}")
             for i, experiment in enumerate(result.results):
                 found[start + i] = experiment.data.outcomes
+        if not parameters:
+            found[1:] = found[:1]
         return found
 
     def _simulator_options(self, circuit: QuantumCircuit) -> dict[str, object]:

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC
 
+import numpy as np
 from qiskit import transpile
 from qiskit.primitives import BackendEstimatorV2, BaseEstimatorV2
 from qiskit.providers import BackendV2, Options
 from qiskit.transpiler import Target
-from qiskit_aer import AerSimulator
+from qiskit_aer import AerError, AerSimulator
 from qiskit_aer.noise import NoiseModel
 
 from qpc_qiskit.errors import BackendError, EngineError
@@ -27,6 +29,10 @@ from qpc_qiskit.execution.patches import Placement, embed, embed_observables, pl
 from qpc_qiskit.execution.placement_cache import cache_folder
 from qpc_qiskit.execution.pubs import JobLimits, Template
 from qpc_qiskit.execution.targets import restrict_target
+
+# Jobs of at most some ten seconds: a thread in the simulator cannot be interrupted by Ctrl-C.
+_EXACT_LIMITS = JobLimits(max_rows=65536)
+_NOISY_LIMITS = JobLimits(max_rows=1024)
 
 DEFAULT_SHOTS = 4096
 """Of Qiskit's primitives: precision 1/64."""
@@ -54,6 +60,9 @@ class Destination:
     """Makes a template legal here; expensive, so its result is to be kept."""
     default_shots: int | None = None
     """Per row where no precision is asked for; None: exact."""
+    executed_shots: Callable[[int], tuple[int, int]] = field(default=lambda n: (n, 0), repr=False)
+    """Shots asked for -> shots executed for each row, and for each job besides: mitigation and
+    twirling take more than is asked for."""
     limits: JobLimits = field(default_factory=JobLimits)
     """Of a job."""
     jobs_in_flight: int = 1
@@ -62,6 +71,8 @@ class Destination:
     """Whether results hold every shot of every qubit of the circuit, so that memory counts."""
     is_transpiled: bool = True
     """Whether the circuit differs from the template and is to be checked against it."""
+    limits_rzz: bool = False
+    """Whether rzz gates take angles from 0 to pi/2 only, as IBM's do."""
     reseed: Callable[[BaseEstimatorV2, int], None] | None = field(default=None, repr=False)
     """Gives the next job its own seed; None: the estimator has no seed, or goes on in one."""
     about: Mapping[str, object] = field(default_factory=dict)
@@ -99,6 +110,12 @@ def aer(
         EngineError: Aer has no such device here.
     """
     own = dict(options or {})
+    given = {name: name for name in ("noise_model", "seed", "shots", "device")}
+    refuse_options(own, {**given, "seed_simulator": "seed"})
+    try:
+        AerSimulator(**own)
+    except AerError as error:
+        raise ValueError(f"Options of AerSimulator: {error.message}.") from error
     if device != "CPU":
         found = AerSimulator().available_devices()
         if device not in found:
@@ -113,11 +130,20 @@ def aer(
     elif noise is not None:
         about["noise"] = "own NoiseModel"
 
+    seeds = np.random.SeedSequence(seed)  # one for each circuit, or layers would share shot noise
+
     def prepare(template: Template) -> Prepared:
         placed, model = simulated(template, noise)
-        return replace(placed, estimator=AerEstimator(model, seed=seed, **own))
+        own_seed = int(seeds.spawn(1)[0].generate_state(1)[0])
+        return replace(placed, estimator=AerEstimator(model, seed=own_seed, **own))
 
-    return Destination(name="aer", prepare=prepare, is_transpiled=noise is not None, about=about)
+    return Destination(
+        name="aer",
+        prepare=prepare,
+        limits=_EXACT_LIMITS if noise is None else _NOISY_LIMITS,
+        is_transpiled=noise is not None,
+        about=about,
+    )
 
 
 def simulated(
@@ -163,8 +189,7 @@ def on_patch(template: Template, backend: BackendV2) -> tuple[Prepared, NoiseMod
 
 def placed_on(template: Template, backend: BackendV2) -> Placement:
     """The best placement of a template on a backend; from the cache if it was found before."""
-    if backend.target is None:
-        raise BackendError(f"{backend.name} tells nothing of its gates (its target is None).")
+    _check_target(backend)
     bad_qubits, bad_edges = faulty(backend)
     return place(
         template.circuit,
@@ -173,6 +198,11 @@ def placed_on(template: Template, backend: BackendV2) -> Placement:
         bad_edges=bad_edges,
         cache=cache_folder(),
     )
+
+
+def _check_target(backend: BackendV2) -> None:
+    if backend.target is None:
+        raise BackendError(f"{backend.name} tells nothing of its gates (its target is None).")
 
 
 def embedded(template: Template, backend: BackendV2) -> Prepared:
@@ -194,6 +224,8 @@ def any_backend(
     backend: BackendV2, *, seed: int | None = None, options: Mapping[str, object] | None = None
 ) -> Destination:
     """Any vendor's backend, through Qiskit's `BackendEstimatorV2`."""
+    refuse_options(options, {"seed_simulator": "seed", "default_precision": "precision"})
+    _check_target(backend)
     own: dict[str, object] = {**(options or {}), "seed_simulator": seed}
     try:
         estimator = BackendEstimatorV2(backend=backend, options=own)
@@ -213,17 +245,32 @@ def any_backend(
     )
 
 
+def refuse_options(options: Mapping[str, object] | None, arguments: Mapping[str, str]) -> None:
+    """Refuse options that have an argument of their own.
+
+    Args:
+        options: as a user gave them.
+        arguments: option -> argument.
+
+    Raises:
+        ValueError: naming both.
+    """
+    for name, argument in arguments.items():
+        if name in (options or {}):
+            raise ValueError(f"Give {argument}=..., not {name} in options.")
+
+
 def reseed_backend_estimator(estimator: BaseEstimatorV2, seed: int) -> None:
     """Give the next job of a `BackendEstimatorV2` its seed."""
     estimator.options.seed_simulator = seed
 
 
 def calibration_time(backend: BackendV2) -> str | None:
-    """When the backend's properties were measured, ISO 8601; None: it does not tell."""
+    """When the backend's properties were measured, ISO 8601 in UTC; None: it does not tell."""
     properties = getattr(backend, "properties", None)
     told = properties() if callable(properties) else None
     time = getattr(told, "last_update_date", None)
-    return None if time is None else str(time.isoformat())
+    return None if time is None else time.astimezone(UTC).isoformat(timespec="seconds")
 
 
 def _seconds_per_shot(placement: Placement, backend: BackendV2) -> float | None:

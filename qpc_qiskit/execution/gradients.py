@@ -85,7 +85,9 @@ class _Probes:
     centre: Array
     """(G, S)."""
     basis: Array
-    """(G, S, size): gradient = sum over S of slope * basis."""
+    """(G, S, size): gradient = scale * sum over S of slope * basis."""
+    scale: Array
+    """(G, 1): 1/|x| of a pixel, apart from the factors since its square may overflow."""
 
 
 def _weight_probes(
@@ -104,7 +106,7 @@ def _weight_probes(
         points = ansatz.angles(moved.reshape(-1, spec.num_weights)).reshape(*moved.shape[:3], -1)
         factor, basis = 0.5 / method.step, signs / method.num_samples
     factors = np.broadcast_to([factor, -factor], points.shape[:3])
-    return _Probes(points, factors, np.zeros(points.shape[:2]), basis)
+    return _Probes(points, factors, np.zeros(points.shape[:2]), basis, np.ones((num_kernels, 1)))
 
 
 def _pixel_probes(
@@ -123,16 +125,29 @@ def _pixel_probes(
     else:
         shape = (num_pixels, method.num_samples, channels)
         along = rng.choice([-1.0, 1.0], size=shape) / math.sqrt(channels)
-        basis = along * (channels / method.num_samples)
+        basis = along * (channels / method.num_samples * _multiplicity(along)[..., None])
     overlap = np.einsum("ic,isc->is", unit, along)
     points = unit[:, None, None, :] + np.stack([along, -along], axis=2)
     factors = np.stack([1 + overlap, -(1 - overlap)], axis=2)
     centre = -2 * overlap
     # A point of length zero has no direction, and its factor is zero. Rounding may leave both tiny.
     factors[np.abs(factors) < 1e-15] = 0
-    inverse = (1 / length / scale)[:, None]
-    inverse[is_zero] = 0
-    return _Probes(points, factors * inverse[..., None], centre * inverse, basis)
+    # Along the pixel itself (u - v or u + v is zero to the last bit) and for zero pixels the slope
+    # is known to be zero; a sample drawn before counts there.
+    known = is_zero[:, None] | ~points.any(axis=3).all(axis=2) | ~basis.any(axis=2)
+    factors[known] = 0
+    centre[known] = 0
+    return _Probes(points, factors, centre, basis, (1 / length / scale)[:, None])
+
+
+def _multiplicity(along: Array) -> Array:
+    """How often each line was drawn, told where it was drawn first, else 0: (N, S).
+
+    Lines drawn twice would have the same rows, so their shot noise would not be independent.
+    """
+    same = np.abs(np.einsum("isc,itc->ist", along, along)) > 1 - 1 / along.shape[2]
+    first = same.argmax(axis=2)
+    return np.asarray((first[:, None] == np.arange(along.shape[1])[:, None]).sum(axis=2), float)
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,8 +186,8 @@ def plan_gradient(
 ) -> Gradient:
     """Rows whose values give the derivatives of a layer.
 
-    Rows with factor zero are left out: outer gradient zero, a pixel that counts as zero (for its
-    own derivative), u + e_i where u = -e_i.
+    Rows that are not needed are left out: outer gradient zero, a pixel that counts as zero (for its
+    own derivative), slopes along the pixel itself.
 
     Args:
         spec: the layer.
@@ -262,6 +277,7 @@ def jacobian(plan: Gradient, values: Values) -> tuple[Array | None, Array | None
     by_pixels = by_weights = None
     if plan.pixels is not None:
         by_pixels = np.einsum("iksq,isc->ikqc", _pixel_slopes(plan, values), plan.pixels.basis)
+        by_pixels = _scaled(by_pixels, plan.pixels.scale[..., None, None])
     if plan.weights is not None:
         by_weights = np.einsum("iksq,ksp->ikqp", _weight_slopes(plan, values), plan.weights.basis)
     return by_pixels, by_weights
@@ -289,13 +305,20 @@ def vector_jacobian(
         centre = np.einsum("is,isc->ic", plan.pixels.centre, basis) ** 2
         spread = (_forward(plan, values)[1] * np.abs(grad)).sum(2)
         variance += centre * (spread**2).sum(1)[:, None]
-        by_pixels = np.einsum("is,isc->ic", slopes, basis), np.sqrt(variance)
+        found = np.einsum("is,isc->ic", slopes, basis), np.sqrt(variance)
+        by_pixels = _scaled(found[0], plan.pixels.scale), _scaled(found[1], plan.pixels.scale)
     if plan.weights is not None:
         basis = plan.weights.basis
         slopes = np.einsum("iksq,ikq->ks", _weight_slopes(plan, values), grad)
         variance = np.einsum("ks,ksp->kp", _weight_variance(plan, values, grad), basis**2)
         by_weights = np.einsum("ks,ksp->kp", slopes, basis), np.sqrt(variance)
     return by_pixels, by_weights
+
+
+def _scaled(values: Array, scale: Array) -> Array:
+    """Their product. Derivatives by very small pixels may be infinite."""
+    with np.errstate(over="ignore"):
+        return np.asarray(values * scale)
 
 
 def _taken(values: Array, rows: Indices) -> Array:

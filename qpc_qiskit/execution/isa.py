@@ -38,8 +38,14 @@ def check_isa(circuit: QuantumCircuit, target: Target) -> None:
             f"The circuit has {circuit.num_qubits} qubits; the backend has {target.num_qubits}. "
             "Use a larger backend."
         )
-    for name, qubits in _unsupported(circuit, target):
-        has = "only other qubits have it" if name in target.operation_names else "no qubits have it"
+    for operation, qubits in _unsupported(circuit, target):
+        name = operation.name
+        if target.instruction_supported(name, qubits):
+            has = f"its parameters {operation.params} are out of range"
+        elif name in target.operation_names:
+            has = "only other qubits have it"
+        else:
+            has = "no qubits have it"
         raise NotISAError(
             f"The backend does not support {name!r} on qubits {qubits}: {has}. Transpile the "
             "circuit for this very backend first."
@@ -167,11 +173,11 @@ def _restricted(observable: SparsePauliOp, qubits: Sequence[int]) -> SparsePauli
     return SparsePauliOp(labels, observable.coeffs)
 
 
-def _unsupported(circuit: QuantumCircuit, target: Target) -> Iterator[tuple[str, Qargs]]:
+def _unsupported(circuit: QuantumCircuit, target: Target) -> Iterator[tuple[Instruction, Qargs]]:
     for operation, qubits in _instructions(circuit, range(circuit.num_qubits)):
         fixed = operation.params if isinstance(operation, Gate) else None
         if not target.instruction_supported(operation.name, qubits, parameters=fixed):
-            yield operation.name, qubits
+            yield operation, qubits
 
 
 def _instructions(

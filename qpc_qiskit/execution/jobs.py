@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from qpc_qiskit.execution.pubs import (
     make_pub,
     stds_from_data,
 )
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,14 +62,18 @@ def run_rows(
     """
     template, estimator = prepared.template, prepared.estimator
     num_observables = len(template.observables)
-    for part in parts:
-        check_rzz_angles(template.circuit, template.parameters, rows.values(part))
+    if destination.limits_rzz and "rzz" in template.circuit.count_ops():
+        for part in parts:
+            check_rzz_angles(template.circuit, template.parameters, rows.values(part))
     waiting: deque[tuple[slice, Any]] = deque()
     evs: list[Array] = []
     stds: list[Array] = []
     job_ids: list[str] = []
+    current = 1  # the job that is being sent or collected
 
     def collect() -> None:
+        nonlocal current
+        current = len(evs) + 1
         part, job = waiting[0]
         data = job.result()[0].data
         waiting.popleft()
@@ -78,19 +85,31 @@ def run_rows(
         for part in parts:
             if len(waiting) == destination.jobs_in_flight:
                 collect()
+            current = len(job_ids) + 1
             if destination.reseed is not None and next_seed is not None:
                 destination.reseed(estimator, next_seed())
             job = estimator.run([make_pub(template, rows.values(part), precision)])
             waiting.append((part, job))
             job_ids.append(_job_id(job))
+            logger.info(
+                "%s: job %s with rows %d to %d of %d",
+                destination.name,
+                job_ids[-1],
+                part.start,
+                part.stop - 1,
+                len(rows),
+            )
         while waiting:
             collect()
     except BaseException as error:
         _cancel([job for _, job in waiting])
         if isinstance(error, QPCError) or not isinstance(error, Exception):
+            error.add_note(
+                f"{destination.name}: at job {current} of {len(parts)}{_known(job_ids)}."
+            )
             raise  # the toolkit's own, such as a result that is pending; or Ctrl-C
         raise EngineError(
-            f"{destination.name}: {type(estimator).__name__} failed on job {len(evs) + 1} of "
+            f"{destination.name}: {type(estimator).__name__} failed on job {current} of "
             f"{len(parts)} ({len(rows)} rows in all, {num_observables} observables): "
             f"{type(error).__name__}: {error}{_known(job_ids)}"
         ) from error

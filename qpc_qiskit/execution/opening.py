@@ -60,6 +60,11 @@ def open_destination(
         raise ValueError(
             "precision=0 asks for exact values, which resilience cannot improve; give shots."
         )
+    if not isinstance(noise_model, NoiseModel | BackendV2 | str | None):
+        raise TypeError(
+            "Expected an Aer NoiseModel, a device or its name as noise_model, got "
+            f"{type(noise_model).__name__}."
+        )
     without_effect: dict[str, bool] = {}
 
     def refuse(where: str) -> None:
@@ -70,6 +75,7 @@ def open_destination(
     if isinstance(backend, AerSimulator) and backend.coupling_map is None:
         without_effect["noise_model"] = noise_model is not None
         refuse("an AerSimulator, which has its own noise")
+        _refuse_settings(backend)
         noise_model, backend = backend.options.noise_model, AER
     if backend == AER:
         without_effect |= {"mode": mode != "job", "service": service is not None}
@@ -114,6 +120,21 @@ def open_destination(
     without_effect |= {"mode": mode != "job", "resilience": resilience != 0}
     refuse(f"{backend.name}, which is run through BackendEstimatorV2")
     return destinations.any_backend(backend, seed=seed, options=options)
+
+
+def _refuse_settings(simulator: AerSimulator) -> None:
+    """Of an AerSimulator the noise model is taken, and nothing else."""
+    defaults = AerSimulator().options
+    changed = [
+        name
+        for name, value in simulator.options.items()
+        if name != "noise_model" and value != getattr(defaults, name, None)
+    ]
+    if changed:
+        raise ValueError(
+            f"{', '.join(changed)} of the AerSimulator would have no effect: give 'aer' and "
+            "options=..., seed=... or device=... instead."
+        )
 
 
 def _device_noise(name: str) -> BackendV2:

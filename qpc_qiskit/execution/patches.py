@@ -1,9 +1,9 @@
 """Patches: one circuit, transpiled once, on the few qubits of a backend that suit it best.
 
-A patch is an ordered set of n connected qubits. Transpiling onto n abstract wires takes some ten
-milliseconds, onto a whole device hundreds of times as long, and what it finds depends on the shape
-of the wires more than on anything else: so the circuit is transpiled onto each of the shapes that
-the device has, and laid on every place where the device has that shape, in every way.
+A patch is an ordered set of n connected qubits. How many gates a circuit needs depends on the shape
+of its wires: so it is transpiled onto the shapes that connected sets of qubits of the device have,
+and laid on every place where the device has that shape, in every way. The prediction of
+`regions.predicted_losses` decides.
 """
 
 from __future__ import annotations
@@ -21,17 +21,25 @@ from qiskit.transpiler import Target, generate_preset_pass_manager
 
 from qpc_qiskit.errors import BackendError
 from qpc_qiskit.execution import placement_cache, regions
-from qpc_qiskit.execution.isa import is_isa
+from qpc_qiskit.execution.isa import check_isa, is_isa
 from qpc_qiskit.execution.regions import Sets, Shape
-from qpc_qiskit.execution.targets import BROKEN, Device, read_device, restrict_target, shape_target
+from qpc_qiskit.execution.targets import (
+    BROKEN,
+    Device,
+    Qargs,
+    read_device,
+    restrict_target,
+    shape_target,
+)
 
 SEEDS = tuple(range(16))
 """Of the transpiler; the best result is taken."""
-_SETS = 4000  # more than heavy-hex devices of 156 qubits have of connected sets of seven
+_SETS = 4000  # heavy-hex devices of 156 qubits have 1500 connected sets of seven
 _SHAPES = 12  # transpiled with the first seeds
 _FINALISTS = 3  # transpiled with all seeds
 _FIRST_SEEDS = 3
-_VERSION = 1  # of this algorithm: older placements in a cache are not used
+_NEARLY = 1.05  # losses within this factor of the best count as equal
+_VERSION = 2  # of this algorithm: older placements in a cache are not used
 
 
 @dataclass(frozen=True)
@@ -76,7 +84,7 @@ def place(
     *,
     seeds: Sequence[int] = SEEDS,
     bad_qubits: Iterable[int] = (),
-    bad_edges: Iterable[tuple[int, int]] = (),
+    bad_edges: Iterable[Qargs] = (),
     qubits: Sequence[int] | None = None,
     cache: Path | None = None,
 ) -> Placement:
@@ -148,7 +156,7 @@ def _place(
     target: Target,
     seeds: Sequence[int],
     bad_qubits: Sequence[int],
-    bad_edges: Sequence[tuple[int, int]],
+    bad_edges: Sequence[Qargs],
     qubits: Sequence[int] | None,
 ) -> Placement:
     device = read_device(target, circuit.num_qubits, bad_qubits, bad_edges)
@@ -160,7 +168,7 @@ def _place(
     further = seeds[_FIRST_SEEDS:]
     finalists = [found.shape for found in tried[:_FINALISTS]] if further else []
     tried += [_on_shape(circuit, device, shape, further) for shape in finalists]
-    return _finished(min(tried, key=_rank), device, circuit.name)
+    return _finished(_best(tried), device, circuit.name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,7 +239,11 @@ def _chosen(circuit: QuantumCircuit, device: Device, qubits: Sequence[int]) -> S
 def _on_shape(
     circuit: QuantumCircuit, device: Device, shape: Shape, seeds: Sequence[int]
 ) -> _Candidate:
-    """The best of several transpilations onto a shape, on its best place."""
+    """The best of several transpilations onto a shape, on its best place.
+
+    Those with the fewest two-qubit gates and layers are laid on every place; they differ in what
+    each wire does.
+    """
     uniform = shape_target(device, circuit.num_qubits, shape.edges)
     results = []
     for seed in seeds:
@@ -243,15 +255,20 @@ def _on_shape(
                 f"The circuit {circuit.name!r} cannot be translated into the backend's gates "
                 f"{', '.join(device.gates) or '(none)'}: {error.message}"
             ) from error
-    best = min(results, key=_cost)
-    layout = best.layout
+    fewest = min(_cost(result)[:2] for result in results)
+    best = [result for result in results if _cost(result)[:2] == fewest]
+    return min((_laid(result, device, shape) for result in best), key=_rank)
+
+
+def _laid(circuit: QuantumCircuit, device: Device, shape: Shape) -> _Candidate:
+    """A circuit for a shape, on its best place."""
+    layout = circuit.layout
     final = range(circuit.num_qubits) if layout is None else layout.final_index_layout()
-    losses = regions.predicted_losses(
-        device, regions.profile(best, device.durations), shape.embeddings
-    )
-    place = int(np.argmin(np.round(losses, 12)))
+    profile = regions.profile(circuit, device.durations)
+    losses = regions.predicted_losses(device, profile, shape.embeddings)
+    place = int(np.argmin(np.round(losses, 12)))  # the first of equals, whatever the last bit
     qubits = tuple(int(q) for q in shape.embeddings[place])
-    return _Candidate(best, tuple(final), shape, qubits, float(losses[place]))
+    return _Candidate(circuit, tuple(final), shape, qubits, float(losses[place]))
 
 
 def _cost(circuit: QuantumCircuit) -> tuple[int, int, int]:
@@ -268,6 +285,16 @@ def _rank(candidate: _Candidate) -> tuple[float, tuple[int, int, int]]:
     return round(candidate.loss, 12), _cost(candidate.circuit)
 
 
+def _best(tried: Sequence[_Candidate]) -> _Candidate:
+    """The shortest of those that are predicted to be about equally good.
+
+    A prediction is a product of calibrated errors: too rough to pay for a few percent of it with a
+    third more gates.
+    """
+    enough = _NEARLY * min(candidate.loss for candidate in tried)
+    return min((c for c in tried if c.loss <= enough), key=lambda c: (_cost(c.circuit), c.loss))
+
+
 def _finished(found: _Candidate, device: Device, name: str) -> Placement:
     """The placed circuit in the gates and directions that its very qubits have."""
     part = restrict_target(device.target, found.qubits)
@@ -277,6 +304,7 @@ def _finished(found: _Candidate, device: Device, name: str) -> Placement:
         # Translation and gate directions only: the circuit stands where it shall stand.
         manager.init = manager.layout = manager.routing = None
         circuit = manager.run(circuit)
+        check_isa(circuit, part)
     circuit = embed(circuit, range(circuit.num_qubits), circuit.num_qubits)  # drops the layout
     circuit.name = name
     losses = regions.predicted_losses(

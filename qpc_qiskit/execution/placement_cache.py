@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import os
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,9 @@ def load(
         (circuit,) = qpy.load(io.BytesIO(body))
         own = {p.name: p for p in template.parameters}
         values = {p: own[p.name] for p in circuit.parameters}
-        return circuit.assign_parameters(values), dict(header["data"])
-    except (OSError, ValueError, KeyError, TypeError, QiskitError):
+        circuit.assign_parameters(values, inplace=True)  # a copy would get another name
+        return circuit, dict(header["data"])
+    except (OSError, ValueError, KeyError, TypeError, struct.error, QiskitError):
         return None
 
 

@@ -103,7 +103,7 @@ def merge_directions(directions: Array, grid: float = GRID) -> tuple[Indices, In
         (U,) indices of the first direction of each cell, ascending; (D,) which of them stands for
         each direction.
     """
-    cells = np.rint(directions / grid).astype(np.int32)
+    cells = np.rint(directions / grid).astype(np.int64)
     _, first, inverse = np.unique(cells, axis=0, return_index=True, return_inverse=True)
     order = np.argsort(first)
     rank = np.empty_like(order)
@@ -168,7 +168,8 @@ def split_jobs(
     if limits.max_executions is not None and shots:
         bounds["executions"] = limits.max_executions // shots
     if limits.max_qpu_seconds is not None and qpu_seconds_per_row:
-        bounds["QPU seconds"] = int(limits.max_qpu_seconds / qpu_seconds_per_row)
+        possible = limits.max_qpu_seconds / qpu_seconds_per_row
+        bounds["QPU seconds"] = int(possible) if possible < math.inf else None
     allowed = {what: bound for what, bound in bounds.items() if bound is not None}
     for what, bound in allowed.items():
         if bound < 1:

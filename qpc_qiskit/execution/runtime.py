@@ -7,19 +7,29 @@ the width of the circuit, since the Estimator measures every qubit of it and no 
 
 from __future__ import annotations
 
+import difflib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import Context
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, Literal, get_args
 
 from pydantic import ValidationError
-from qiskit.primitives import BaseEstimatorV2
+from qiskit.primitives import (
+    BaseEstimatorV2,
+    BasePrimitiveJob,
+    EstimatorPubLike,
+    PrimitiveResult,
+    PubResult,
+)
 from qiskit.providers import BackendV2
 from qiskit_aer import AerSimulator
 from qiskit_aer.noise import NoiseModel
 from qiskit_ibm_runtime import Batch, IBMBackend, QiskitRuntimeService, Session, fake_provider
+from qiskit_ibm_runtime.executor.calculate_twirling_shots import calculate_twirling_shots
 from qiskit_ibm_runtime.executor_estimator import Estimator
+from qiskit_ibm_runtime.executor_estimator.finalize_options import finalize_estimator_options
 from qiskit_ibm_runtime.fake_provider.fake_backend import FakeBackendV2
 from qiskit_ibm_runtime.options_models import EstimatorOptions
 
@@ -70,12 +80,30 @@ def find_backend(
     known = fake_devices()
     if name in known:
         return known[name]()
-    near = [other for other in known if name.removeprefix("fake_")[:4] in other]
+    near = difflib.get_close_matches(f"fake_{name.removeprefix('fake_')}", known, cutoff=0.75)
     hint = f" Did you mean {', '.join(near)}?" if near else ""
     raise BackendError(
         f"Unknown backend {name!r}; expected 'aer', a fake device such as 'fake_torino', or "
         f"'ibm_...'.{hint} `qpc backends` lists them."
     )
+
+
+def ibm_backends(service: QiskitRuntimeService | None = None) -> list[BackendV2]:
+    """The devices of an account, with what they tell of themselves.
+
+    Args:
+        service: None: that of the client's saved account or environment.
+
+    Raises:
+        BackendError: no account, or no access.
+    """
+    try:
+        found = list((service or QiskitRuntimeService()).backends(simulator=False))
+        for backend in found:
+            _ = backend.target  # fetched now
+    except Exception as error:
+        raise _no_access("IBM's devices", error) from error
+    return found
 
 
 def _ibm_backend(
@@ -86,10 +114,14 @@ def _ibm_backend(
             service = QiskitRuntimeService()
         return service.backend(name, use_fractional_gates=use_fractional_gates)
     except Exception as error:  # an account, a network or a name: the client has errors for each
-        raise BackendError(
-            f"No access to {name}: {type(error).__name__}: {error} (An account is saved once with "
-            "QiskitRuntimeService.save_account(token=..., instance=...).)"
-        ) from error
+        raise _no_access(name, error) from error
+
+
+def _no_access(what: str, error: Exception) -> BackendError:
+    return BackendError(
+        f"No access to {what}: {type(error).__name__}: {error} (An account is saved once with "
+        "QiskitRuntimeService.save_account(token=..., instance=...).)"
+    )
 
 
 def is_fake(backend: BackendV2) -> bool:
@@ -123,7 +155,8 @@ def local(
         ValueError: options that are not known or have no effect.
     """
     given = estimator_options(resilience, options)
-    given.simulator.angle_decimals = 12  # the default rounds angles to 1.6e-5
+    if "angle_decimals" not in ((options or {}).get("simulator") or {}):
+        given.simulator.angle_decimals = 12  # the default rounds angles to 1.6e-5
     if resilience and given.twirling.num_randomizations == "auto":
         given.twirling.num_randomizations = LOCAL_RANDOMIZATIONS
 
@@ -141,8 +174,10 @@ def local(
         name=name,
         prepare=prepare,
         default_shots=default_shots(given),
+        executed_shots=executed_shots(given),
         limits=_LOCAL_LIMITS,
         keeps_shots=True,
+        limits_rzz=isinstance(noise, FakeBackendV2),
         is_transpiled=noise is not None,
         reseed=None if seed is None else _reseed,
         about={**about, "options": dict(options or {})},
@@ -153,10 +188,11 @@ def _reseed(estimator: BaseEstimatorV2, seed: int) -> None:
     estimator.options.simulator.seed_simulator = seed
 
 
-class _Connection:
-    """One Estimator for all jobs to a device, in a batch or session that is opened with the first.
+class DeviceEstimator(BaseEstimatorV2):
+    """IBM's Estimator for a device, in a batch or session that is opened with the first job.
 
-    The client would join whatever batch is open around it: here the mode is always given.
+    The client joins whatever batch is open around it, also where a backend is given as the mode:
+    jobs are sent from a context that knows of none.
     """
 
     def __init__(self, backend: BackendV2, mode: str, options: EstimatorOptions) -> None:
@@ -165,9 +201,16 @@ class _Connection:
         self._options = options
         self._open: Batch | Session | None = None
 
+    def run(
+        self, pubs: Iterable[EstimatorPubLike], *, precision: float | None = None
+    ) -> BasePrimitiveJob[PrimitiveResult[PubResult], Any]:
+        """See `BaseEstimatorV2.run`."""
+        job: BasePrimitiveJob[PrimitiveResult[PubResult], Any]
+        job = Context().run(lambda: self._estimator.run(pubs, precision=precision))
+        return job
+
     @cached_property
-    def estimator(self) -> BaseEstimatorV2:
-        """Opens the batch or session."""
+    def _estimator(self) -> BaseEstimatorV2:
         if self._mode == "job":
             return Estimator(self._backend, self._options)
         self._open = (Batch if self._mode == "batch" else Session)(self._backend)
@@ -178,7 +221,7 @@ class _Connection:
         if self._open is not None:
             self._open.close()
             self._open = None
-            del self.estimator
+            del self._estimator
 
 
 def device(
@@ -200,23 +243,25 @@ def device(
         ValueError: unknown mode, or options that are not known or have no effect.
     """
     given = estimator_options(resilience, options)
-    connection = _Connection(backend, mode, given)
+    if "simulator" in (options or {}):
+        raise ValueError("simulator in options has no effect on a real device; leave it out.")
+    estimator = DeviceEstimator(backend, mode, given)
     return Destination(
         name=backend.name,
-        prepare=lambda template: replace(
-            embedded(template, backend), estimator=connection.estimator
-        ),
+        prepare=lambda template: replace(embedded(template, backend), estimator=estimator),
         default_shots=default_shots(given),
+        executed_shots=executed_shots(given),
         limits=_DEVICE_LIMITS,
         jobs_in_flight=_DEVICE_JOBS_IN_FLIGHT,
         keeps_shots=True,
+        limits_rzz=True,
         about={
             "mode": mode,
             "resilience": resilience,
             "options": dict(options or {}),
             "calibration_time": calibration_time(backend),
         },
-        close=connection.close,
+        close=estimator.close,
     )
 
 
@@ -234,6 +279,8 @@ def estimator_options(
     for name in ("default_shots", "default_precision"):
         if name in given:
             raise ValueError(f"Give shots=... or precision=..., not {name} in options.")
+    if "seed_simulator" in (given.get("simulator") or {}):
+        raise ValueError("Give seed=..., not simulator.seed_simulator in options.")
     try:
         found = EstimatorOptions(resilience_level=resilience, **given)
     except ValidationError as error:
@@ -249,6 +296,30 @@ def estimator_options(
             "Estimator ignores the shots that are asked for; set one of them at most."
         )
     return found
+
+
+def executed_shots(options: EstimatorOptions) -> Callable[[int], tuple[int, int]]:
+    """Shots asked for -> shots executed for each row, and for each job besides.
+
+    Twirling rounds up to whole randomizations, zero-noise extrapolation runs every row once for
+    each noise factor, readout mitigation adds one calibration circuit to a job. What probabilistic
+    error cancellation needs depends on the noise, and is not counted.
+    """
+    final = finalize_estimator_options(options)
+    twirling, zne = final.twirling, final.resilience.zne
+    factors = 1
+    if final.resilience.zne_mitigation:
+        factors = 3 if zne.noise_factors == "auto" else len(zne.noise_factors)
+
+    def executed(shots: int) -> tuple[int, int]:
+        if twirling.enable_gates or twirling.enable_measure:
+            randomizations, each = calculate_twirling_shots(
+                shots, twirling.num_randomizations, twirling.shots_per_randomization
+            )
+            shots = randomizations * each
+        return factors * shots, shots if final.resilience.measure_mitigation else 0
+
+    return executed
 
 
 def default_shots(options: EstimatorOptions) -> int:

@@ -65,6 +65,8 @@ def read_device(
     """
     size = num_qubits if target.num_qubits is None else target.num_qubits
     names = [n for n in sorted(target.operation_names) if _width(target, n) in (1, 2)]
+    # A synthesis does not keep to the angles of a fractional gate (rzz from 0 to pi/2).
+    names = [n for n in names if not target.gate_has_angle_bounds(n)]
     errors = {name: _errors(target, name, size) for name in names}
     if "measure" in target.operation_names:
         errors["measure"] = _errors(target, "measure", size)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from fakes import RecordingService
 from qiskit import qasm3, qpy
 from typer.testing import CliRunner
 
@@ -14,6 +15,7 @@ from qpc_qiskit import training
 from qpc_qiskit.checkpoint import load, read_record, save
 from qpc_qiskit.checkpoint import make_record as make
 from qpc_qiskit.cli import app
+from qpc_qiskit.execution import runtime
 from qpc_qiskit.nets import NetConfig, build_net
 
 TINY = (
@@ -47,7 +49,7 @@ def run(tmp_path_factory):
 
 def test_help_names_commands_and_exit_codes():
     text = qpc("--help").stdout
-    assert all(command in text for command in ("train", "evaluate", "export", "info"))
+    assert all(command in text for command in ("train", "evaluate", "export", "backends"))
     assert "0 done, 1 it failed, 2 wrong usage, 130 interrupted" in text
     assert qpc("--version").stdout == f"qpc {qpc_qiskit.__version__}\n"
 
@@ -61,9 +63,10 @@ def test_help_of_train_offers_every_option():
 def test_help_imports_nothing_heavy():
     code = (
         "import sys; from qpc_qiskit.cli import app; from typer.testing import CliRunner; "
-        "assert CliRunner().invoke(app, ['train', '--help']).exit_code == 0; "
+        "call = lambda *words: CliRunner().invoke(app, [*words, '--help']).exit_code; "
+        "assert call('train') == call('evaluate') == call('backends') == 0; "
         "print([m for m in ('torch', 'lightning', 'matplotlib', 'qiskit', 'qiskit_aer', 'sklearn', "
-        "'pandas') if m in sys.modules])"
+        "'pandas', 'qiskit_ibm_runtime', 'scipy') if m in sys.modules])"
     )
     found = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=True
@@ -216,6 +219,169 @@ def test_evaluate_on_the_estimator(run):
     assert "100.00 % of the predictions agree" in qpc(*arguments).stdout
 
 
+ON_ESTIMATOR = "--engine=estimator"
+
+
+def evaluated(run, *arguments):
+    return json.loads(qpc("evaluate", run, ON_ESTIMATOR, *arguments, "--json").stdout)
+
+
+def test_evaluate_on_a_snapshot_of_a_device(run):
+    arguments = ("--backend=fake_torino", "--shots=256", "--images=4", "--seed=1")
+    answer = evaluated(run, *arguments)
+    report, totals = answer["last_report"], answer["totals"]
+    assert (answer["backend"], answer["shots"]) == ("fake_torino", 256)
+    assert totals["rows"] == 4 * 4 * 4 * 2
+    assert totals["executions"] == report["num_executions"] <= totals["rows"]
+    assert totals["jobs"] == 1
+    assert 0 < totals["max_std"] < 5 / 256**0.5
+    assert totals["predicted_qpu_seconds"] == pytest.approx(report["predicted_qpu_seconds"])
+    assert answer["layers"]["layers.pointwise"]["num_two_qubit_gates"] > 0
+    low, high = answer["accuracy_interval"]
+    assert 0 <= low <= answer["accuracy"] <= high <= 1
+    again = evaluated(run, *arguments)
+    changing = {"seconds", "last_report"}
+    assert {k: v for k, v in again.items() if k not in changing} == {
+        k: v for k, v in answer.items() if k not in changing
+    }
+    text = qpc("evaluate", run, ON_ESTIMATOR, *arguments).stdout
+    assert text.startswith("estimator on fake_torino: accuracy ")
+    assert "(95 % interval " in text
+    assert "256 shots each, in 1 job\n" in text
+    assert "two-qubit gates in" in text
+    assert "standard error of an expectation value: 0.0" in text
+    assert "on the device this would take about " in text
+
+
+def test_steps_add_up(run):
+    arguments = ("--noise=depolarizing:0.02", "--images=3", "--batch-size=1", "--no-dedupe")
+    answer = evaluated(run, *arguments)
+    assert answer["last_report"]["num_rows"] == 16 * 2
+    assert answer["totals"]["rows"] == answer["totals"]["executions"] == 3 * 16 * 2
+    assert answer["totals"]["jobs"] == 3
+    assert answer["totals"]["predicted_qpu_seconds"] is None
+
+
+def test_evaluate_with_depolarizing_noise(run):
+    answer = evaluated(run, "--noise=depolarizing:0.02", "--images=2")
+    assert answer["options"] == {"noise": "depolarizing:0.02"}
+    assert "accuracy_interval" not in answer
+    assert answer["shots"] is None
+    assert answer["totals"]["max_std"] == 0
+    assert answer["max_logit_difference"] > 0
+    without = evaluated(run, "--noise=depolarizing:0", "--images=2")
+    assert without["max_logit_difference"] < 1e-4
+    text = qpc("evaluate", run, ON_ESTIMATOR, "--noise=depolarizing:0.02", "--images=2").stdout
+    assert text.startswith("estimator on aer with noise depolarizing:0.02: accuracy ")
+    assert "exact values" in text
+    assert "on the device" not in text
+
+
+def test_evaluate_with_the_noise_of_a_device(run):
+    answer = evaluated(run, "--noise=fake_fez", "--images=2", "--shots=64", "--seed=2")
+    report = answer["last_report"]
+    assert answer["backend"] == "aer"
+    assert report["about"]["noise"] == "fake_fez"
+    assert len(report["patch"]) == 2
+    assert report["predicted_qpu_seconds"] > 0
+
+
+def test_evaluate_with_a_precision_of_zero(run):
+    answer = evaluated(run, "--backend=fake_manila", "--precision=0", "--images=2")
+    assert answer["totals"]["max_std"] == 0
+    assert answer["max_logit_difference"] > 0
+
+
+def test_evaluate_within_a_budget(run):
+    arguments = (ON_ESTIMATOR, "--backend=fake_manila", "--images=1", "--shots=64")
+    message = failing("evaluate", run, *arguments, "--max-qpu-seconds=1", exit_code=1)
+    assert "max_qpu_seconds is 1; nothing was sent" in message
+    qpc("evaluate", run, *arguments, "--max-qpu-seconds=100")
+
+
+@pytest.fixture
+def service(monkeypatch):
+    """An account with IBM that needs no network."""
+    found = RecordingService()
+    monkeypatch.setattr(runtime, "QiskitRuntimeService", lambda: found)
+    return found
+
+
+ON_IBM = (ON_ESTIMATOR, "--backend=ibm_manila", "--images=1", "--shots=64", "--mode=batch")
+
+
+def test_evaluate_on_a_device_says_first_what_will_be_sent(run, service):
+    result = qpc("evaluate", run, *ON_IBM)
+    assert result.stderr.startswith(
+        "ibm_manila: at most 32 circuit executions, 64 shots each, will be sent, about 3 s of QPU "
+    )
+    assert "predicted: about 3 s of QPU time" in result.stdout
+    assert [job.shots for job in service.jobs_posted] == [64]
+    assert [session.closed for session in service.sessions] == [True]
+
+
+def test_an_interrupt_closes_the_batch(run, service):
+    service.fail_result = {0: KeyboardInterrupt()}
+    result = qpc("evaluate", run, *ON_IBM, exit_code=130)
+    assert result.stdout == ""
+    assert result.stderr.splitlines()[-1] == "qpc: Stopped."
+    assert [session.closed for session in service.sessions] == [True]
+
+
+def without_account(monkeypatch):
+    def refused():
+        raise LookupError("Unable to find account.")
+
+    monkeypatch.setattr(runtime, "QiskitRuntimeService", refused)
+
+
+def test_evaluate_without_an_account(run, monkeypatch):
+    without_account(monkeypatch)
+    message = failing("evaluate", run, ON_ESTIMATOR, "--backend=ibm_manila", exit_code=1)
+    assert "No access to ibm_manila: LookupError: Unable to find account." in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (["--shots=5"], "--shots belongs to --engine estimator; it has no effect with --engine ex"),
+        (["--backend=aer", "--engine=exact"], "--backend belongs to --engine estimator"),
+        (["--no-dedupe"], "--no-dedupe belongs to --engine estimator"),
+        ([ON_ESTIMATOR, "--shots=5", "--precision=0.1"], "--shots and --precision contradict"),
+        ([ON_ESTIMATOR, "--noise=warm"], "--noise: Unknown noise 'warm'; expected a device's name"),
+        ([ON_ESTIMATOR, "--noise=depolarizing:2"], "expected a probability from 0 to 1, got '2'"),
+        ([ON_ESTIMATOR, "--noise=fake_trino"], "--noise: Unknown backend 'fake_trino'"),
+        ([ON_ESTIMATOR, "--backend=fake_trino"], "Did you mean fake_torino"),
+        ([ON_ESTIMATOR, "--backend=ibm"], "--backend: Unknown backend 'ibm'"),
+        (
+            [ON_ESTIMATOR, "--backend=fake_fez", "--noise=depolarizing:0.1"],
+            "--noise belongs to --backend aer; fake_fez has its own noise",
+        ),
+        ([ON_ESTIMATOR, "--seed=3"], "--seed has no effect on exact values; give --shots"),
+        ([ON_ESTIMATOR, "--seed=3", "--backend=fake_fez", "--precision=0"], "--seed has no effect"),
+        ([ON_ESTIMATOR, "--seed=3", "--backend=ibm_fez"], "--seed has no effect on a real device"),
+        ([ON_ESTIMATOR, "--mode=lot"], "--mode must be one of job, batch, session; got 'lot'"),
+        ([ON_ESTIMATOR, "--mode=batch"], "--mode has no effect on Aer"),
+        ([ON_ESTIMATOR, "--precision=0", "--resilience=1"], "--precision=0 asks for exact values"),
+        ([ON_ESTIMATOR, "--precision=inf"], "--precision must be a finite number"),
+        ([ON_ESTIMATOR, "--max-qpu-seconds=9"], "--max-qpu-seconds has no effect on exact values"),
+        ([ON_ESTIMATOR, "--max-qpu-seconds=9", "--shots=2"], "has no effect on aer, which is no"),
+        (
+            [ON_ESTIMATOR, "--backend=fake_fez", "--max-qpu-seconds=nan"],
+            "--max-qpu-seconds must be a number above 0; got nan",
+        ),
+    ],
+)
+def test_wrong_options_of_the_estimator(run, arguments, match):
+    assert match in failing("evaluate", run, *arguments, exit_code=2)
+
+
+@pytest.mark.parametrize("argument", ["--shots=0", "--resilience=3", "--precision=-1"])
+def test_numbers_out_of_range(run, argument):
+    message = qpc("evaluate", run, ON_ESTIMATOR, argument, exit_code=2).stderr
+    assert argument.split("=")[0] in message
+
+
 def test_wrong_usage_of_evaluate(run, tmp_path):
     assert "Unknown engine 'warp'" in failing("evaluate", run, "--engine=warp", exit_code=2)
     assert "found none" in failing("evaluate", tmp_path, exit_code=1)
@@ -275,6 +441,68 @@ def test_wrong_usage_of_export(run, tmp_path, arguments, code, match):
 def test_export_to_a_folder_that_is_not_there(run, tmp_path):
     message = failing("export", run, "-o", tmp_path / "no" / "file", exit_code=1)
     assert "No such file or directory" in message
+
+
+def test_backends(monkeypatch):
+    chosen = ("fake_fez", "fake_manila", "fake_nighthawk")
+    known = runtime.fake_devices()
+    monkeypatch.setattr(runtime, "fake_devices", lambda: {name: known[name] for name in chosen})
+    nighthawk = "qiskit_ibm_runtime.fake_provider.backends.nighthawk.fake_nighthawk"
+    monkeypatch.setattr(f"{nighthawk}.DISPLAY_WARNING", True)  # it warns once in a process
+    lines = qpc("backends").stdout.splitlines()
+    assert lines[0].split() == [
+        "name", "qubits", "gates", "two-qubit", "error", "readout", "error", "calibrated",
+    ]  # fmt: skip
+    assert lines[1].startswith("aer ")
+    assert lines[2].split()[:6] == ["fake_fez", "156", "cz", "rz", "sx", "x"]
+    assert lines[2].endswith("2025-02-26")
+    assert lines[-1].startswith("fake_nighthawk: Properties of fake_nighthawk are not intended")
+    answer = json.loads(qpc("backends", "--json").stdout)
+    assert [device["name"] for device in answer["backends"]] == ["aer", *chosen]
+    assert answer["backends"][1]["two_qubit_gates"] == ["cz"]
+
+
+def test_backends_of_an_account(monkeypatch, service):
+    monkeypatch.setattr(runtime, "fake_devices", dict)
+    answer = json.loads(qpc("backends", "--ibm", "--json").stdout)
+    names = [device["name"] for device in answer["backends"]]
+    assert names == ["ibm_manila", "ibm_guadalupe", "ibm_torino", "ibm_fractional", "aer"]
+    without_account(monkeypatch)
+    message = failing("backends", "--ibm", exit_code=1)
+    assert "No access to IBM's devices: LookupError: Unable to find account." in message
+
+
+def test_backends_by_name():
+    answer = json.loads(qpc("backends", "fake_torino", "--json").stdout)
+    (device,) = answer["backends"]
+    assert (device["num_qubits"], device["calibration_time"][:10]) == (133, "2025-02-26")
+    assert [patch["num_qubits"] for patch in device["patches"]] == [2, 3, 4, 5, 6, 7]
+    for patch in device["patches"]:
+        assert len(patch["qubits"]) == patch["num_qubits"]
+        assert 0 < patch["fidelity"] < 1
+        assert 258 < patch["qpu_seconds"] < 400  # 2 + 1000 * 1024 * 250 us, and the circuit
+    assert answer["layer"]["ansatz"] == "strongly_entangling"
+
+
+def test_backends_by_name_as_text():
+    text = qpc("backends", "fake_manila", "fake_kyoto", "aer").stdout
+    manila, kyoto, aer = (part.splitlines() for part in text.split("\n\n"))
+    assert manila[:2] == [
+        "fake_manila: 5 qubits, 5 of them usable", "two-qubit gate: cx, median error 1.01 %",
+    ]  # fmt: skip
+    assert manila[5].split()[:3] == ["n", "two-qubit", "gates"]
+    assert [line.split()[0] for line in manila[6:10]] == ["2", "3", "4", "5"]
+    assert manila[10].startswith("n = 6 and more: The circuit has 6 qubits")
+    assert kyoto[1] == "two-qubit gate: none that works"
+    assert kyoto[-1].startswith("n = 2 and more: The backend has no 2 connected healthy qubits")
+    assert aer == ["aer: Simulator of Qiskit Aer: no noise unless it is given some."]
+
+
+def test_wrong_usage_of_backends(monkeypatch):
+    assert "Did you mean fake_torino" in failing("backends", "torino", exit_code=2)
+    assert "--ibm has no effect" in failing("backends", "aer", "--ibm", exit_code=2)
+    without_account(monkeypatch)
+    assert "No access to ibm_fez" in failing("backends", "ibm_fez", exit_code=1)
 
 
 def test_info():
