@@ -1,1 +1,1 @@
-"""Noise models and noise-resilience studies (empty in this release; see CHANGELOG.md)."""
+"""Noise models and noise-resilience studies: in this release what `--noise` of `qpc` takes."""

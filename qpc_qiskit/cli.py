@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
-from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -278,8 +277,11 @@ def evaluate(
     ] = False,
     max_qpu_seconds: Annotated[
         float | None,
-        _estimator(help="Stop before the predicted QPU time of all jobs exceeds this."),
+        _estimator(help="Send nothing if all jobs are predicted to take longer."),
     ] = None,
+    yes: Annotated[
+        bool, _estimator("--yes", help="Send to a real device without --max-qpu-seconds.")
+    ] = False,
     data: Annotated[str | None, _data("name", "--data")] = None,
     data_dir: Annotated[Path | None, _data("data_dir")] = None,
 ) -> None:
@@ -306,6 +308,7 @@ def evaluate(
         "seed": seed,
         "no_dedupe": no_dedupe or None,
         "max_qpu_seconds": max_qpu_seconds,
+        "yes": yes or None,
     }
     given = {name: value for name, value in given.items() if value is not None}
     with reported():
@@ -354,7 +357,7 @@ def _open_estimator(given: Mapping[str, Any]) -> "EstimatorEngine":
     options = {
         name: value
         for name, value in given.items()
-        if name not in ("backend", "noise", "no_dedupe")
+        if name not in ("backend", "noise", "no_dedupe", "yes")
     }
     if "no_dedupe" in given:
         options["dedupe_grid"] = None
@@ -400,8 +403,7 @@ def _evaluate(
         started = time.perf_counter()
         with engine, use_engine(network, engine), usage.collecting(engine):
             if _is_ibm(given):
-                num_steps = ceil(len(labels) / batch_size)
-                typer.echo(usage.announcement(engine, num_steps), err=True)
+                usage.announce(engine, given.get("max_qpu_seconds"), "yes" in given)
             with ImageProgress(name, len(labels)) as bar:
                 logits = predict(network, images, batch_size, bar.advance)
     seconds = time.perf_counter() - started

@@ -7,7 +7,6 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from math import isnan, nan
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast, get_args, get_origin
 
 import typer
@@ -179,15 +178,15 @@ class Usage:
         from qpc_qiskit.nets import quantum_layers
 
         self._layers = quantum_layers(network)
-        self._pixels = dict.fromkeys(self._layers, 0)
+        self._pixels: dict[str, list[int]] = {name: [] for name in self._layers}
         self._reports: list[tuple[str, EstimatorReport]] = []
 
     @contextmanager
     def counting_pixels(self) -> Iterator[None]:
-        """Count what each layer reads, for the announcement."""
+        """Count what each call of a layer reads, for `announce`."""
 
         def count(name: str, images: "Tensor") -> None:
-            self._pixels[name] += images[:, 0].numel()
+            self._pixels[name].append(images[:, 0].numel())
 
         with self._after_each_call(count):
             yield
@@ -203,28 +202,42 @@ class Usage:
         with self._after_each_call(keep):
             yield
 
-    def announcement(self, engine: "EstimatorEngine", num_steps: int) -> str:
-        """What is going to be sent at most, before it is; needs `counting_pixels`.
+    def announce(
+        self, engine: "EstimatorEngine", max_qpu_seconds: float | None, confirmed: bool
+    ) -> None:
+        """Say on stderr what will be sent to a device at most; leave if it is not allowed.
 
         Args:
-            engine: for a device, so that there are shots.
-            num_steps: calls of each layer, each a job at least.
+            engine: for a device. `counting_pixels` has seen the same calls.
+            max_qpu_seconds: allowed for all of them; None: any time, if that was confirmed.
+            confirmed: see above.
         """
-        from qpc_qiskit.execution.forecast import qpu_seconds
-
-        shots, rows, seconds = engine.shots or 0, 0, 0.0
-        per_row, per_job = engine.destination.executed_shots(shots)
-        for name, layer in self._layers.items():
-            more = self._pixels[name] * layer.spec.num_kernels
-            each = engine.prepare(layer.spec).seconds_per_shot
-            executed = more * per_row + num_steps * per_job
-            seconds += nan if each is None else qpu_seconds(num_steps, executed, each)
-            rows += more
-        cost = "QPU time unknown" if isnan(seconds) else f"about {seconds:,.0f} s of QPU time"
-        return (
-            f"{engine.destination.name}: at most {rows:,} circuit executions, {shots:,} shots "
-            f"each, will be sent, {cost}; fewer where pixels have equal directions."
+        forecasts = [
+            engine.forecast(layer.spec, num_pixels)
+            for name, layer in self._layers.items()
+            for num_pixels in self._pixels[name]
+        ]
+        known = [f.qpu_seconds for f in forecasts if f.qpu_seconds is not None]
+        seconds = sum(known) if len(known) == len(forecasts) else None
+        cost = "QPU time unknown" if seconds is None else f"about {seconds:,.0f} s of QPU time"
+        typer.echo(
+            f"{engine.destination.name}: at most {sum(f.num_executions for f in forecasts):,} "
+            f"circuit executions of {engine.shots or 0:,} shots in "
+            f"{sum(f.num_jobs for f in forecasts)} jobs, {cost}; fewer where pixels have equal "
+            "directions.",
+            err=True,
         )
+        if max_qpu_seconds is None and not confirmed:
+            fail(
+                "Nothing was sent: a real device needs --max-qpu-seconds, or --yes for any time.",
+                USAGE_ERROR,
+            )
+        if max_qpu_seconds is not None and seconds is not None and seconds > max_qpu_seconds:
+            fail(
+                f"Nothing was sent: that is more than --max-qpu-seconds {max_qpu_seconds:g}. Take "
+                "fewer --images or --shots, or raise it.",
+                RUNTIME_ERROR,
+            )
 
     def to_dict(self, engine: "EstimatorEngine") -> dict[str, object]:
         """Totals, and where each layer's circuit was laid; plain values."""

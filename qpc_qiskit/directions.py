@@ -78,4 +78,6 @@ def canonical_directions(pixels: Tensor) -> Tensor:
     leads = magnitude >= (1 - SIGN_TOLERANCE) * magnitude.amax(1, keepdim=True)
     first = leads.to(torch.int8).argmax(1, keepdim=True)
     sign = torch.where(directions.gather(1, first) < 0, -1.0, 1.0)
-    return directions * sign
+    return (
+        directions * sign + 0.0
+    )  # no -0.0: encoder angles would differ, and noise tells them apart

@@ -6,7 +6,8 @@
     ├── EngineError                   an engine that cannot do it, or whose backend failed
     │   ├── BackendError (ValueError)   a backend that cannot carry the circuit, or no such backend
     │   ├── NotISAError (ValueError)    a circuit that the backend cannot run as it stands
-    │   └── BudgetError                 what is to be sent would cost more than was allowed
+    │   ├── BudgetError                 what is to be sent would cost more than was allowed
+    │   └── FetchError                  a result could not be fetched; its job may be well
     ├── DataError (ValueError)        a data set that is missing or corrupt
     └── CheckpointError (ValueError)  a checkpoint that is corrupt or of another network
 
@@ -50,6 +51,10 @@ class NotISAError(EngineError, ValueError):
 
 class BudgetError(EngineError):
     """Sending would cost more QPU time than was allowed; nothing was sent."""
+
+
+class FetchError(EngineError):
+    """A job's result could not be fetched; the job itself may be well, and is not cancelled."""
 
 
 class DataError(QPCError, ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal, get_args
@@ -119,12 +120,21 @@ class Script:
 
     def fire(self, kinds: tuple[Kind, ...], route: str, tags: tuple[str, ...] = ()) -> list[Fault]:
         """The faults that hit this request; each has now seen one request more."""
-        fired = []
+        return list(self._firing(kinds, route, tags))
+
+    def fire_first(
+        self, kinds: tuple[Kind, ...], route: str, tags: tuple[str, ...] = ()
+    ) -> Fault | None:
+        """The first fault that hits this request; those behind it do not see the request."""
+        return next(self._firing(kinds, route, tags), None)
+
+    def _firing(
+        self, kinds: tuple[Kind, ...], route: str, tags: tuple[str, ...]
+    ) -> Iterator[Fault]:
         for position, fault in enumerate(self.faults):
             if not fault.hits(kinds, route, tags):
                 continue
             seen = self.seen.get(position, 0)
             self.seen[position] = seen + 1
             if seen >= fault.skip and (fault.times is None or seen < fault.skip + fault.times):
-                fired.append(fault)
-        return fired
+                yield fault

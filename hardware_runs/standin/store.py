@@ -42,6 +42,8 @@ class Store:
         self._db.execute("PRAGMA synchronous=NORMAL")
         self._db.executescript(_TABLES)
         self.prefix: str = self.fact("prefix", lambda: secrets.token_hex(7))
+        self._jobs = {job.job_id: job for job in self._stored_jobs()}
+        self._sessions = {s.session_id: s for s in self._stored_sessions()}
 
     def close(self) -> None:
         """Give the file back."""
@@ -70,29 +72,43 @@ class Store:
 
     # Jobs.
 
-    def add_job(self, job: Job, params: dict[str, Any]) -> Job:
-        """Number a job and keep it."""
-        with self.lock:
-            (number,) = self._query("SELECT count(*) FROM jobs")[0]
-            job = replace(job, number=number, job_id=f"d{self.prefix}{number:05d}")
-            packed = zlib.compress(json.dumps(params).encode(), 1)
-            record = json.dumps(asdict(job))
-            self._query("INSERT INTO jobs VALUES (?, ?, ?, NULL)", number, record, packed)
-            return job
-
-    def update_job(self, job: Job) -> None:
-        """Keep a changed record."""
-        self._query(
-            "UPDATE jobs SET record = ? WHERE number = ?", json.dumps(asdict(job)), job.number
-        )
-
-    def jobs(self) -> list[Job]:
-        """All, in the order of acceptance."""
+    def _stored_jobs(self) -> list[Job]:
         return [
             Job(**{**data, "tags": tuple(data["tags"])})
             for (text,) in self._query("SELECT record FROM jobs ORDER BY number")
             for data in [json.loads(text)]
         ]
+
+    def add_job(self, job: Job, params: dict[str, Any]) -> Job:
+        """Number a job and keep it."""
+        with self.lock:
+            number = len(self._jobs)
+            job = replace(job, number=number, job_id=f"d{self.prefix}{number:05d}")
+            packed = zlib.compress(json.dumps(params).encode(), 1)
+            record = json.dumps(asdict(job))
+            self._query("INSERT INTO jobs VALUES (?, ?, ?, NULL)", number, record, packed)
+            self._jobs[job.job_id] = job
+            return job
+
+    def update_job(self, job: Job) -> None:
+        """Keep a changed record."""
+        with self.lock:
+            record = json.dumps(asdict(job))
+            self._query("UPDATE jobs SET record = ? WHERE number = ?", record, job.number)
+            self._jobs[job.job_id] = job
+
+    def jobs(self) -> list[Job]:
+        """All, in the order of acceptance."""
+        with self.lock:
+            return list(self._jobs.values())
+
+    def job(self, job_id: str) -> Job | None:
+        """One of them."""
+        return self._jobs.get(job_id)
+
+    def jobs_of(self, session_id: str) -> list[Job]:
+        """Those of a session, in order."""
+        return [job for job in self.jobs() if job.session_id == session_id]
 
     def params(self, job: Job) -> dict[str, Any]:
         """The inputs of a job, as they were posted."""
@@ -112,6 +128,11 @@ class Store:
 
     # Sessions.
 
+    def _stored_sessions(self) -> list[SessionRecord]:
+        rows = self._query("SELECT record FROM sessions")
+        found = [SessionRecord(**json.loads(text)) for (text,) in rows]
+        return sorted(found, key=lambda session: session.created)
+
     def add_session(self, session: SessionRecord) -> SessionRecord:
         """Keep a session under a new id."""
         session = replace(session, session_id=str(uuid.uuid4()))
@@ -119,18 +140,23 @@ class Store:
         return session
 
     def update_session(self, session: SessionRecord) -> None:
-        """Keep a changed record."""
-        self._query(
-            "INSERT OR REPLACE INTO sessions VALUES (?, ?)",
-            session.session_id,
-            json.dumps(asdict(session)),
-        )
+        """Keep a new or changed record."""
+        with self.lock:
+            self._query(
+                "INSERT OR REPLACE INTO sessions VALUES (?, ?)",
+                session.session_id,
+                json.dumps(asdict(session)),
+            )
+            self._sessions[session.session_id] = session
 
     def sessions(self) -> list[SessionRecord]:
         """All, in the order of creation."""
-        rows = self._query("SELECT record FROM sessions")
-        found = [SessionRecord(**json.loads(text)) for (text,) in rows]
-        return sorted(found, key=lambda session: session.created)
+        with self.lock:
+            return list(self._sessions.values())
+
+    def session(self, session_id: str) -> SessionRecord | None:
+        """One of them."""
+        return self._sessions.get(session_id)
 
     # Requests.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -18,7 +19,6 @@ from qpc_qiskit.engines.base import Engine
 from qpc_qiskit.engines.exact import ExactEngine
 from qpc_qiskit.engines.reports import EstimatorReport
 from qpc_qiskit.errors import BudgetError, EngineError
-from qpc_qiskit.execution.forecast import qpu_seconds
 from qpc_qiskit.execution.gradients import (
     Gradient,
     Shift,
@@ -29,7 +29,9 @@ from qpc_qiskit.execution.gradients import (
     plan_gradient,
     vector_jacobian,
 )
+from qpc_qiskit.execution.planning import JobPlan, plan_jobs, plan_parts
 from qpc_qiskit.execution.pubs import (
+    FINEST_GRID,
     GRID,
     Array,
     Indices,
@@ -37,12 +39,9 @@ from qpc_qiskit.execution.pubs import (
     Rows,
     by_pixel_and_kernel,
     make_template,
-    merge_directions,
     precision_of,
     product_pairs,
     shots_of,
-    split_jobs,
-    unique_pairs,
 )
 from qpc_qiskit.spec import LayerSpec, positive_integer
 
@@ -51,26 +50,43 @@ if TYPE_CHECKING:
     from qiskit_aer.noise import NoiseModel
 
     from qpc_qiskit.execution.destinations import Destination, Prepared
+    from qpc_qiskit.execution.jobs import RowValues
 
-FINEST_GRID = 2.0**-52  # of float64; cells are numbered in 64 bits
 EQUIVALENCE_ROWS = 3
 EQUIVALENCE_ATOL = 1e-8
+FINEST_PRECISION = 1e-6
+"""A trillion shots; finer is a slip of the pen."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a forward pass would send, if no two pixels had the same direction."""
+
+    num_executions: int
+    """Rows of all PUBs."""
+    num_jobs: int
+    """Jobs of one PUB each."""
+    shots: int | None
+    """Per execution; None: exact, or left to the given estimator."""
+    qpu_seconds: float | None
+    """Predicted on the device, or the device that is simulated; None: not known."""
 
 
 @dataclass(frozen=True, eq=False)
-class _Forward:
-    """Residuals: forward values and their standard errors, (N, K, n) each."""
+class _Ready:
+    """A layer's circuit, ready to be run."""
 
-    evs: Array
-    stds: Array
+    encoder: Encoder
+    prepared: Prepared
+    estimator: BaseEstimatorV2 | None
+    """None: not asked for yet."""
 
 
 class EstimatorEngine(Engine):
     """Expectation values from a primitive: one circuit for all pixels of all kernels.
 
     All pixels and kernels are rows of one PUB, or of one for each job where they are too many for a
-    job. Derivatives are rows as well: at most N*K*(1 + 2R + 2C) for a step, with R rotations in a
-    kernel, since forward values are used again.
+    job. Derivatives are rows as well: at most N*K*(2R + 2C), with R rotations in a kernel.
 
     Args:
         estimator: any `BaseEstimatorV2`; None: Aer, noiseless, and exact unless a precision is
@@ -83,12 +99,12 @@ class EstimatorEngine(Engine):
             them unchanged; a feature moves by at most 2 * grid * sqrt(C). None: every pixel is run,
             as studies of shot statistics need it.
         gradients: `shift` (every derivative), `spsa` (slopes along random signs: few rows, for
-            hardware), or a `Spsa(step, num_samples)`.
+            hardware; standard errors leave out this chance), or a `Spsa(step, num_samples)`.
         encoder: how a direction becomes angles, a key of `qpc_qiskit.encoder.ENCODERS`.
         limits: of a job, instead of the backend's own.
         max_qpu_seconds: predicted QPU time that this engine may spend in its life; a call that
             would exceed it is refused before anything is sent.
-        seed: of `Spsa`.
+        seed: of `Spsa`, and of the shots of the default estimator.
 
     Raises:
         TypeError: `estimator` is no `BaseEstimatorV2`.
@@ -129,15 +145,16 @@ class EstimatorEngine(Engine):
         make_encoder(encoder, 1)  # an unknown name is told now
         self._encoder_name = encoder
         self._limits = limits
-        self._max_qpu_seconds = max_qpu_seconds
+        self._max_qpu_seconds = _checked_budget(max_qpu_seconds)
         self._seed = seed
         self._rng = np.random.default_rng(seed)
         self._estimator = estimator
         self._destination = _destination
         self._is_from_backend = _destination is not None
-        self._prepared: dict[Ansatz, tuple[Encoder, Prepared]] = {}
+        self._ready: dict[Ansatz, _Ready] = {}
         self._num_jobs = 0
         self.total_predicted_qpu_seconds = 0.0
+        """Of all jobs that were sent, those included whose call failed."""
 
     @classmethod
     def from_backend(
@@ -154,6 +171,8 @@ class EstimatorEngine(Engine):
         device: str = "CPU",
         service: object | None = None,
         use_fractional_gates: bool = False,
+        qubits: Sequence[int] | None = None,
+        max_qpu_seconds: float | None = None,
         **engine_options: Any,
     ) -> Self:
         """An engine for a backend; circuits are transpiled once, onto the backend's best qubits.
@@ -178,6 +197,9 @@ class EstimatorEngine(Engine):
             device: `CPU` or `GPU`, for `aer`.
             service: a `QiskitRuntimeService`, for `ibm_...`; None: that of the saved account.
             use_fractional_gates: for `ibm_...`.
+            qubits: of a device, one for each of the layer's, instead of its best patch.
+            max_qpu_seconds: see the class; a session is also ended by the service after that time,
+                since it is billed by the clock.
             engine_options: the keyword arguments of the class.
 
         Raises:
@@ -202,13 +224,21 @@ class EstimatorEngine(Engine):
             device=device,
             service=service,
             use_fractional_gates=use_fractional_gates,
+            qubits=qubits,
+            max_qpu_seconds=_checked_budget(max_qpu_seconds),
         )
         if wanted == 0 and destination.default_shots is not None:
             raise ValueError(
                 f"precision=0 asks for exact values, and {destination.name} gives shots; leave it "
                 "out, or use 'aer' or a fake device."
             )
-        return cls(precision=wanted, seed=seed, _destination=destination, **engine_options)
+        return cls(
+            precision=wanted,
+            seed=seed,
+            max_qpu_seconds=max_qpu_seconds,
+            _destination=destination,
+            **engine_options,
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -219,7 +249,7 @@ class EstimatorEngine(Engine):
     def close(self) -> None:
         """End the batch or session, if one is open; the next call opens a new one."""
         if self._destination is not None:
-            self._prepared.clear()
+            self._ready = {a: replace(r, estimator=None) for a, r in self._ready.items()}
             self._destination.close()
 
     @property
@@ -253,17 +283,20 @@ class EstimatorEngine(Engine):
             BackendError: the circuit does not fit on the backend.
             EngineError: the transpiled circuit does not compute the same.
         """
-        return self._prepare(spec)[1]
+        return self._make_ready(spec).prepared
 
-    def _prepare(self, spec: LayerSpec) -> tuple[Encoder, Prepared]:
-        if spec.ansatz not in self._prepared:
-            encoder = make_encoder(self._encoder_name, spec.num_qubits)
-            template = make_template(encoder, spec.ansatz)
-            prepared = self.destination.prepare(template)
-            if self.destination.is_transpiled:
-                _check_against_exact(spec, encoder, prepared)
-            self._prepared[spec.ansatz] = encoder, prepared
-        return self._prepared[spec.ansatz]
+    def forecast(self, spec: LayerSpec, num_pixels: int) -> Forecast:
+        """What a forward pass of so many pixels would send.
+
+        Raises:
+            BackendError: the circuit does not fit on the backend.
+        """
+        prepared = self.prepare(spec)
+        num_rows, shots = num_pixels * spec.num_kernels, self.shots
+        num_columns = len(prepared.template.parameters)
+        parts, seconds = plan_parts(num_rows, num_columns, **self._bounds(prepared))
+        predicted = None if seconds is None else sum(seconds)
+        return Forecast(num_rows, len(parts), shots, predicted)
 
     def evs(self, spec: LayerSpec, pixels: Tensor, weights: Tensor) -> Tensor:
         """See `Engine.evs`. Computed in float64 on the host.
@@ -273,22 +306,16 @@ class EstimatorEngine(Engine):
                 another shape or values that are not finite.
             BudgetError: more QPU time than allowed; nothing was sent.
         """
-        return self.evs_with_residuals(spec, pixels, weights)[0]
-
-    def evs_with_residuals(
-        self, spec: LayerSpec, pixels: Tensor, weights: Tensor
-    ) -> tuple[Tensor, object]:
-        """See `Engine.evs_with_residuals`."""
         num_pixels, num_kernels = len(pixels), spec.num_kernels
         directions = canonical_directions(pixels.detach().cpu()).numpy()
         angles = spec.ansatz.angles(weights.detach().cpu().numpy())
         pairs = product_pairs(num_pixels, num_kernels)
-        found = self._run(spec, num_pixels, directions, angles, pairs)
+        found = self._evaluate(spec, directions, angles, pairs)
         evs, stds = (
             by_pixel_and_kernel(a, num_pixels, num_kernels) for a in (found.evs, found.stds)
         )
-        self._record(replace(found.report, what="evs", **_sureness(stds)))
-        return torch.from_numpy(evs).to(pixels), _Forward(evs, stds)
+        self._report(spec, found, "evs", num_pixels, stds)
+        return torch.from_numpy(evs).to(pixels)
 
     def vjp(
         self,
@@ -302,13 +329,15 @@ class EstimatorEngine(Engine):
     ) -> tuple[Tensor | None, Tensor | None]:
         """See `Engine.vjp`; `last_report.stds` are the gradients' standard errors."""
         outer = grad.detach().cpu().to(torch.float64).numpy()
-        active = (outer != 0).any(2)
-        plan, values, report = self._gradient(spec, pixels, weights, active, wrt, residuals)
-        found = vector_jacobian(plan, values, outer)
-        gradients = tuple(None if f is None else torch.from_numpy(f[0]).to(pixels) for f in found)
-        stds = tuple(None if f is None else f[1] for f in found)
-        self._record(replace(report, what="vjp", **_sureness(*stds)))
-        return gradients[0], gradients[1]
+        plan, found = self._gradient(spec, pixels, weights, (outer != 0).any(2), wrt)
+        values = Values(found.evs, found.stds, found.which)
+        gradients = vector_jacobian(plan, values, outer)
+        stds = (None if g is None else g[1] for g in gradients)
+        self._report(spec, found, "vjp", len(pixels), *stds)
+        by_pixels, by_weights = (
+            None if g is None else torch.from_numpy(g[0]).to(pixels) for g in gradients
+        )
+        return by_pixels, by_weights
 
     def jacobian(
         self,
@@ -319,11 +348,11 @@ class EstimatorEngine(Engine):
     ) -> tuple[Tensor | None, Tensor | None]:
         """See `Engine.jacobian`; costs as much as one `vjp`."""
         active = np.ones((len(pixels), spec.num_kernels), bool)
-        plan, values, report = self._gradient(spec, pixels, weights, active, wrt, None)
-        found = jacobian(plan, values)
-        self._record(replace(report, what="jacobian"))
+        plan, found = self._gradient(spec, pixels, weights, active, wrt)
+        derivatives = jacobian(plan, Values(found.evs, found.stds, found.which))
+        self._report(spec, found, "jacobian", len(pixels))
         by_pixels, by_weights = (
-            None if f is None else torch.from_numpy(f).to(pixels) for f in found
+            None if d is None else torch.from_numpy(d).to(pixels) for d in derivatives
         )
         return by_pixels, by_weights
 
@@ -334,8 +363,7 @@ class EstimatorEngine(Engine):
         weights: Tensor,
         active: np.ndarray,
         wrt: tuple[bool, bool],
-        residuals: object,
-    ) -> tuple[Gradient, Values, EstimatorReport]:
+    ) -> tuple[Gradient, _Found]:
         pixels = pixels.detach().cpu()
         plan = plan_gradient(
             spec,
@@ -345,49 +373,115 @@ class EstimatorEngine(Engine):
             active,
             wrt,
             method=self._gradients,
-            with_centre=not isinstance(residuals, _Forward),
             rng=self._rng,
         )
-        found = self._run(spec, len(pixels), plan.directions, plan.angles, plan.pairs)
-        forward = (residuals.evs, residuals.stds) if isinstance(residuals, _Forward) else None
-        return plan, Values(found.evs, found.stds, found.which, forward), found.report
+        return plan, self._evaluate(spec, plan.directions, plan.angles, plan.pairs)
 
-    def _run(
-        self, spec: LayerSpec, num_pixels: int, directions: Array, angles: Array, pairs: Indices
+    def _evaluate(
+        self, spec: LayerSpec, directions: Array, angles: Array, pairs: Indices
     ) -> _Found:
         """Values of rows, given as pairs of directions (D, C) and angles (B, R)."""
-        from qpc_qiskit.execution.jobs import run_rows
-
-        directions = directions + 0.0  # -0.0 gives other angles, which a noisy encoder tells apart
-        destination, grid = self.destination, self._dedupe_grid
-        which = np.arange(len(pairs))
-        if grid is not None and len(pairs):
-            kept, stands_for = merge_directions(directions, grid)
-            directions = directions[kept]
-            pairs = np.stack([stands_for[pairs[:, 0]], pairs[:, 1]], axis=1)
-            pairs, which = unique_pairs(pairs)
-        report = EstimatorReport(
-            engine=self.name,
-            what="",
-            backend=destination.name,
-            num_pixels=num_pixels,
-            num_kernels=spec.num_kernels,
-            num_rows=len(which),
-            num_executions=len(pairs),
-            precision=self._precision,
-            shots=self.shots,
-            dedupe_grid=grid,
-            about=destination.about,
-        )
         if len(pairs) == 0:
             nothing = np.zeros((0, spec.num_qubits))
-            return _Found(nothing, nothing, which, report)
-        encoder, prepared = self._prepare(spec)
-        rows = Rows(encoder.angles(torch.from_numpy(directions)).numpy(), angles, pairs)
-        parts, predicted = self._plan_jobs(prepared, rows)
-        values = run_rows(destination, prepared, rows, parts, self._precision, self._next_job_seed)
-        self.total_predicted_qpu_seconds += predicted or 0.0
-        placement = prepared.placement
+            return _Found(nothing, nothing, np.zeros(0, np.intp))
+        ready = self._make_ready(spec)
+        plan = plan_jobs(
+            ready.encoder,
+            directions,
+            angles,
+            pairs,
+            grid=self._dedupe_grid,
+            **self._bounds(ready.prepared),
+        )
+        self._check_budget(plan)
+        values = self._run(spec, ready, plan)
+        which = plan.which
+        return _Found(values.evs[which], values.stds[which], which, plan, ready, values.job_ids)
+
+    def _run(self, spec: LayerSpec, ready: _Ready, plan: JobPlan) -> RowValues:
+        from qpc_qiskit.execution.jobs import run_plan
+
+        if ready.estimator is None:
+            ready = replace(ready, estimator=self.destination.connect(ready.prepared))
+            self._ready[spec.ansatz] = ready
+        assert ready.estimator is not None
+
+        def count(job: int) -> None:  # what was sent is paid for, whatever becomes of it
+            self.total_pubs += 1
+            self.total_executions += plan.parts[job].stop - plan.parts[job].start
+            self.total_predicted_qpu_seconds += 0.0 if plan.seconds is None else plan.seconds[job]
+
+        return run_plan(
+            self.destination,
+            ready.prepared,
+            ready.estimator,
+            plan,
+            self._precision,
+            next_seed=self._next_job_seed,
+            on_sent=count,
+        )
+
+    def _make_ready(self, spec: LayerSpec) -> _Ready:
+        if spec.ansatz not in self._ready:
+            encoder = make_encoder(self._encoder_name, spec.num_qubits)
+            prepared = self.destination.prepare(make_template(encoder, spec.ansatz))
+            if self.destination.is_transpiled:
+                _check_against_exact(spec, encoder, prepared)
+            self._ready[spec.ansatz] = _Ready(encoder, prepared, None)
+        return self._ready[spec.ansatz]
+
+    def _bounds(self, prepared: Prepared) -> dict[str, Any]:
+        """Arguments of `plan_parts`."""
+        destination, shots = self.destination, self.shots
+        return {
+            "limits": self._limits or destination.limits,
+            "cost": destination.cost(prepared, shots or 0),
+            "bytes_per_shot": prepared.template.circuit.num_qubits * destination.keeps_shots,
+        }
+
+    def _check_budget(self, plan: JobPlan) -> None:
+        if self._max_qpu_seconds is None:
+            return
+        predicted = plan.total_seconds
+        if predicted is None:
+            raise BudgetError(
+                f"max_qpu_seconds is set, but what rows take on {self.destination.name} with these "
+                "options is not known; nothing was sent. Leave it out for a backend without a "
+                "price."
+            )
+        total = self.total_predicted_qpu_seconds + predicted
+        if total > self._max_qpu_seconds:
+            raise BudgetError(
+                f"{len(plan.rows)} executions of {self.shots} shots would take about "
+                f"{predicted:.0f} s on {self.destination.name}, {total:.0f} s with what this "
+                f"engine sent before, and max_qpu_seconds is {self._max_qpu_seconds:g}; nothing "
+                "was sent. Take fewer images or shots, or raise it."
+            )
+
+    def _report(
+        self, spec: LayerSpec, found: _Found, what: str, num_pixels: int, *stds: Array | None
+    ) -> None:
+        known = [a[np.isfinite(a)] for a in stds if a is not None]
+        report = EstimatorReport(
+            engine=self.name,
+            what=what,
+            backend=self.destination.name,
+            num_pixels=num_pixels,
+            num_kernels=spec.num_kernels,
+            num_rows=len(found.which),
+            num_executions=0 if found.plan is None else len(found.plan.rows),
+            num_pubs=0 if found.plan is None else len(found.plan.parts),
+            precision=self._precision,
+            shots=self.shots,
+            max_std=max((float(a.max()) for a in known if a.size), default=None),
+            num_unknown_stds=sum(int((~np.isfinite(a)).sum()) for a in stds if a is not None),
+            stds=tuple(None if a is None else torch.from_numpy(a) for a in stds),
+            job_ids=found.job_ids,
+            predicted_qpu_seconds=None if found.plan is None else found.plan.total_seconds,
+            dedupe_grid=self._dedupe_grid,
+            about=self.destination.about,
+        )
+        placement = None if found.ready is None else found.ready.prepared.placement
         if placement is not None:
             report = replace(
                 report,
@@ -397,48 +491,7 @@ class EstimatorEngine(Engine):
                 num_two_qubit_gates=placement.num_two_qubit_gates,
                 two_qubit_depth=placement.two_qubit_depth,
             )
-        report = replace(
-            report, num_pubs=len(parts), job_ids=values.job_ids, predicted_qpu_seconds=predicted
-        )
-        return _Found(values.evs[which], values.stds[which], which, report)
-
-    def _plan_jobs(self, prepared: Prepared, rows: Rows) -> tuple[list[slice], float | None]:
-        """Rows of each job, and the QPU seconds that all take on the device."""
-        destination, shots = self.destination, self.shots
-        row_bytes = 8 * len(prepared.template.parameters)
-        if destination.keeps_shots and shots:
-            row_bytes += shots * prepared.template.circuit.num_qubits
-        each = prepared.seconds_per_shot
-        per_row, per_job = destination.executed_shots(shots) if shots else (0, 0)
-        parts = split_jobs(
-            len(rows),
-            self._limits or destination.limits,
-            row_bytes=row_bytes,
-            shots=per_row or None,
-            qpu_seconds_per_row=each * per_row if each else None,
-        )
-        predicted = None
-        if each is not None and shots is not None:
-            executed = len(rows) * per_row + len(parts) * per_job
-            predicted = qpu_seconds(len(parts), executed, each)
-        if self._max_qpu_seconds is not None:
-            self._check_budget(len(rows), predicted, self._max_qpu_seconds)
-        return parts, predicted
-
-    def _check_budget(self, num_rows: int, predicted: float | None, allowed: float) -> None:
-        if predicted is None:
-            raise BudgetError(
-                f"max_qpu_seconds is set, but {self.destination.name} does not tell how long its "
-                "circuits take; nothing was sent. Leave it out for a backend without a price."
-            )
-        total = self.total_predicted_qpu_seconds + predicted
-        if total > allowed:
-            raise BudgetError(
-                f"{num_rows} executions of {self.shots} shots would take about {predicted:.0f} s "
-                f"on {self.destination.name}, {total:.0f} s with what this engine sent before, and "
-                f"max_qpu_seconds is {allowed:g}; nothing was sent. Take fewer "
-                "images or shots, or raise it."
-            )
+        self.last_report = report  # its cost was counted as it was sent
 
     def _next_job_seed(self) -> int:
         """A seed for each job, so that jobs of one engine do not share their shot noise."""
@@ -452,12 +505,12 @@ class EstimatorEngine(Engine):
                 f"An engine for {self.destination.name} is a live connection and cannot be "
                 "pickled. Save the layer's state_dict instead, or set its engine to 'exact' first."
             )
-        return {**self.__dict__, "_destination": None, "_prepared": {}}
+        return {**self.__dict__, "_destination": None, "_ready": {}}
 
 
 @dataclass(frozen=True, eq=False)
 class _Found:
-    """Values of rows as they were asked for."""
+    """Values of rows as they were asked for, and how they came about."""
 
     evs: Array
     """(M, n)."""
@@ -465,8 +518,10 @@ class _Found:
     """(M, n)."""
     which: Indices
     """(M,) the execution that each comes from."""
-    report: EstimatorReport
-    """Of what it cost."""
+    plan: JobPlan | None = None
+    """None: nothing was asked for."""
+    ready: _Ready | None = None
+    job_ids: tuple[str, ...] = ()
 
 
 def checked_precision(precision: float | None, shots: int | None) -> float | None:
@@ -482,19 +537,23 @@ def checked_precision(precision: float | None, shots: int | None) -> float | Non
         )
     if shots is not None:
         return precision_of(positive_integer("shots", shots))
-    if precision is not None and not 0 <= precision < float("inf"):
-        raise ValueError(f"precision must be a finite number >= 0, got {precision!r}.")
+    if precision is not None and precision != 0 and not FINEST_PRECISION <= precision < math.inf:
+        raise ValueError(
+            f"precision must be 0 (exact) or a finite number of at least {FINEST_PRECISION:g}, got "
+            f"{precision!r}."
+        )
     return precision
 
 
-def _sureness(*stds: Array | None) -> dict[str, Any]:
-    """Fields of a report about standard errors."""
-    known = [a[np.isfinite(a)] for a in stds if a is not None]
-    return {
-        "max_std": max((float(a.max()) for a in known if a.size), default=None),
-        "num_unknown_stds": sum(int((~np.isfinite(a)).sum()) for a in stds if a is not None),
-        "stds": tuple(None if a is None else torch.from_numpy(a) for a in stds),
-    }
+def _checked_budget(max_qpu_seconds: float | None) -> float | None:
+    if max_qpu_seconds is None:
+        return None
+    if isinstance(max_qpu_seconds, int | float) and 0 <= max_qpu_seconds < math.inf:
+        return max_qpu_seconds
+    raise ValueError(
+        "max_qpu_seconds must be a finite number of seconds >= 0, or None, got "
+        f"{max_qpu_seconds!r}."
+    )
 
 
 def _check_against_exact(spec: LayerSpec, encoder: Encoder, prepared: Prepared) -> None:

@@ -8,7 +8,7 @@ from them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from qiskit import QuantumCircuit
@@ -28,7 +28,7 @@ from qiskit_aer.noise import NoiseModel
 
 from qpc_qiskit.errors import EngineError
 from qpc_qiskit.execution.noise import measurement_noise
-from qpc_qiskit.execution.pubs import Array, shots_of
+from qpc_qiskit.execution.pubs import Array, precision_of, shots_of
 
 OPTIONS = {
     "method": "statevector",
@@ -37,6 +37,9 @@ OPTIONS = {
     "fusion_enable": False,
 }
 """Of noiseless simulations."""
+
+EXACT_METHODS = ("statevector", "density_matrix", "tensor_network")
+NOISY_METHODS = ("density_matrix",)
 
 _ROWS_PER_RUN = 16384  # Aer takes Python numbers, and gives an object for each row
 _PROBABILITIES_PER_RUN = 2**22
@@ -49,12 +52,19 @@ class AerEstimator(BaseEstimatorV2):
         noise_model: None: noiseless. It should match the circuits' gates; see
             `qpc_qiskit.execution.noise`.
         seed: of the shots; every call of `run` goes on in the same stream.
-        options: of `AerSimulator`, over `OPTIONS` or `NOISY_OPTIONS`.
+        default_shots: where no precision is asked for; None: exact.
+        options: of `AerSimulator`, over `OPTIONS` or `noisy_options`.
     """
 
     def __init__(
-        self, noise_model: NoiseModel | None = None, *, seed: int | None = None, **options: object
+        self,
+        noise_model: NoiseModel | None = None,
+        *,
+        seed: int | None = None,
+        default_shots: int | None = None,
+        **options: object,
     ) -> None:
+        self._default = None if default_shots is None else precision_of(default_shots)
         self._noise_model = noise_model
         self._measurement = None if noise_model is None else measurement_noise(noise_model)
         self._rng = np.random.default_rng(seed)
@@ -65,9 +75,10 @@ class AerEstimator(BaseEstimatorV2):
     ) -> PrimitiveJob[PrimitiveResult[PubResult]]:
         """See `BaseEstimatorV2.run`.
 
-        A precision of 0, or None, gives exact values; any other draws ceil(1 / precision**2) shots
-        per row.
+        A precision of 0 gives exact values, and so does None unless there is a default; any other
+        draws ceil(1 / precision**2) shots per row.
         """
+        precision = self._default if precision is None else precision
         coerced = [EstimatorPub.coerce(pub, precision) for pub in pubs]
         job: PrimitiveJob[PrimitiveResult[PubResult]] = PrimitiveJob(self._run, coerced)
         job._submit()
@@ -152,6 +163,24 @@ def noisy_options(num_qubits: int) -> dict[str, object]:
     """
     fusion = {"fusion_threshold": 1, "fusion_max_qubit": 2} if num_qubits >= 6 else {}
     return {"method": "density_matrix", "max_parallel_experiments": 0, **fusion}
+
+
+def check_exact(options: Mapping[str, object], *, is_noisy: bool) -> None:
+    """Refuse options of `AerSimulator` with which values would not be exact.
+
+    Aer samples noise with every method but density matrices, and a matrix product state may be
+    truncated: neither would show in the standard errors.
+
+    Raises:
+        ValueError: naming the method.
+    """
+    methods = NOISY_METHODS if is_noisy else EXACT_METHODS
+    method = options.get("method", methods[0])
+    if method not in methods:
+        raise ValueError(
+            f"method={method!r} of AerSimulator does not give exact values"
+            f"{' under noise' if is_noisy else ''}; expected one of {', '.join(methods)}."
+        )
 
 
 def measured_qubits(observables: Iterable[dict[str, float]], num_qubits: int) -> list[int]:

@@ -1,30 +1,32 @@
 """Destinations: where rows are run, and what a circuit must look like there.
 
-A destination prepares a template: the circuit becomes one that is legal there, its observables
-follow the qubits, and an Estimator primitive is found for it. Everything after that is the same on
-a laptop's simulator and on 156 qubits behind a queue. `qpc_qiskit.execution.runtime` makes those
-that need IBM's client.
+A destination prepares a template: the circuit becomes one that is legal there, and its observables
+follow the qubits. That can be kept and frozen. Then it connects: an Estimator primitive is found
+for what was prepared. Everything after that is the same on a laptop's simulator and on 156 qubits
+behind a queue. `qpc_qiskit.execution.runtime` makes the destinations that need IBM's client.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC
+from typing import Any
 
 import numpy as np
 from qiskit import transpile
+from qiskit.exceptions import QiskitError
 from qiskit.primitives import BackendEstimatorV2, BaseEstimatorV2
 from qiskit.providers import BackendV2, Options
 from qiskit.transpiler import Target
 from qiskit_aer import AerError, AerSimulator
 from qiskit_aer.noise import NoiseModel
 
-from qpc_qiskit.errors import BackendError, EngineError
-from qpc_qiskit.execution.aer import AerEstimator
-from qpc_qiskit.execution.forecast import execution_seconds
-from qpc_qiskit.execution.isa import check_faulty, check_isa, faulty
-from qpc_qiskit.execution.noise import check_acts
+from qpc_qiskit.errors import BackendError, EngineError, NotISAError
+from qpc_qiskit.execution.aer import AerEstimator, check_exact
+from qpc_qiskit.execution.forecast import JobCost, ShotTimes, shot_times
+from qpc_qiskit.execution.isa import check_faulty, check_isa, faulty, is_isa
+from qpc_qiskit.execution.noise import check_acts, measurement_noise
 from qpc_qiskit.execution.patches import Placement, embed, embed_observables, place
 from qpc_qiskit.execution.placement_cache import cache_folder
 from qpc_qiskit.execution.pubs import JobLimits, Template
@@ -40,14 +42,23 @@ DEFAULT_SHOTS = 4096
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A template as it is sent, and what takes it."""
+    """A template as it is sent."""
 
     template: Template
-    estimator: BaseEstimatorV2
     placement: Placement | None = None
     """None where the circuit is not laid on a device."""
-    seconds_per_shot: float | None = None
-    """Predicted on the device; None: not known, or no device."""
+    times: ShotTimes | None = None
+    """Of a shot on the device; None: not known, or no device."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobSettings:
+    """What differs from job to job."""
+
+    seed: int | None = None
+    """Of shots and twirls; None: the estimator's own."""
+    predicted_seconds: float | None = None
+    """Of QPU time; a device ends a job that takes much longer."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -58,11 +69,14 @@ class Destination:
     """Of the backend."""
     prepare: Callable[[Template], Prepared] = field(repr=False)
     """Makes a template legal here; expensive, so its result is to be kept."""
+    connect: Callable[[Prepared], BaseEstimatorV2] = field(repr=False)
+    """Finds the estimator for what was prepared."""
+    cost: Callable[[Prepared, int], JobCost] = field(
+        default=lambda prepared, shots: JobCost(shots_per_row=shots), repr=False
+    )
+    """Prepared, shots asked for (0: exact) -> cost of a job."""
     default_shots: int | None = None
     """Per row where no precision is asked for; None: exact."""
-    executed_shots: Callable[[int], tuple[int, int]] = field(default=lambda n: (n, 0), repr=False)
-    """Shots asked for -> shots executed for each row, and for each job besides: mitigation and
-    twirling take more than is asked for."""
     limits: JobLimits = field(default_factory=JobLimits)
     """Of a job."""
     jobs_in_flight: int = 1
@@ -73,8 +87,12 @@ class Destination:
     """Whether the circuit differs from the template and is to be checked against it."""
     limits_rzz: bool = False
     """Whether rzz gates take angles from 0 to pi/2 only, as IBM's do."""
-    reseed: Callable[[BaseEstimatorV2, int], None] | None = field(default=None, repr=False)
-    """Gives the next job its own seed; None: the estimator has no seed, or goes on in one."""
+    configure: Callable[[BaseEstimatorV2, JobSettings], None] | None = field(
+        default=None, repr=False
+    )
+    """Sets an estimator's options for its next job; None: there is nothing to set."""
+    fetch: Callable[[Any], Any] = field(default=lambda job: job.result(), repr=False)
+    """Waits for a job's result."""
     about: Mapping[str, object] = field(default_factory=dict)
     """What a report says of it: mode, resilience level, options, calibration time."""
     close: Callable[[], None] = field(default=lambda: None, repr=False)
@@ -82,10 +100,31 @@ class Destination:
 
 
 def given_estimator(estimator: BaseEstimatorV2) -> Destination:
-    """A user's own primitive, which gets the template as it is."""
+    """A user's own primitive, which gets the template as it is.
+
+    Its `prepare` raises `NotISAError` if the estimator's backend, where it tells one, cannot run
+    the template as it is, and `EngineError` if noise of that backend does not act on it.
+    """
+    backend = getattr(estimator, "backend", None) or getattr(estimator, "_backend", None)
+    backend = backend() if callable(backend) else backend
+
+    def prepare(template: Template) -> Prepared:
+        if isinstance(backend, BackendV2) and backend.target is not None:
+            if not is_isa(template.circuit, backend.target):
+                raise NotISAError(
+                    f"{type(estimator).__name__} is for {backend.name}, which cannot run the "
+                    "layer's circuit as it is. Use EstimatorEngine.from_backend with the backend: "
+                    "the circuit is then transpiled for it."
+                )
+            noise = getattr(backend.options, "noise_model", None)
+            if isinstance(noise, NoiseModel):
+                check_acts(noise, template.circuit, range(template.circuit.num_qubits))
+        return Prepared(template)
+
     return Destination(
         name=type(estimator).__name__,
-        prepare=lambda template: Prepared(template, estimator),
+        prepare=prepare,
+        connect=lambda prepared: estimator,
         is_transpiled=False,
     )
 
@@ -96,6 +135,7 @@ def aer(
     device: str = "CPU",
     seed: int | None = None,
     options: Mapping[str, object] | None = None,
+    qubits: Sequence[int] | None = None,
 ) -> Destination:
     """The Aer simulator: exact values, or shots where a precision is asked for.
 
@@ -105,13 +145,16 @@ def aer(
         device: `CPU` or `GPU`.
         seed: of the shots.
         options: of `AerSimulator`.
+        qubits: of the backend, instead of its best patch.
 
     Raises:
         EngineError: Aer has no such device here.
+        ValueError: an option that is unknown, has an argument of its own, or makes values inexact.
     """
-    own = dict(options or {})
+    own: dict[str, Any] = dict(options or {})
     given = {name: name for name in ("noise_model", "seed", "shots", "device")}
     refuse_options(own, {**given, "seed_simulator": "seed"})
+    check_exact(own, is_noisy=noise is not None)
     try:
         AerSimulator(**own)
     except AerError as error:
@@ -132,14 +175,15 @@ def aer(
 
     seeds = np.random.SeedSequence(seed)  # one for each circuit, or layers would share shot noise
 
-    def prepare(template: Template) -> Prepared:
-        placed, model = simulated(template, noise)
+    def connect(prepared: Prepared) -> BaseEstimatorV2:
         own_seed = int(seeds.spawn(1)[0].generate_state(1)[0])
-        return replace(placed, estimator=AerEstimator(model, seed=own_seed, **own))
+        return AerEstimator(noise_on(prepared, noise), seed=own_seed, **own)
 
     return Destination(
         name="aer",
-        prepare=prepare,
+        prepare=lambda template: simulated(template, noise, qubits),
+        connect=connect,
+        cost=lambda prepared, shots: device_cost(prepared, shots, shots),
         limits=_EXACT_LIMITS if noise is None else _NOISY_LIMITS,
         is_transpiled=noise is not None,
         about=about,
@@ -147,48 +191,80 @@ def aer(
 
 
 def simulated(
-    template: Template, noise: NoiseModel | BackendV2 | None
-) -> tuple[Prepared, NoiseModel | None]:
-    """A template as a simulator of n qubits takes it, and the noise of these qubits.
+    template: Template,
+    noise: NoiseModel | BackendV2 | None,
+    qubits: Sequence[int] | None = None,
+) -> Prepared:
+    """A template as a simulator of n qubits takes it.
+
+    A copy of a whole device cannot be simulated; its patch can.
 
     Args:
         template: the layer's.
         noise: see `aer`.
+        qubits: see `aer`.
 
     Raises:
-        EngineError: a noise model has no effect on the circuit.
+        EngineError: a noise model has no effect on the circuit, or gates that cannot express it.
         BackendError: the circuit does not fit on the backend.
     """
-    plain = Prepared(template, AerEstimator())
     if noise is None:
-        return plain, None
+        return Prepared(template)
     if isinstance(noise, BackendV2):
-        return on_patch(template, noise)
-    circuit = transpile(template.circuit, basis_gates=noise.basis_gates, optimization_level=1)
-    check_acts(noise, circuit, range(circuit.num_qubits))
-    return replace(plain, template=replace(template, circuit=circuit)), noise
+        placement = placed_on(template, noise, qubits)
+        width = len(placement.patch.qubits)
+        observables = embed_observables(template.observables, placement.final, width)
+        sent = Template(placement.circuit, template.parameters, tuple(observables))
+        return Prepared(sent, placement, _times(placement, noise))
+    try:
+        circuit = transpile(template.circuit, basis_gates=noise.basis_gates, optimization_level=1)
+    except (QiskitError, ValueError) as error:
+        raise EngineError(
+            "The circuit cannot be translated to the noise model's basis_gates "
+            f"{', '.join(noise.basis_gates)}: {error} Give the model basis_gates that can express "
+            "every circuit, such as rz, sx, x, cx."
+        ) from error
+    return Prepared(replace(template, circuit=circuit))
 
 
-def on_patch(template: Template, backend: BackendV2) -> tuple[Prepared, NoiseModel]:
-    """A template on the best patch of a backend, alone, with the backend's noise on these qubits.
+def noise_on(prepared: Prepared, noise: NoiseModel | BackendV2 | None) -> NoiseModel | None:
+    """The noise of a simulated circuit, on its n qubits.
 
-    A copy of the whole device cannot be simulated; its patch can.
+    Args:
+        prepared: by `simulated`.
+        noise: likewise.
+
+    Raises:
+        EngineError: it has no effect on the circuit.
     """
-    placement = placed_on(template, backend)
-    qubits = placement.patch.qubits
-    observables = embed_observables(template.observables, placement.final, len(qubits))
-    patch = _PatchBackend(restrict_target(backend.target, qubits))
-    prepared = Prepared(
-        Template(placement.circuit, template.parameters, tuple(observables)),
-        AerEstimator(),
-        placement,
-        _seconds_per_shot(placement, backend),
-    )
-    return prepared, NoiseModel.from_backend(patch)
+    if noise is None:
+        return None
+    circuit = prepared.template.circuit
+    if not isinstance(noise, BackendV2):
+        measurement_noise(noise)  # refuses what cannot be simulated here
+        check_acts(noise, circuit, range(circuit.num_qubits))
+        return noise
+    assert prepared.placement is not None
+    patch = restrict_target(noise.target, prepared.placement.patch.qubits)
+    model = NoiseModel.from_backend(_PatchBackend(patch, noise.name))
+    if model.is_ideal():
+        raise EngineError(
+            f"{noise.name} tells no errors of qubits {prepared.placement.patch.qubits}, so it "
+            "would be simulated without noise. Use 'aer' without noise_model if that is meant."
+        )
+    return model
 
 
-def placed_on(template: Template, backend: BackendV2) -> Placement:
-    """The best placement of a template on a backend; from the cache if it was found before."""
+def placed_on(
+    template: Template, backend: BackendV2, qubits: Sequence[int] | None = None
+) -> Placement:
+    """The best placement of a template on a backend; from the cache if it was found before.
+
+    Args:
+        template: the layer's.
+        backend: of any kind.
+        qubits: to be used; None: the best are chosen.
+    """
     _check_target(backend)
     bad_qubits, bad_edges = faulty(backend)
     return place(
@@ -196,6 +272,7 @@ def placed_on(template: Template, backend: BackendV2) -> Placement:
         backend.target,
         bad_qubits=bad_qubits,
         bad_edges=bad_edges,
+        qubits=qubits,
         cache=cache_folder(),
     )
 
@@ -205,23 +282,26 @@ def _check_target(backend: BackendV2) -> None:
         raise BackendError(f"{backend.name} tells nothing of its gates (its target is None).")
 
 
-def embedded(template: Template, backend: BackendV2) -> Prepared:
-    """A template on the best patch of a backend, in a circuit of its full width, and checked.
-
-    The estimator is left to the caller.
-    """
-    placement = placed_on(template, backend)
+def embedded(
+    template: Template, backend: BackendV2, qubits: Sequence[int] | None = None
+) -> Prepared:
+    """A template on the best patch of a backend, in a circuit of its full width, and checked."""
+    placement = placed_on(template, backend, qubits)
     width = backend.num_qubits
     circuit = embed(placement.circuit, placement.patch.qubits, width)
     check_isa(circuit, backend.target)
     check_faulty(circuit, *faulty(backend))
     observables = embed_observables(template.observables, placement.layout, width)
     sent = Template(circuit, template.parameters, tuple(observables))
-    return Prepared(sent, AerEstimator(), placement, _seconds_per_shot(placement, backend))
+    return Prepared(sent, placement, _times(placement, backend))
 
 
 def any_backend(
-    backend: BackendV2, *, seed: int | None = None, options: Mapping[str, object] | None = None
+    backend: BackendV2,
+    *,
+    seed: int | None = None,
+    options: Mapping[str, object] | None = None,
+    qubits: Sequence[int] | None = None,
 ) -> Destination:
     """Any vendor's backend, through Qiskit's `BackendEstimatorV2`."""
     refuse_options(options, {"seed_simulator": "seed", "default_precision": "precision"})
@@ -232,17 +312,37 @@ def any_backend(
     except TypeError as error:
         raise ValueError(f"Options of BackendEstimatorV2: {error}.") from error
 
-    def prepare(template: Template) -> Prepared:
-        return replace(embedded(template, backend), estimator=estimator)
+    def configure(_: BaseEstimatorV2, settings: JobSettings) -> None:
+        estimator.options.seed_simulator = settings.seed
 
     return Destination(
         name=backend.name,
-        prepare=prepare,
+        prepare=lambda template: embedded(template, backend, qubits),
+        connect=lambda prepared: estimator,
+        cost=lambda prepared, shots: device_cost(prepared, shots, shots),
         default_shots=DEFAULT_SHOTS,
         limits=JobLimits(max_rows=1024),
-        reseed=None if seed is None else reseed_backend_estimator,
+        configure=None if seed is None else configure,
         about={"options": dict(options or {}), "calibration_time": calibration_time(backend)},
     )
+
+
+def device_cost(
+    prepared: Prepared, shots: int, shots_per_row: int, shots_per_job: int = 0, **timing: Any
+) -> JobCost:
+    """Cost of a job on a device, or on a copy of it.
+
+    Args:
+        prepared: the circuit.
+        shots: asked for; 0: exact values, which have no price.
+        shots_per_row: executed.
+        shots_per_job: executed besides.
+        timing: see `ShotTimes.total`.
+    """
+    each = None
+    if prepared.times is not None and shots:
+        each = prepared.times.total(**timing)
+    return JobCost(shots_per_row=shots_per_row, shots_per_job=shots_per_job, seconds_per_shot=each)
 
 
 def refuse_options(options: Mapping[str, object] | None, arguments: Mapping[str, str]) -> None:
@@ -260,11 +360,6 @@ def refuse_options(options: Mapping[str, object] | None, arguments: Mapping[str,
             raise ValueError(f"Give {argument}=..., not {name} in options.")
 
 
-def reseed_backend_estimator(estimator: BaseEstimatorV2, seed: int) -> None:
-    """Give the next job of a `BackendEstimatorV2` its seed."""
-    estimator.options.seed_simulator = seed
-
-
 def calibration_time(backend: BackendV2) -> str | None:
     """When the backend's properties were measured, ISO 8601 in UTC; None: it does not tell."""
     properties = getattr(backend, "properties", None)
@@ -273,16 +368,16 @@ def calibration_time(backend: BackendV2) -> str | None:
     return None if time is None else time.astimezone(UTC).isoformat(timespec="seconds")
 
 
-def _seconds_per_shot(placement: Placement, backend: BackendV2) -> float | None:
+def _times(placement: Placement, backend: BackendV2) -> ShotTimes | None:
     rep_delay = getattr(backend, "default_rep_delay", None)
-    return execution_seconds(placement.circuit, backend.target, placement.patch.qubits, rep_delay)
+    return shot_times(placement.circuit, backend.target, placement.patch.qubits, rep_delay)
 
 
 class _PatchBackend(BackendV2):
     """A target that `NoiseModel.from_backend` accepts."""
 
-    def __init__(self, target: Target) -> None:
-        super().__init__(name="patch")
+    def __init__(self, target: Target, device: str) -> None:
+        super().__init__(name=f"patch of {device}")
         self._target = target
 
     @property

@@ -1,17 +1,62 @@
 """What rows will cost on a device: predicted QPU seconds. Pure functions.
 
-IBM's service charges about 2 s a job and, for every execution, the repetition delay, the reset and
-the circuit itself; the delay is over 90 % of it (documentation page "Workload usage").
+IBM's service charges about 2 s a job and, for every shot, the repetition delay, the reset and the
+circuit itself; the delay is over 90 % of it (documentation page "Workload usage").
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from qiskit import QuantumCircuit
 from qiskit.transpiler import Target
 
 SECONDS_PER_JOB = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShotTimes:
+    """Where the time of a shot goes, in seconds."""
+
+    circuit: float
+    """Gates and measurement."""
+    reset: float
+    """Of the qubits, before the circuit."""
+    rep_delay: float
+    """Between shots."""
+
+    def total(
+        self, *, rep_delay: float | None = None, resets: bool = True, folds: float = 1
+    ) -> float:
+        """Seconds of a shot.
+
+        Args:
+            rep_delay: instead of the backend's default.
+            resets: whether qubits are reset.
+            folds: how often each gate is run, as zero-noise extrapolation does.
+        """
+        delay = self.rep_delay if rep_delay is None else rep_delay
+        return delay + self.reset * resets + self.circuit * folds
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobCost:
+    """What a job costs, from the number of its rows."""
+
+    shots_per_row: int
+    """Shots that are executed for a row: mitigation and twirling take more than is asked for."""
+    shots_per_job: int = 0
+    """Besides the rows, to calibrate."""
+    seconds_per_shot: float | None = None
+    """Predicted on the device; None: not known, or no device."""
+
+    def seconds(self, num_rows: int) -> float | None:
+        """Predicted QPU seconds of a job; None: not known."""
+        if self.seconds_per_shot is None:
+            return None
+        shots = num_rows * self.shots_per_row + self.shots_per_job
+        return SECONDS_PER_JOB + shots * self.seconds_per_shot
 
 
 def circuit_seconds(circuit: QuantumCircuit, target: Target, qubits: Sequence[int]) -> float | None:
@@ -46,18 +91,13 @@ def circuit_seconds(circuit: QuantumCircuit, target: Target, qubits: Sequence[in
     return total if known else None
 
 
-def execution_seconds(
+def shot_times(
     circuit: QuantumCircuit, target: Target, qubits: Sequence[int], rep_delay: float | None
-) -> float | None:
-    """Seconds of one shot: repetition delay, reset and circuit; None where they are not known."""
+) -> ShotTimes | None:
+    """Where the time of a shot goes; None where durations or the repetition delay are not known."""
     duration = circuit_seconds(circuit, target, qubits)
     if duration is None or rep_delay is None:
         return None
     resets = [target["reset"].get((q,)) for q in qubits] if "reset" in target else []
     known = [told.duration or 0.0 for told in resets if told is not None]
-    return rep_delay + max(known, default=0.0) + duration
-
-
-def qpu_seconds(num_jobs: int, num_executions: int, seconds_each: float) -> float:
-    """Predicted usage of jobs with that many shots in all."""
-    return SECONDS_PER_JOB * num_jobs + num_executions * seconds_each
+    return ShotTimes(circuit=duration, reset=max(known, default=0.0), rep_delay=rep_delay)

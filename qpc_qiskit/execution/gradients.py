@@ -3,18 +3,20 @@
 Weights: the two-term shift of each gate occurrence. An occurrence angle is the bare angle of one
 rotation, so df/dtheta = [f(theta + pi/2) - f(theta - pi/2)] / 2, whatever the noise.
 
-Pixels: f is a quadratic form over a norm, and polarisation gives its slope along a unit vector v
-from values at other directions. With u = x/|x| and f(w) the value for the direction w/|w|:
+Pixels: f is a quadratic form over a norm, and polarisation gives its slopes from values at other
+directions. With u = x/|x| and f(w) the value for the direction w/|w|:
 
-    df/dv = [(1 + u.v) f(u + v) - (1 - u.v) f(u - v) - 2 (u.v) f(u)] / |x|
+    grad f = sum_i [(1 + u_i) f(u + e_i) - (1 - u_i) f(u - e_i)] (e_i - u_i u) / |x|
 
-No encoder angle is differentiated: the chain rule through the angle tree fails where a pair of
-channels is zero, and a tree angle drives controlled rotations, for which two-term shifts are wrong.
-This holds at zeros, at one-hot pixels and for every encoder that is itself without noise; under a
-noisy encoder f is no quadratic form and it is an approximation.
+The last factor projects on what a pixel's length does not change, so f(u) itself is not needed:
+with shots it would share its noise with the outer gradient and bias the product. No encoder angle
+is differentiated: the chain rule through the angle tree fails where a pair of channels is zero, and
+a tree angle drives controlled rotations, for which two-term shifts are wrong. This holds at zeros,
+at one-hot pixels and for every encoder that is itself without noise; under a noisy encoder f is no
+quadratic form and it is an approximation.
 
-`Shift` probes every angle and every channel: at most N*K*(1 + 2R + 2C) rows. `Spsa` probes along
-random signs: at most N*K*(1 + 4S) rows for S samples.
+`Shift` probes every angle and every channel: at most N*K*(2R + 2C) rows. `Spsa` probes along random
+signs: at most N*K*4S rows for S samples.
 """
 
 from __future__ import annotations
@@ -81,9 +83,7 @@ class _Probes:
     points: Array
     """(G, S, 2, width): angle rows of a kernel, or directions of a pixel."""
     factors: Array
-    """(G, S, 2): slope = factors[0] * f+ + factors[1] * f- + centre * f."""
-    centre: Array
-    """(G, S)."""
+    """(G, S, 2): slope = factors[0] * f+ + factors[1] * f-."""
     basis: Array
     """(G, S, size): gradient = scale * sum over S of slope * basis."""
     scale: Array
@@ -106,7 +106,7 @@ def _weight_probes(
         points = ansatz.angles(moved.reshape(-1, spec.num_weights)).reshape(*moved.shape[:3], -1)
         factor, basis = 0.5 / method.step, signs / method.num_samples
     factors = np.broadcast_to([factor, -factor], points.shape[:3])
-    return _Probes(points, factors, np.zeros(points.shape[:2]), basis, np.ones((num_kernels, 1)))
+    return _Probes(points, factors, basis, np.ones((num_kernels, 1)))
 
 
 def _pixel_probes(
@@ -121,23 +121,22 @@ def _pixel_probes(
     unit = scaled / length[:, None]
     if isinstance(method, Shift):
         along = np.broadcast_to(np.eye(channels), (num_pixels, channels, channels))
-        basis = along
+        basis = along - unit[:, :, None] * unit[:, None, :]
+        factors = np.stack([1 + unit, unit - 1], axis=2)
     else:
         shape = (num_pixels, method.num_samples, channels)
-        along = rng.choice([-1.0, 1.0], size=shape) / math.sqrt(channels)
+        signs = rng.choice([-1.0, 1.0], size=shape) / math.sqrt(channels)
+        along = signs - np.einsum("ic,isc->is", unit, signs)[..., None] * unit[:, None, :]
         basis = along * (channels / method.num_samples * _multiplicity(along)[..., None])
-    overlap = np.einsum("ic,isc->is", unit, along)
+        half = (1 + (along**2).sum(axis=2)) / 2
+        factors = np.stack([half, -half], axis=2)
     points = unit[:, None, None, :] + np.stack([along, -along], axis=2)
-    factors = np.stack([1 + overlap, -(1 - overlap)], axis=2)
-    centre = -2 * overlap
     # A point of length zero has no direction, and its factor is zero. Rounding may leave both tiny.
     factors[np.abs(factors) < 1e-15] = 0
-    # Along the pixel itself (u - v or u + v is zero to the last bit) and for zero pixels the slope
-    # is known to be zero; a sample drawn before counts there.
-    known = is_zero[:, None] | ~points.any(axis=3).all(axis=2) | ~basis.any(axis=2)
-    factors[known] = 0
-    centre[known] = 0
-    return _Probes(points, factors, centre, basis, (1 / length / scale)[:, None])
+    # A pixel's length changes nothing, so neither does a slope along it or a zero pixel's; a sample
+    # that was drawn before counts there.
+    factors[is_zero[:, None] | ((basis**2).sum(axis=2) < 1e-15)] = 0
+    return _Probes(points, factors, basis, (1 / length / scale)[:, None])
 
 
 def _multiplicity(along: Array) -> Array:
@@ -145,7 +144,9 @@ def _multiplicity(along: Array) -> Array:
 
     Lines drawn twice would have the same rows, so their shot noise would not be independent.
     """
-    same = np.abs(np.einsum("isc,itc->ist", along, along)) > 1 - 1 / along.shape[2]
+    squares = np.einsum("isc,isc->is", along, along)
+    overlaps = np.einsum("isc,itc->ist", along, along) ** 2
+    same = overlaps >= (1 - 1e-9) * squares[:, :, None] * squares[:, None, :]
     first = same.argmax(axis=2)
     return np.asarray((first[:, None] == np.arange(along.shape[1])[:, None]).sum(axis=2), float)
 
@@ -162,8 +163,6 @@ class Gradient:
     """(M, 2): a row is a direction and a row of angles."""
     shape: tuple[int, int, int]
     """N, K, n."""
-    centre_rows: Indices
-    """(N, K) row of the forward value; -1: none is asked for."""
     weight_rows: Indices
     """(N, K, S, 2), -1: not sent."""
     pixel_rows: Indices
@@ -181,7 +180,6 @@ def plan_gradient(
     wrt: tuple[bool, bool],
     *,
     method: Shift | Spsa,
-    with_centre: bool,
     rng: np.random.Generator,
 ) -> Gradient:
     """Rows whose values give the derivatives of a layer.
@@ -197,7 +195,6 @@ def plan_gradient(
         active: (N, K), false where the outer gradient is zero.
         wrt: which of (pixels, weights) to differentiate by.
         method: see the module's text.
-        with_centre: whether the forward values are to be evaluated too, where they are needed.
         rng: of `Spsa`.
     """
     num_pixels, num_kernels = active.shape
@@ -222,10 +219,7 @@ def plan_gradient(
     by_pixels = _pixel_probes(pixels, is_zero, method, rng) if wrt[0] else None
     by_weights = _weight_probes(spec, weights, method, rng) if wrt[1] else None
     none = np.full((num_pixels, num_kernels, 0, 2), -1, np.intp)
-    centre_rows, weight_rows, pixel_rows = np.full(active.shape, -1, np.intp), none, none
-    if by_pixels is not None and with_centre:
-        has_centre = (by_pixels.centre != 0).any(axis=1, keepdims=True)
-        centre_rows = take(pixel, kernel, active & has_centre)
+    weight_rows, pixel_rows = none, none
     if by_weights is not None:
         samples = by_weights.points.shape[1]
         index = len(angles[0]) + np.arange(num_kernels * samples * 2)
@@ -247,7 +241,6 @@ def plan_gradient(
         np.concatenate(angles),
         np.concatenate([product_pairs(0, 0), *pairs]),
         (num_pixels, num_kernels, spec.num_qubits),
-        centre_rows,
         weight_rows,
         pixel_rows,
         by_weights,
@@ -265,8 +258,6 @@ class Values:
     """(M, n) standard errors, NaN where not known."""
     which: Indices
     """(M,): rows with the same number were executed once and share their shot noise."""
-    forward: tuple[Array, Array] | None = None
-    """Forward values and their standard errors, (N, K, n) each, where they were known before."""
 
 
 def jacobian(plan: Gradient, values: Values) -> tuple[Array | None, Array | None]:
@@ -302,9 +293,6 @@ def vector_jacobian(
         basis = plan.pixels.basis
         slopes = np.einsum("iksq,ikq->is", _pixel_slopes(plan, values), grad)
         variance = np.einsum("is,isc->ic", _pixel_variance(plan, values, grad), basis**2)
-        centre = np.einsum("is,isc->ic", plan.pixels.centre, basis) ** 2
-        spread = (_forward(plan, values)[1] * np.abs(grad)).sum(2)
-        variance += centre * (spread**2).sum(1)[:, None]
         found = np.einsum("is,isc->ic", slopes, basis), np.sqrt(variance)
         by_pixels = _scaled(found[0], plan.pixels.scale), _scaled(found[1], plan.pixels.scale)
     if plan.weights is not None:
@@ -327,18 +315,11 @@ def _taken(values: Array, rows: Indices) -> Array:
     return padded[rows]  # -1 is the last
 
 
-def _forward(plan: Gradient, values: Values) -> tuple[Array, Array]:
-    if values.forward is not None:
-        return values.forward
-    return _taken(values.evs, plan.centre_rows), _taken(values.stds, plan.centre_rows)
-
-
 def _pixel_slopes(plan: Gradient, values: Values) -> Array:
     """(N, K, S, n)."""
     assert plan.pixels is not None
     evs = _taken(values.evs, plan.pixel_rows)
-    slopes = np.einsum("iksdq,isd->iksq", evs, plan.pixels.factors)
-    return slopes + np.einsum("ikq,is->iksq", _forward(plan, values)[0], plan.pixels.centre)
+    return np.einsum("iksdq,isd->iksq", evs, plan.pixels.factors)
 
 
 def _weight_slopes(plan: Gradient, values: Values) -> Array:

@@ -8,12 +8,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from qpc_qiskit.errors import EngineError, QPCError
-from qpc_qiskit.execution.destinations import Destination, Prepared
+from qiskit.primitives import BaseEstimatorV2
+
+from qpc_qiskit.errors import EngineError, FetchError, QPCError
+from qpc_qiskit.execution.destinations import Destination, JobSettings, Prepared
 from qpc_qiskit.execution.isa import check_rzz_angles
+from qpc_qiskit.execution.planning import JobPlan
 from qpc_qiskit.execution.pubs import (
     Array,
     Rows,
+    Template,
     concatenated,
     evs_from_data,
     make_pub,
@@ -31,91 +35,137 @@ class RowValues:
     """(M, n)."""
     stds: Array
     """(M, n) standard errors; NaN where not known."""
-    job_ids: tuple[str, ...]
+    job_ids: tuple[str, ...] = ()
     """In the order of the rows."""
 
 
-def run_rows(
+def send(
+    destination: Destination,
+    estimator: BaseEstimatorV2,
+    template: Template,
+    rows: Array,
+    precision: float | None,
+    settings: JobSettings,
+) -> Any:
+    """Send rows (m, P) as a job with one PUB.
+
+    Returns:
+        The primitive's job.
+    """
+    if destination.configure is not None:
+        destination.configure(estimator, settings)
+    return estimator.run([make_pub(template, rows, precision)])
+
+
+def collect(
+    destination: Destination, job: Any, num_rows: int, num_observables: int
+) -> tuple[Array, Array]:
+    """Wait for a job: expectation values and standard errors, (m, n) each.
+
+    Raises:
+        EngineError: the values are missing, of another shape, or not finite.
+    """
+    data = destination.fetch(job)[0].data
+    return (
+        evs_from_data(data, num_rows, num_observables),
+        stds_from_data(data, num_rows, num_observables),
+    )
+
+
+def check_rows(destination: Destination, prepared: Prepared, plan: JobPlan) -> None:
+    """Check the angles of all rows before the first is sent.
+
+    Raises:
+        NotISAError: an angle that the hardware does not have.
+    """
+    circuit = prepared.template.circuit
+    if destination.limits_rzz and "rzz" in circuit.count_ops():
+        for part in plan.parts:
+            check_rzz_angles(circuit, prepared.template.parameters, plan.rows.values(part))
+
+
+def run_plan(
     destination: Destination,
     prepared: Prepared,
-    rows: Rows,
-    parts: list[slice],
+    estimator: BaseEstimatorV2,
+    plan: JobPlan,
     precision: float | None,
-    next_seed: Callable[[], int] | None = None,
+    *,
+    next_seed: Callable[[], int],
+    on_sent: Callable[[int], None],
 ) -> RowValues:
-    """Send each part of the rows as a job with one PUB, and wait for all.
+    """Send all jobs of a plan and wait for them.
 
     At most `destination.jobs_in_flight` jobs wait at a time. When one fails, or Ctrl-C comes, those
-    that still wait are cancelled; nothing of what the others gave is returned.
+    that still wait are cancelled, unless a result merely could not be fetched; no value is returned
+    then.
 
     Args:
         destination: where.
         prepared: by it.
-        rows: all of them.
-        parts: of each job.
-        precision: of all; None: the estimator's own default.
-        next_seed: for destinations that are reseeded for every job.
+        estimator: of it.
+        plan: what to run.
+        precision: of all jobs; None: the estimator's own default.
+        next_seed: for destinations whose jobs are seeded one by one.
+        on_sent: called with a job's number, from 0, as soon as it is sent.
 
     Raises:
         NotISAError: an angle that the hardware does not have; nothing was sent.
+        FetchError: a result could not be fetched.
         EngineError: the estimator failed (its error is chained) or returned something unusable.
     """
-    template, estimator = prepared.template, prepared.estimator
+    check_rows(destination, prepared, plan)
+    template, rows = prepared.template, plan.rows
     num_observables = len(template.observables)
-    if destination.limits_rzz and "rzz" in template.circuit.count_ops():
-        for part in parts:
-            check_rzz_angles(template.circuit, template.parameters, rows.values(part))
     waiting: deque[tuple[slice, Any]] = deque()
-    evs: list[Array] = []
-    stds: list[Array] = []
+    found: list[tuple[Array, Array]] = []
     job_ids: list[str] = []
-    current = 1  # the job that is being sent or collected
+    current = 0  # the job that is being sent or collected
 
-    def collect() -> None:
+    def collect_one() -> None:
         nonlocal current
-        current = len(evs) + 1
+        current = len(found)
         part, job = waiting[0]
-        data = job.result()[0].data
+        found.append(collect(destination, job, part.stop - part.start, num_observables))
         waiting.popleft()
-        size = part.stop - part.start
-        evs.append(evs_from_data(data, size, num_observables))
-        stds.append(stds_from_data(data, size, num_observables))
 
     try:
-        for part in parts:
+        for number, part in enumerate(plan.parts):
             if len(waiting) == destination.jobs_in_flight:
-                collect()
-            current = len(job_ids) + 1
-            if destination.reseed is not None and next_seed is not None:
-                destination.reseed(estimator, next_seed())
-            job = estimator.run([make_pub(template, rows.values(part), precision)])
+                collect_one()
+            current = number
+            settings = JobSettings(
+                seed=next_seed(),
+                predicted_seconds=None if plan.seconds is None else plan.seconds[number],
+            )
+            values = rows.values(part)
+            job = send(destination, estimator, template, values, precision, settings)
             waiting.append((part, job))
+            on_sent(number)
             job_ids.append(_job_id(job))
-            logger.info(
-                "%s: job %s with rows %d to %d of %d",
-                destination.name,
-                job_ids[-1],
-                part.start,
-                part.stop - 1,
-                len(rows),
-            )
+            logger.info("%s: job %s sent, %s", destination.name, job_ids[-1], _span(part, rows))
         while waiting:
-            collect()
+            collect_one()
     except BaseException as error:
-        _cancel([job for _, job in waiting])
+        if not isinstance(error, FetchError):
+            _cancel([job for _, job in waiting])
+        where = f"job {current + 1} of {len(plan.parts)} ({_span(plan.parts[current], rows)})"
         if isinstance(error, QPCError) or not isinstance(error, Exception):
-            error.add_note(
-                f"{destination.name}: at job {current} of {len(parts)}{_known(job_ids)}."
-            )
+            error.add_note(f"{destination.name}: at {where}{_known(job_ids)}.")
             raise  # the toolkit's own, such as a result that is pending; or Ctrl-C
         raise EngineError(
-            f"{destination.name}: {type(estimator).__name__} failed on job {current} of "
-            f"{len(parts)} ({len(rows)} rows in all, {num_observables} observables): "
+            f"{destination.name}: {type(estimator).__name__} failed on {where}: "
             f"{type(error).__name__}: {error}{_known(job_ids)}"
         ) from error
     return RowValues(
-        concatenated(evs, num_observables), concatenated(stds, num_observables), tuple(job_ids)
+        concatenated([evs for evs, _ in found], num_observables),
+        concatenated([stds for _, stds in found], num_observables),
+        tuple(job_ids),
     )
+
+
+def _span(part: slice, rows: Rows) -> str:
+    return f"rows {part.start} to {part.stop - 1} of {len(rows)}"
 
 
 def _job_id(job: Any) -> str:

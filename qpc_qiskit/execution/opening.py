@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qiskit.providers import BackendV2
@@ -28,6 +28,8 @@ def open_destination(
     device: str = "CPU",
     service: object | None = None,
     use_fractional_gates: bool = False,
+    qubits: Sequence[int] | None = None,
+    max_qpu_seconds: float | None = None,
 ) -> Destination:
     """The destination of a backend.
 
@@ -42,6 +44,8 @@ def open_destination(
         device: for Aer.
         service: for IBM's devices.
         use_fractional_gates: for IBM's devices.
+        qubits: of a device, instead of its best patch.
+        max_qpu_seconds: of a session, by the clock.
 
     Raises:
         BackendError: unknown backend, or no access to it.
@@ -78,17 +82,24 @@ def open_destination(
         _refuse_settings(backend)
         noise_model, backend = backend.options.noise_model, AER
     if backend == AER:
+        if isinstance(noise_model, AerSimulator) and noise_model.coupling_map is None:
+            _refuse_settings(noise_model)
+            noise_model = noise_model.options.noise_model
+        is_device = isinstance(noise_model, str | BackendV2)
         without_effect |= {"mode": mode != "job", "service": service is not None}
+        without_effect["qubits"] = qubits is not None and not is_device
         without_effect["use_fractional_gates"] = use_fractional_gates
         refuse("Aer")
         noise = _device_noise(noise_model) if isinstance(noise_model, str) else noise_model
         if not resilience:
-            return destinations.aer(noise, device=device, seed=seed, options=options)
+            return destinations.aer(noise, device=device, seed=seed, options=options, qubits=qubits)
         from qpc_qiskit.execution import runtime
 
         without_effect["device"] = device != "CPU"
         refuse("Aer with resilience")
-        return runtime.local(noise, name=AER, resilience=resilience, seed=seed, options=options)
+        return runtime.local(
+            noise, name=AER, resilience=resilience, seed=seed, options=options, qubits=qubits
+        )
 
     from qpc_qiskit.execution import runtime
 
@@ -109,17 +120,29 @@ def open_destination(
         if exact:
             without_effect["options"] = bool(options)
             refuse("exact values")
-            return destinations.aer(backend, seed=seed)
+            return destinations.aer(backend, seed=seed, qubits=qubits)
         return runtime.local(
-            backend, name=backend.name, resilience=resilience, seed=seed, options=options
+            backend,
+            name=backend.name,
+            resilience=resilience,
+            seed=seed,
+            options=options,
+            qubits=qubits,
         )
     if runtime.is_ibm(backend):
         without_effect["seed"] = seed is not None
         refuse("a real device")
-        return runtime.device(backend, mode=mode, resilience=resilience, options=options)
+        return runtime.device(
+            backend,
+            mode=mode,
+            resilience=resilience,
+            options=options,
+            qubits=qubits,
+            max_qpu_seconds=max_qpu_seconds,
+        )
     without_effect |= {"mode": mode != "job", "resilience": resilience != 0}
     refuse(f"{backend.name}, which is run through BackendEstimatorV2")
-    return destinations.any_backend(backend, seed=seed, options=options)
+    return destinations.any_backend(backend, seed=seed, options=options, qubits=qubits)
 
 
 def _refuse_settings(simulator: AerSimulator) -> None:

@@ -32,6 +32,8 @@ Indices = NDArray[np.intp]
 
 GRID = 2.0**-20
 """Directions whose components round to the same multiples of this are run once."""
+FINEST_GRID = 2.0**-52
+"""Finer cells have no integers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +71,11 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    @property
+    def num_columns(self) -> int:
+        """E + R."""
+        return int(self.encoder_angles.shape[1] + self.ansatz_angles.shape[1])
 
     def values(self, part: slice = slice(None)) -> Array:
         """The rows themselves, or some of them: (m, E + R)."""

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import Context
 from dataclasses import replace
-from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any
 
 from pydantic import ValidationError
+from qiskit import QuantumCircuit
+from qiskit.circuit import ParameterExpression
 from qiskit.primitives import (
     BaseEstimatorV2,
     BasePrimitiveJob,
@@ -27,28 +30,38 @@ from qiskit.providers import BackendV2
 from qiskit_aer import AerSimulator
 from qiskit_aer.noise import NoiseModel
 from qiskit_ibm_runtime import Batch, IBMBackend, QiskitRuntimeService, Session, fake_provider
+from qiskit_ibm_runtime.api.exceptions import RequestsApiError
+from qiskit_ibm_runtime.exceptions import IBMRuntimeError
 from qiskit_ibm_runtime.executor.calculate_twirling_shots import calculate_twirling_shots
 from qiskit_ibm_runtime.executor_estimator import Estimator
 from qiskit_ibm_runtime.executor_estimator.finalize_options import finalize_estimator_options
 from qiskit_ibm_runtime.fake_provider.fake_backend import FakeBackendV2
 from qiskit_ibm_runtime.options_models import EstimatorOptions
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
-from qpc_qiskit.errors import BackendError
-from qpc_qiskit.execution.aer import OPTIONS, noisy_options
+from qpc_qiskit.errors import BackendError, EngineError, FetchError
+from qpc_qiskit.execution.aer import OPTIONS, AerEstimator, noisy_options
 from qpc_qiskit.execution.destinations import (
     Destination,
+    JobSettings,
     Prepared,
     calibration_time,
+    device_cost,
     embedded,
+    noise_on,
     simulated,
 )
-from qpc_qiskit.execution.pubs import JobLimits, Template, shots_of
-
-Mode = Literal["job", "batch", "session"]
-MODES: tuple[str, ...] = get_args(Mode)
+from qpc_qiskit.execution.forecast import JobCost
+from qpc_qiskit.execution.pubs import JobLimits, shots_of
 
 LOCAL_RANDOMIZATIONS = 8
 """Twirls of a row on a laptop, where each costs a simulation; IBM's own default is 32."""
+
+MARGIN = 1.5
+"""A job may take this many times the predicted QPU time before the service ends it."""
+LONGEST_JOB_SECONDS = 10800
+"""The service's own limit."""
+FETCH_ATTEMPTS = 8
 
 _LOCAL_LIMITS = JobLimits(max_rows=512, max_bytes=2**29)
 _DEVICE_LIMITS = JobLimits(max_bytes=2**29, max_executions=10_000_000, max_qpu_seconds=600)
@@ -141,6 +154,7 @@ def local(
     resilience: int = 0,
     seed: int | None = None,
     options: Mapping[str, Any] | None = None,
+    qubits: Sequence[int] | None = None,
 ) -> Destination:
     """IBM's Estimator on a simulated patch, with twirling and mitigation really applied.
 
@@ -150,6 +164,7 @@ def local(
         resilience: level 0, 1 or 2.
         seed: of shots and twirls.
         options: of the Estimator, as nested dictionaries.
+        qubits: of the device, instead of its best patch.
 
     Raises:
         ValueError: options that are not known or have no effect.
@@ -160,32 +175,52 @@ def local(
     if resilience and given.twirling.num_randomizations == "auto":
         given.twirling.num_randomizations = LOCAL_RANDOMIZATIONS
 
-    def prepare(template: Template) -> Prepared:
-        prepared, model = simulated(template, noise)
-        width = prepared.template.circuit.num_qubits
+    def connect(prepared: Prepared) -> BaseEstimatorV2:
+        model = noise_on(prepared, noise)
+        circuit = prepared.template.circuit
+        if mixes_parameters(circuit):
+            if resilience or options:
+                raise EngineError(
+                    f"{name} has gates such as {GENERAL_GATE}, of which IBM's Estimator cannot "
+                    "take parameters and numbers together: leave out resilience and options, or "
+                    "choose a newer device."
+                )
+            return AerEstimator(model, seed=seed, default_shots=default_shots(given))
+        width = circuit.num_qubits
         settings = OPTIONS if model is None else noisy_options(width) | {"noise_model": model}
-        estimator = Estimator(AerSimulator(**settings), given.model_copy(deep=True))
-        return replace(prepared, estimator=estimator)
+        return Estimator(AerSimulator(**settings), given.model_copy(deep=True))
+
+    def configure(estimator: BaseEstimatorV2, settings: JobSettings) -> None:
+        if isinstance(estimator, Estimator):
+            estimator.options.simulator.seed_simulator = settings.seed
 
     about: dict[str, object] = {"mode": "local", "resilience": resilience}
     if isinstance(noise, BackendV2):
         about["calibration_time"] = calibration_time(noise)
     return Destination(
         name=name,
-        prepare=prepare,
+        prepare=lambda template: simulated(template, noise, qubits),
+        connect=connect,
+        cost=cost_with(given),
         default_shots=default_shots(given),
-        executed_shots=executed_shots(given),
         limits=_LOCAL_LIMITS,
         keeps_shots=True,
         limits_rzz=isinstance(noise, FakeBackendV2),
         is_transpiled=noise is not None,
-        reseed=None if seed is None else _reseed,
+        configure=None if seed is None else configure,
         about={**about, "options": dict(options or {})},
     )
 
 
-def _reseed(estimator: BaseEstimatorV2, seed: int) -> None:
-    estimator.options.simulator.seed_simulator = seed
+GENERAL_GATE = "u3(theta, 0, 0)"
+
+
+def mixes_parameters(circuit: QuantumCircuit) -> bool:
+    """Whether a gate has both parameters and numbers, as u3 of the oldest snapshots."""
+    return any(
+        len({isinstance(value, ParameterExpression) for value in gate.operation.params}) > 1
+        for gate in circuit.data
+    )
 
 
 class DeviceEstimator(BaseEstimatorV2):
@@ -193,35 +228,62 @@ class DeviceEstimator(BaseEstimatorV2):
 
     The client joins whatever batch is open around it, also where a backend is given as the mode:
     jobs are sent from a context that knows of none.
+
+    Args:
+        backend: of a `QiskitRuntimeService`.
+        mode: job, batch or session.
+        options: of the Estimator.
+        max_session_seconds: after which the service ends a session, which is billed by the clock.
     """
 
-    def __init__(self, backend: BackendV2, mode: str, options: EstimatorOptions) -> None:
+    def __init__(
+        self,
+        backend: BackendV2,
+        mode: str,
+        options: EstimatorOptions,
+        max_session_seconds: int | None = None,
+    ) -> None:
         self._backend = backend
         self._mode = mode
-        self._options = options
+        self.options = options
+        self._max_session_seconds = max_session_seconds
         self._open: Batch | Session | None = None
 
     def run(
         self, pubs: Iterable[EstimatorPubLike], *, precision: float | None = None
     ) -> BasePrimitiveJob[PrimitiveResult[PubResult], Any]:
-        """See `BaseEstimatorV2.run`."""
+        """See `BaseEstimatorV2.run`.
+
+        Raises:
+            EngineError: the batch or session was ended by the service.
+        """
         job: BasePrimitiveJob[PrimitiveResult[PubResult], Any]
-        job = Context().run(lambda: self._estimator.run(pubs, precision=precision))
+        try:
+            job = Context().run(lambda: self._estimator().run(pubs, precision=precision))
+        except IBMRuntimeError as error:
+            if self._open is None or "session is closed" not in str(error):
+                raise
+            raise EngineError(
+                f"The {self._mode} on {self._backend.name} was ended by the service (its time "
+                "limit, or somebody). Call the engine's close(), then run again: that opens a new "
+                "one."
+            ) from error
         return job
 
-    @cached_property
     def _estimator(self) -> BaseEstimatorV2:
         if self._mode == "job":
-            return Estimator(self._backend, self._options)
-        self._open = (Batch if self._mode == "batch" else Session)(self._backend)
-        return Estimator(self._open, self._options)
+            return Estimator(self._backend, self.options)
+        if self._open is None and self._mode == "batch":
+            self._open = Batch(self._backend)
+        elif self._open is None:
+            self._open = Session(self._backend, max_time=self._max_session_seconds)
+        return Estimator(self._open, self.options)
 
     def close(self) -> None:
         """End the batch or session; jobs that wait still run."""
         if self._open is not None:
-            self._open.close()
-            self._open = None
-            del self._estimator
+            ending, self._open = self._open, None
+            ending.close()
 
 
 def device(
@@ -230,31 +292,48 @@ def device(
     mode: str = "job",
     resilience: int = 0,
     options: Mapping[str, Any] | None = None,
+    qubits: Sequence[int] | None = None,
+    max_qpu_seconds: float | None = None,
 ) -> Destination:
     """One of IBM's devices, through the service.
+
+    A job is ended by the service when it takes much longer than predicted, unless the options say
+    when.
 
     Args:
         backend: of a `QiskitRuntimeService`.
         mode: job, batch or session.
         resilience: level 0, 1 or 2.
         options: of the Estimator, as nested dictionaries.
+        qubits: to be used; None: the best are chosen.
+        max_qpu_seconds: also of a session, by the clock.
 
     Raises:
-        ValueError: unknown mode, or options that are not known or have no effect.
+        ValueError: options that are not known or have no effect.
     """
     given = estimator_options(resilience, options)
     if "simulator" in (options or {}):
         raise ValueError("simulator in options has no effect on a real device; leave it out.")
-    estimator = DeviceEstimator(backend, mode, given)
+    session_seconds = None if max_qpu_seconds is None else max(1, int(max_qpu_seconds))
+    estimator = DeviceEstimator(backend, mode, given, session_seconds)
+
+    def configure(_: BaseEstimatorV2, settings: JobSettings) -> None:
+        if settings.predicted_seconds is not None:
+            cap = math.ceil(settings.predicted_seconds * MARGIN)
+            estimator.options.max_execution_time = min(cap, LONGEST_JOB_SECONDS)
+
     return Destination(
         name=backend.name,
-        prepare=lambda template: replace(embedded(template, backend), estimator=estimator),
+        prepare=lambda template: embedded(template, backend, qubits),
+        connect=lambda prepared: estimator,
+        cost=cost_with(given),
         default_shots=default_shots(given),
-        executed_shots=executed_shots(given),
         limits=_DEVICE_LIMITS,
         jobs_in_flight=_DEVICE_JOBS_IN_FLIGHT,
         keeps_shots=True,
         limits_rzz=True,
+        configure=None if given.max_execution_time is not None else configure,
+        fetch=retrying_fetch(time.sleep),
         about={
             "mode": mode,
             "resilience": resilience,
@@ -263,6 +342,44 @@ def device(
         },
         close=estimator.close,
     )
+
+
+def retrying_fetch(sleep: Callable[[float], None]) -> Callable[[Any], Any]:
+    """Waits for a job's result through failures of the network or the service.
+
+    Asking again is safe. The client has tried for a quarter of a minute when it reports a failure.
+
+    Args:
+        sleep: waits for some seconds.
+
+    Returns:
+        A function from a job to its result, which raises `FetchError` when it gives up.
+    """
+    attempts = Retrying(
+        retry=retry_if_exception(_may_pass),
+        stop=stop_after_attempt(FETCH_ATTEMPTS),
+        wait=wait_exponential(multiplier=2, max=60),
+        sleep=sleep,
+        reraise=True,
+    )
+
+    def fetch(job: Any) -> Any:
+        try:
+            return attempts(job.result)
+        except RequestsApiError as error:
+            raise FetchError(
+                f"The result of job {job.job_id()} could not be fetched in {FETCH_ATTEMPTS} "
+                f"attempts: {error} The job is not cancelled; once the service answers again, "
+                f"QiskitRuntimeService().job({job.job_id()!r}).result() has its values."
+            ) from error
+
+    return fetch
+
+
+def _may_pass(error: BaseException) -> bool:
+    """The client gives -1 for a network that is down and a service that kept failing."""
+    status = getattr(error, "status_code", None) if isinstance(error, RequestsApiError) else None
+    return status is not None and (status in (-1, 429) or status >= 500)
 
 
 def estimator_options(
@@ -298,28 +415,45 @@ def estimator_options(
     return found
 
 
-def executed_shots(options: EstimatorOptions) -> Callable[[int], tuple[int, int]]:
-    """Shots asked for -> shots executed for each row, and for each job besides.
+def cost_with(options: EstimatorOptions) -> Callable[[Prepared, int], JobCost]:
+    """Prepared, shots asked for -> cost of a job with these options.
 
     Twirling rounds up to whole randomizations, zero-noise extrapolation runs every row once for
-    each noise factor, readout mitigation adds one calibration circuit to a job. What probabilistic
-    error cancellation needs depends on the noise, and is not counted.
+    each noise factor, with as many times the gates, and readout mitigation adds one calibration
+    circuit to a job. What probabilistic error cancellation needs depends on the noise: then the
+    time is not known.
     """
     final = finalize_estimator_options(options)
-    twirling, zne = final.twirling, final.resilience.zne
-    factors = 1
-    if final.resilience.zne_mitigation:
-        factors = 3 if zne.noise_factors == "auto" else len(zne.noise_factors)
+    resilience, twirling, execution = final.resilience, final.twirling, final.execution
+    factors: tuple[float, ...] = (1,)
+    if resilience.zne_mitigation:
+        told = resilience.zne.noise_factors
+        factors = (1, 3, 5) if told == "auto" else tuple(told)
 
-    def executed(shots: int) -> tuple[int, int]:
+    def cost(prepared: Prepared, shots: int) -> JobCost:
+        executed = shots
+        calibration = 0
         if twirling.enable_gates or twirling.enable_measure:
             randomizations, each = calculate_twirling_shots(
                 shots, twirling.num_randomizations, twirling.shots_per_randomization
             )
-            shots = randomizations * each
-        return factors * shots, shots if final.resilience.measure_mitigation else 0
+            executed = randomizations * each
+            calibration = executed
+            learning = resilience.measure_noise_learning.num_randomizations
+            if learning != "auto":
+                calibration = learning * each
+        found = device_cost(
+            prepared,
+            shots,
+            len(factors) * executed,
+            calibration if resilience.measure_mitigation else 0,
+            rep_delay=execution.rep_delay,
+            resets=execution.init_qubits,
+            folds=sum(factors) / len(factors),
+        )
+        return replace(found, seconds_per_shot=None) if resilience.pec_mitigation else found
 
-    return executed
+    return cost
 
 
 def default_shots(options: EstimatorOptions) -> int:

@@ -14,8 +14,7 @@ from qpc_qiskit.ansatz import make_ansatz
 from qpc_qiskit.encoder import make_encoder
 from qpc_qiskit.errors import BackendError
 from qpc_qiskit.execution import runtime
-from qpc_qiskit.execution.destinations import calibration_time, embedded
-from qpc_qiskit.execution.forecast import qpu_seconds
+from qpc_qiskit.execution.destinations import calibration_time, device_cost, embedded
 from qpc_qiskit.execution.isa import faulty
 from qpc_qiskit.execution.opening import AER
 from qpc_qiskit.execution.pubs import make_template
@@ -153,7 +152,7 @@ def best_patch(backend: BackendV2, num_qubits: int) -> PatchSummary:
         prepared = embedded(template, backend)
     except BackendError as error:
         return PatchSummary(num_qubits, problem=str(error))
-    placement, each = prepared.placement, prepared.seconds_per_shot
+    placement = prepared.placement
     assert placement is not None
     return PatchSummary(
         num_qubits,
@@ -161,7 +160,7 @@ def best_patch(backend: BackendV2, num_qubits: int) -> PatchSummary:
         num_two_qubit_gates=placement.num_two_qubit_gates,
         two_qubit_depth=placement.two_qubit_depth,
         fidelity=placement.patch.fidelity,
-        qpu_seconds=None if each is None else qpu_seconds(1, EXECUTIONS * SHOTS, each),
+        qpu_seconds=device_cost(prepared, SHOTS, SHOTS).seconds(EXECUTIONS),
     )
 
 

@@ -352,6 +352,22 @@ class TestNoise:
             atol=1e-12,
         )
 
+    @pytest.mark.parametrize("name", ["local readout over the default", "all"])
+    def test_subsets_of_qubits(self, name, rng):
+        """The errors are those of the circuit's qubits, not of positions among the measured."""
+        estimator = AerEstimator(NOISES[name].model())
+        rows = rows_for(CIRCUIT, (3,), rng)
+        whole = evs_of(estimator, CIRCUIT, [["IIZ"], ["IZI"], ["ZII"], ["ZIZ"], ["ZZI"]], rows)
+        for strings, expected in [
+            (["IZI"], whole[[1]]),
+            (["ZII"], whole[[2]]),
+            (["IZI", "ZII"], whole[[1, 2]]),
+            (["ZIZ"], whole[[3]]),
+            (["ZZI"], whole[[4]]),
+        ]:
+            found = evs_of(estimator, CIRCUIT, [[s] for s in strings], rows)
+            np.testing.assert_allclose(found, expected, atol=1e-12)
+
     def test_a_model_of_nothing(self, rng):
         rows = rows_for(CIRCUIT, (3,), rng)
         np.testing.assert_allclose(
@@ -448,9 +464,12 @@ class TestShots:
         result = AerEstimator(seed=1).run(pubs, precision=0.25).result()
         assert [r.metadata["shots"] for r in result] == [4, None, 16]
 
-    def test_outcomes_that_rounding_leaves_below_zero(self):
-        """A basis state with full noise: probabilities of -1e-17 must not stop the drawing."""
-        circuit = circuit_on(6, 3)
-        model = Noise({"cx": {None: depolarizing_error(0.3, 2)}, "sx": {None: FLIP}}).model()
-        evs = evs_of(AerEstimator(model, seed=1), circuit, features(6), np.zeros((2, 36)), 0.1)
-        assert np.isfinite(evs).all()
+    def test_outcomes_that_rounding_leaves_below_zero(self, monkeypatch):
+        """NumPy refuses to draw from probabilities of -1e-17, or of 1 + 1e-9 in all."""
+        rounded = np.array([[-1e-17, 0.5, 0.5 + 1e-9, 0.0]])
+        with pytest.raises(ValueError, match="pvals"):
+            np.random.default_rng(1).multinomial(100, rounded)
+        monkeypatch.setattr(AerEstimator, "_probabilities", lambda *_: rounded.copy())
+        evs = evs_of(AerEstimator(seed=1), QuantumCircuit(2), ["IZ", "ZI", "ZZ"], [], precision=0.1)
+        assert evs[2] == -1  # only the outcomes 1 and 2
+        assert evs[0] == -evs[1]

@@ -193,6 +193,7 @@ class TestShift:
     def test_jacobian_equals_finite_differences(self, case, with_centre, rng):
         pixels = edge_pixels(case.in_channels, rng)[::2]
         pixels = pixels[np.abs(pixels).any(axis=1)]
+        pixels /= np.linalg.norm(pixels, axis=1, keepdims=True)
         rig = Rig(case, pixels, weights_of(case, rng))
         plan = rig.plan(with_centre=with_centre)
         found = jacobian(plan, rig.values(plan, with_centre))
@@ -449,15 +450,15 @@ class TestSpsa:
     def test_samples_are_averaged(self, test_seed, rng):
         """Four samples scatter half as much as one: variances to five standard errors.
 
-        Variances of 300 draws have standard errors of about 8 %, here summed over 20 correlated
-        entries; the bounds are five of them each (false alarms below 1e-5).
+        Variances of 200 draws have standard errors of at most 10 %, and their ratio 14 %; they are
+        summed over 38 entries. The bounds are five of these (false alarms below 1e-5).
         """
         case = Case(19, 5, 5, "figure1", 1)
         rig = Rig(case, rng.normal(size=(2, 19)), weights_of(case, rng))
         variances = []
         for samples in (1, 4):
             found = []
-            for draw in range(300):
+            for draw in range(200):
                 generator = np.random.default_rng([test_seed, samples, draw])
                 plan = rig.plan(Spsa(0.2, samples), (True, False), rng=generator)
                 found.append(vector_jacobian(plan, rig.values(plan), np.ones(rig.shape))[0][0])
@@ -617,7 +618,7 @@ class TestStandardErrors:
 
     @pytest.mark.parametrize("grid", [2.0**-20, None], ids=["dedupe", "every"])
     def test_of_the_engine(self, grid, generator):
-        """End to end on Aer with 100 shots, 200 times; five standard errors as above."""
+        """End to end on Aer with 100 shots, 150 times; five standard errors as above."""
         case = STD_CASES["own"]
         spec = case.spec()
         pixels = torch.randn(1, 2, generator=generator, dtype=torch.float64)
@@ -626,7 +627,7 @@ class TestStandardErrors:
         grad = torch.randn(3, 2, 1, generator=generator, dtype=torch.float64)
         engine = EstimatorEngine(shots=100, seed=5, dedupe_grid=grid)
         found, predicted = ([], []), ([], [])
-        for _ in range(200):
+        for _ in range(150):
             parts = engine.vjp(spec, pixels, weights, grad)
             for i, part in enumerate(parts):
                 found[i].append(part.numpy())
@@ -636,9 +637,9 @@ class TestStandardErrors:
             expected = np.sqrt(np.mean(told, axis=0))
             ratio = np.std(got, axis=0, ddof=1) / expected
             # A variance from 100 shots is 1 % too small, and 4 values of 100 shots may all agree.
-            assert (np.abs(ratio - 1) < 5 / math.sqrt(400) + 0.02).all()
+            assert (np.abs(ratio - 1) < 5 / math.sqrt(300) + 0.02).all()
             error = np.abs(np.mean(got, axis=0) - truth.numpy())
-            assert (error < 5 * expected / math.sqrt(200)).all()
+            assert (error < 5 * expected / math.sqrt(150)).all()
 
 
 class TestEngineJacobian:

@@ -1,0 +1,67 @@
+"""The real client, the stand-in, and a clock that only tests move."""
+
+import numpy as np
+import pytest
+from qiskit import QuantumCircuit
+from qiskit.circuit import ParameterVector
+from qiskit.quantum_info import SparsePauliOp
+from qiskit.transpiler import generate_preset_pass_manager
+from qiskit_ibm_runtime.executor_estimator import Estimator
+from urllib3.util.retry import Retry
+
+from hardware_runs.standin import Rules, Standin
+
+START = 1_800_000_000.0
+
+
+@pytest.fixture
+def start():
+    """start(rules..., faults=[...]) -> a running stand-in whose clock stands still."""
+    running = []
+
+    def start(*, faults=(), path=None, **rules):
+        standin = Standin(
+            Rules(**{"noisy": False, **rules}), path=path, clock=lambda: START, faults=faults
+        )
+        running.append(standin.__enter__())
+        return standin
+
+    yield start
+    for standin in reversed(running):
+        standin.__exit__(None, None, None)
+        assert standin.errors == []
+
+
+@pytest.fixture
+def no_backoff(monkeypatch):
+    """The client retries at once instead of waiting 15 s in all."""
+    monkeypatch.setattr(Retry, "sleep", lambda self, response=None: None)
+
+
+@pytest.fixture
+def send():
+    """send(mode, level=0, tags=[...], ...) -> a job of one row, two observables, 128 shots."""
+
+    def send(mode, level=0, *, rows=1, shots=128, tags=("chunk",), **options):
+        backend = mode._backend if hasattr(mode, "_session_id") else mode
+        given = {
+            "resilience_level": level,
+            "default_shots": shots,
+            "environment": {"job_tags": list(tags)},
+            **options,
+        }
+        return Estimator(mode, given).run([pub(backend, rows)])
+
+    return send
+
+
+def pub(backend, rows):
+    angles = ParameterVector("a", 3)
+    circuit = QuantumCircuit(2)
+    circuit.ry(angles[0], 0)
+    circuit.cx(0, 1)
+    circuit.rz(angles[1], 1)
+    circuit.ry(angles[2], 1)
+    isa = generate_preset_pass_manager(1, backend=backend, seed_transpiler=1).run(circuit)
+    observables = [[SparsePauliOp(label).apply_layout(isa.layout)] for label in ("IZ", "ZI")]
+    return isa, observables, np.linspace(0.1, 2.0, 3 * rows).reshape(rows, 3)

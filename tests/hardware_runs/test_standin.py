@@ -1,0 +1,317 @@
+"""The real client against the stand-in while nothing goes wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from qiskit import QuantumCircuit
+from qiskit.quantum_info import SparsePauliOp
+from qiskit_ibm_runtime import Batch, QiskitRuntimeService, Session
+from qiskit_ibm_runtime.exceptions import RuntimeJobFailureError
+from qiskit_ibm_runtime.executor_estimator import Estimator
+
+from hardware_runs.standin import Remote, Rules, Standin
+from hardware_runs.standin import __main__ as command
+
+ROOT = Path(__file__).parents[2]
+MODES = {"job": lambda backend: backend, "batch": Batch, "session": Session}
+
+
+def evs(job):
+    return job.result()[0].data.evs
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("level", [0, 1])
+def test_estimator_in_every_mode(start, send, mode, level):
+    standin = start()
+    backend = QiskitRuntimeService().backend("ibm_manila")
+    place = MODES[mode](backend)
+    job = send(place, level, rows=2, shots=4096)
+    assert job.status() == "DONE"
+    angles = np.linspace(0.1, 2.0, 6).reshape(2, 3)
+    # The pair's parity is lost to the second qubit alone: <X> of it is 0 before its rotation.
+    exact = [np.cos(angles[:, 0]), np.cos(angles[:, 0]) * np.cos(angles[:, 2])]
+    np.testing.assert_allclose(evs(job), exact, atol=0.08)
+    if mode == "job":
+        assert job.session_id is None
+    else:
+        details = place.details()
+        assert job.session_id == place.session_id == details["id"]
+        assert details["mode"] == {"batch": "batch", "session": "dedicated"}[mode]
+        assert place.status() == "In progress, accepting new jobs"
+        place.close()
+        assert place.status() == "Closed"
+    (record,) = standin.records()["jobs"]
+    assert record["session_id"] == job.session_id
+    assert record["num_executions"] == 4096 * (2 + level)  # readout mitigation: one row more
+    assert record["tags"] == ["chunk"]
+
+
+def test_noise_is_that_of_the_device(start):
+    """Without noise it would be -1."""
+    start(noisy=True)
+    backend = QiskitRuntimeService().backend("ibm_lagos")
+    circuit = QuantumCircuit(7)
+    circuit.x(0)
+    job = Estimator(backend, {"resilience_level": 0}).run([(circuit, SparsePauliOp("IIIIIIZ"))])
+    assert -0.98 < evs(job) < -0.5
+
+
+def test_wide_device_without_noise(start):
+    start()
+    backend = QiskitRuntimeService().backend("ibm_torino")
+    circuit = QuantumCircuit(133)
+    circuit.x(5)
+    observable = SparsePauliOp.from_sparse_list([("Z", [5], 1)], 133)
+    job = Estimator(backend, {"resilience_level": 0, "default_shots": 16}).run(
+        [(circuit, observable)]
+    )
+    assert evs(job) == -1
+
+
+def test_wide_device_with_noise_is_refused(start):
+    start(noisy=True)
+    backend = QiskitRuntimeService().backend("ibm_torino")
+    job = Estimator(backend, {"resilience_level": 0}).run(
+        [(QuantumCircuit(133), SparsePauliOp.from_sparse_list([("Z", [5], 1)], 133))]
+    )
+    with pytest.raises(RuntimeJobFailureError, match="too wide"):
+        job.result()
+
+
+def test_circuit_that_is_not_native_fails_as_a_job(start):
+    """The client does not look; the service does, and charges nothing."""
+    start()
+    backend = QiskitRuntimeService().backend("ibm_manila")
+    circuit = QuantumCircuit(5)
+    circuit.cz(0, 1)
+    job = Estimator(backend).run([(circuit, SparsePauliOp("IIIIZ"))])
+    assert job.status() == "ERROR"
+    with pytest.raises(RuntimeJobFailureError, match="instruction cz on qubits"):
+        job.result()
+    assert job.usage() == 0
+
+
+def test_devices(start):
+    start()
+    service = QiskitRuntimeService()
+    names = {backend.name for backend in service.backends(simulator=False)}
+    assert {"ibm_manila", "ibm_lagos", "ibm_jakarta", "ibm_torino"} <= names
+    fractional = service.backend("ibm_fractional", use_fractional_gates=True)
+    assert "rzz" in fractional.target.operation_names
+
+
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_identical_jobs_give_identical_bits(start, send, level):
+    """Whenever they are posted, between whichever others, with whatever tags, in any mode."""
+    standin = start(noisy=level == 2)  # extrapolation warns where nothing scatters
+    backend = standin.service().backend("ibm_manila")
+    first = send(backend, level, tags=["one"])
+    other = send(backend, level, shots=129 + 64 * level)
+    again = send(Batch(backend), level, tags=["two"])
+    assert np.array_equal(evs(again), evs(first))  # executed in another order than posted
+    a, b, c = standin.records()["jobs"]
+    assert a["program_sha256"] == c["program_sha256"] != b["program_sha256"]
+    assert other.result()[0].data.evs.shape == (2, 1)
+
+
+def test_another_row_is_another_program(start, send):
+    standin = start()
+    backend = standin.service().backend("ibm_manila")
+    for rows in (1, 2):
+        send(backend, rows=rows)
+    assert len({job["program_sha256"] for job in standin.records()["jobs"]}) == 2
+
+
+CHILD = """
+import json, sys
+sys.path[:0] = ["tests/hardware_runs"]
+from conftest import pub
+from qiskit_ibm_runtime import Batch, QiskitRuntimeService
+from qiskit_ibm_runtime.executor_estimator import Estimator
+service = QiskitRuntimeService()
+old = service.job(sys.argv[1])
+backend = service.backend("ibm_manila")
+options = {"resilience_level": 1, "default_shots": 128}
+Estimator(backend, {**options, "default_shots": 256}).run([pub(backend, 3)])
+new = Estimator(Batch.from_id(old.session_id, service), options).run([pub(backend, 1)])
+found = [job.job_id() for job in service.jobs(job_tags=["chunk"], limit=None)]
+evs = [job.result()[0].data.evs.tolist() for job in (old, new)]
+print(json.dumps({"evs": evs, "found": found, "tags": old.tags}))
+"""
+
+
+def test_another_process_collects_and_posts_the_same(start, send):
+    """Nothing but the environment connects it; parameters' ids differ, what is executed not."""
+    standin = start(noisy=True)
+    batch = Batch(standin.service().backend("ibm_manila"))
+    job = send(batch, 1)
+    done = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-c", CHILD, job.job_id()],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["found"] == [job.job_id()]
+    assert said["tags"] == ["chunk"]
+    assert said["evs"] == [evs(job).tolist()] * 2
+    first, _, last = standin.records()["jobs"]
+    assert first["program_sha256"] == last["program_sha256"]
+    assert first["posted_sha256"] != last["posted_sha256"]
+    assert standin.records()["tag_lookups"] == [["chunk"]]
+
+
+def served(*arguments):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hardware_runs.standin", "--json", "--no-noise", *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    return process, json.loads(process.stdout.readline())
+
+
+def test_killed_and_started_again_it_knows_its_jobs(tmp_path, monkeypatch, send):
+    path = tmp_path / "standin.sqlite"
+    process, told = served("--file", path)
+    try:
+        for name, value in told["environment"].items():
+            monkeypatch.setenv(name, value)
+        remote = Remote(told["url"])
+        remote.advance(1000.0)
+        service = QiskitRuntimeService()
+        batch = Batch(service.backend("ibm_manila"))
+        job = send(batch)
+        (before,) = remote.records()["jobs"]
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        port = told["url"].rpartition(":")[2]
+        slow = '{"kind": "queue", "seconds": 5}'
+        process, told = served("--file", path, "--port", port, "--fault", slow)
+        # The same client goes on: same address, its access token is still good.
+        assert evs(job).shape == (2, 1)
+        records = remote.records()
+        assert records["jobs"] == [before]
+        assert records["num_posts"] == 1
+        assert [found.job_id() for found in service.jobs(session_id=batch.session_id)] == [
+            job.job_id()
+        ]
+        late = send(batch)
+        assert late.job_id() != job.job_id()
+        assert late.status() == "QUEUED"
+        os.kill(process.pid, signal.SIGTERM)
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_served_in_the_foreground(monkeypatch):
+    told = []
+    monkeypatch.setattr(command, "wait_for_signal", lambda: None)
+    monkeypatch.setattr(command.typer, "echo", told.append)
+    command.serve(port=0)
+    assert told[0] == "export QISKIT_IBM_CHANNEL=ibm_quantum_platform"
+    assert any(line.startswith("export IAM_URL=http://127.0.0.1:") for line in told)
+    assert "no job leaves this machine" in told[-1]
+
+
+def test_threads_post_at_once(start, send):
+    """Each its own job; what they give does not depend on which came first."""
+    standin = start()
+    backend = standin.service().backend("ibm_manila")
+    with ThreadPoolExecutor(4) as pool:
+        jobs = list(pool.map(lambda shots: send(backend, shots=shots), [64, 65, 66, 64]))
+        found = list(pool.map(evs, jobs))
+    assert len({job.job_id() for job in jobs}) == 4
+    assert np.array_equal(found[0], found[3])
+    posted = {job["job_id"]: job["shots"] for job in standin.records()["jobs"]}
+    assert [posted[job.job_id()] for job in jobs] == [64, 65, 66, 64]
+
+
+def test_listing_pages_filters_and_tags(start, send):
+    standin = start()
+    service = standin.service()
+    manila, lagos = (service.backend(name) for name in ("ibm_manila", "ibm_lagos"))
+    # The client asks for 20 at a time.
+    jobs = [send(manila, tags=["all", f"n{i}"]) for i in range(21)]
+    other = send(lagos, tags=["all"], shots=64)
+    everything = service.jobs(job_tags=["all"], limit=None)
+    assert [job.job_id() for job in everything] == [
+        job.job_id() for job in reversed([*jobs, other])
+    ]
+    assert len(service.jobs(job_tags=["all"])) == 10  # the client's own default
+    (found,) = service.jobs(job_tags=["all", "n7"], limit=None)
+    assert found.job_id() == jobs[7].job_id()
+    assert service.jobs(job_tags=["all", "n7", "n8"], limit=None) == []
+    (found,) = service.jobs(backend_name="ibm_lagos")
+    assert found.job_id() == other.job_id()
+    assert service.jobs(pending=True) == []
+    jobs[0].update_tags(["moved"])
+    assert [job.job_id() for job in service.jobs(job_tags=["moved"])] == [jobs[0].job_id()]
+    service.delete_job(jobs[0].job_id())
+    assert service.jobs(job_tags=["moved"]) == []
+    (first,) = service.jobs(limit=1, descending=False)
+    assert first.job_id() == jobs[1].job_id()
+
+
+def test_usage_follows_the_formula(start, send):
+    """2 s + executions x (repetition delay + reset + circuit); 250 us of delay by default."""
+    standin = start(usage_factor=1.5)
+    backend = standin.service().backend("ibm_manila")
+    job = send(backend, rows=3, shots=1000)
+    target = backend.target
+    circuit = target["cx"][(0, 1)].duration + target["measure"][(0,)].duration
+    each = 250e-6 + target["reset"][(0,)].duration + circuit
+    forecast = job.usage_estimation["quantum_seconds"]
+    assert forecast == pytest.approx(2 + 3000 * each, rel=0.01)
+    assert job.usage() == pytest.approx(1.5 * forecast)
+    slow = send(backend, rows=3, shots=1000, execution={"rep_delay": 500e-6})
+    assert slow.usage_estimation["quantum_seconds"] - forecast == pytest.approx(3000 * 250e-6)
+
+
+def test_time_passes_by_its_clock_only(start, send):
+    standin = start(queue_seconds=3600, run_seconds=60)
+    job = send(standin.service().backend("ibm_manila"))
+    assert job.status() == "QUEUED"
+    assert job.metrics()["timestamps"]["running"] is None
+    assert job.usage() == 0
+    standin.advance(3600)
+    assert job.status() == "RUNNING"
+    standin.advance(60)
+    assert job.status() == "DONE"
+    assert job.usage() > 2
+    assert job.metrics()["timestamps"]["finished"] == "2027-01-15T09:01:00Z"
+
+
+def test_only_loopback():
+    for host in ("0.0.0.0", "192.168.0.1"):
+        with pytest.raises(ValueError, match="loopback"):
+            Standin(host=host)
+
+
+def test_environment_is_put_back(monkeypatch):
+    monkeypatch.setenv("IAM_URL", "https://somewhere")
+    monkeypatch.delenv("QISKIT_IBM_TOKEN", raising=False)
+    with Standin(Rules()) as standin:
+        assert os.environ["IAM_URL"] == standin.url
+        assert os.environ["QISKIT_IBM_TOKEN"]
+    assert os.environ["IAM_URL"] == "https://somewhere"
+    assert "QISKIT_IBM_TOKEN" not in os.environ
+
+
+def test_never_started_it_stops(tmp_path):
+    standin = Standin(path=tmp_path / "standin.sqlite")
+    standin.stop()
