@@ -25,7 +25,6 @@ import torch
 from qiskit import QuantumCircuit
 from qiskit.providers import BackendV2
 from qiskit.transpiler import generate_preset_pass_manager
-from qiskit_aer.noise import NoiseModel
 from qiskit_ibm_runtime.executor_estimator import Estimator
 from qiskit_ibm_runtime.executor_estimator.finalize_options import finalize_estimator_options
 
@@ -38,7 +37,7 @@ from qpc_qiskit.encoder import make_encoder
 from qpc_qiskit.engines.exact import ExactEngine
 from qpc_qiskit.execution import regions
 from qpc_qiskit.execution.aer import AerEstimator
-from qpc_qiskit.execution.destinations import _PatchBackend
+from qpc_qiskit.execution.destinations import noise_of_patch
 from qpc_qiskit.execution.isa import check_equivalence, faulty
 from qpc_qiskit.execution.patches import embed, embed_observables, place
 from qpc_qiskit.execution.pubs import (
@@ -51,7 +50,7 @@ from qpc_qiskit.execution.pubs import (
     product_pairs,
 )
 from qpc_qiskit.execution.runtime import find_backend
-from qpc_qiskit.execution.targets import read_device, restrict_target
+from qpc_qiskit.execution.targets import read_device
 
 DEVICES = ("fake_torino", "fake_fez", "fake_boston")
 QUBITS = (3, 4, 5, 6)
@@ -222,7 +221,7 @@ def _two_qubit_depth(circuit: QuantumCircuit) -> int:
 
 def _noisy_values(wired: Wired, backend: BackendV2, rows: Rows) -> np.ndarray:
     """Exact values (rows, n) under the device's noise on these qubits."""
-    model = NoiseModel.from_backend(_PatchBackend(restrict_target(backend.target, wired.qubits)))
+    model = noise_of_patch(backend, wired.qubits)
     pub = make_pub(wired.template, rows.values(), 0.0)
     data = AerEstimator(model).run([pub]).result()[0].data
     return evs_from_data(data, len(rows), len(wired.template.observables))
@@ -271,8 +270,9 @@ def _wall_times(work: Workload, settings: Settings) -> Iterator[dict]:
             warm_up=False,
         )[name]
         shots = engine.shots
-        per_row, per_job = engine.destination.executed_shots(shots) if shots else (None, None)
-        randomizations, factors = _twirls(prepared.estimator, options)
+        cost = engine.destination.cost(prepared, shots or 0)
+        per_row, per_job = (cost.shots_per_row, cost.shots_per_job) if shots else (None, None)
+        randomizations, factors = _twirls(engine.destination.connect(prepared), options)
         yield {
             "values": name,
             "n": work.qubits,

@@ -7,7 +7,10 @@
     │   ├── BackendError (ValueError)   a backend that cannot carry the circuit, or no such backend
     │   ├── NotISAError (ValueError)    a circuit that the backend cannot run as it stands
     │   ├── BudgetError                 what is to be sent would cost more than was allowed
-    │   └── FetchError                  a result could not be fetched; its job may be well
+    │   ├── FetchError                  a result could not be fetched; its job may be well
+    │   ├── JobRefused                  a job was not taken: there is none
+    │   ├── JobUnclear                  a job may have been taken or not
+    │   └── SessionEnded                a batch or session takes no more jobs
     ├── DataError (ValueError)        a data set that is missing or corrupt
     └── CheckpointError (ValueError)  a checkpoint that is corrupt or of another network
 
@@ -55,6 +58,27 @@ class BudgetError(EngineError):
 
 class FetchError(EngineError):
     """A job's result could not be fetched; the job itself may be well, and is not cancelled."""
+
+
+class JobRefused(EngineError):
+    """A service has certainly not taken a job.
+
+    Args:
+        message: why.
+        is_rate_limit: whether it would have been taken later.
+    """
+
+    def __init__(self, message: str, is_rate_limit: bool = False) -> None:
+        super().__init__(message)
+        self.is_rate_limit = is_rate_limit
+
+
+class JobUnclear(EngineError):
+    """A service may have taken a job or not: look for its tag before it is sent again."""
+
+
+class SessionEnded(EngineError):
+    """A batch or session takes no more jobs; the job was not taken."""
 
 
 class DataError(QPCError, ValueError):

@@ -20,6 +20,7 @@ ONLY_HERE = {
     "qiskit_machine_learning": {"qpc_qiskit/connector.py"},
     "qiskit_ibm_runtime": {
         "qpc_qiskit/execution/runtime.py",
+        "qpc_qiskit/execution/service.py",
         "hardware_runs/standin/programs.py",
         "hardware_runs/standin/server.py",
     },

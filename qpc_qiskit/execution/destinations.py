@@ -245,12 +245,22 @@ def noise_on(prepared: Prepared, noise: NoiseModel | BackendV2 | None) -> NoiseM
         check_acts(noise, circuit, range(circuit.num_qubits))
         return noise
     assert prepared.placement is not None
-    patch = restrict_target(noise.target, prepared.placement.patch.qubits)
-    model = NoiseModel.from_backend(_PatchBackend(patch, noise.name))
+    return noise_of_patch(noise, prepared.placement.patch.qubits)
+
+
+def noise_of_patch(backend: BackendV2, qubits: Sequence[int]) -> NoiseModel:
+    """The noise of some qubits of a backend, as qubits 0 to n-1.
+
+    Raises:
+        EngineError: the backend tells no errors of them.
+    """
+    model = NoiseModel.from_backend(
+        _PatchBackend(restrict_target(backend.target, qubits), backend.name)
+    )
     if model.is_ideal():
         raise EngineError(
-            f"{noise.name} tells no errors of qubits {prepared.placement.patch.qubits}, so it "
-            "would be simulated without noise. Use 'aer' without noise_model if that is meant."
+            f"{backend.name} tells no errors of qubits {', '.join(map(str, qubits))}, so it would "
+            "be simulated without noise. Use 'aer' without noise_model if that is meant."
         )
     return model
 

@@ -135,7 +135,7 @@ def _pixel_probes(
     factors[np.abs(factors) < 1e-15] = 0
     # A pixel's length changes nothing, so neither does a slope along it or a zero pixel's; a sample
     # that was drawn before counts there.
-    factors[is_zero[:, None] | ((basis**2).sum(axis=2) < 1e-15)] = 0
+    factors[is_zero[:, None] | ((basis**2).sum(axis=2) < 1e-28)] = 0
     return _Probes(points, factors, basis, (1 / length / scale)[:, None])
 
 
@@ -146,7 +146,8 @@ def _multiplicity(along: Array) -> Array:
     """
     squares = np.einsum("isc,isc->is", along, along)
     overlaps = np.einsum("isc,itc->ist", along, along) ** 2
-    same = overlaps >= (1 - 1e-9) * squares[:, :, None] * squares[:, None, :]
+    # Of the same length too: zero, or another pair of points on a line, is no repetition.
+    same = overlaps >= (1 - 1e-9) * np.maximum(squares[:, :, None], squares[:, None, :]) ** 2
     first = same.argmax(axis=2)
     return np.asarray((first[:, None] == np.arange(along.shape[1])[:, None]).sum(axis=2), float)
 

@@ -31,7 +31,6 @@ from qpc_qiskit.execution.pubs import merge_directions, unique_pairs
 
 PLAIN = Case(5, 7, 3)
 SMALL = [*SMALL_CASES, *(c for c in CASES if c.num_qubits == 4 and c.num_layers == 3)]
-CENTRES = pytest.mark.parametrize("with_centre", [True, False], ids=["centre", "residuals"])
 
 
 class Rig:
@@ -45,7 +44,7 @@ class Rig:
         self.is_zero = is_zero
         self.shape = (len(pixels), self.spec.num_kernels, self.spec.num_qubits)
 
-    def plan(self, method=Shift(), wrt=(True, True), with_centre=True, active=None, rng=None):  # noqa: B008 - frozen
+    def plan(self, method=Shift(), wrt=(True, True), active=None, rng=None):  # noqa: B008 - frozen
         return plan_gradient(
             self.spec,
             self.pixels,
@@ -54,7 +53,6 @@ class Rig:
             np.ones(self.shape[:2], bool) if active is None else active,
             wrt,
             method=method,
-            with_centre=with_centre,
             rng=np.random.default_rng(0) if rng is None else rng,
         )
 
@@ -93,12 +91,6 @@ class Rig:
         n = self.spec.num_qubits
         return 1.0 - 2 * (np.arange(2**n)[:, None] >> np.arange(n) & 1)
 
-    def forward(self, probabilities=None):
-        """(N, K, 2**n) probabilities of the forward rows."""
-        pairs = np.array(list(np.ndindex(*self.shape[:2]))).reshape(-1, 2)
-        plan = self.plan(wrt=(False, False))
-        return self.probabilities(plan.directions, plan.angles, pairs).reshape(*self.shape[:2], -1)
-
     def executions(self, plan, dedupe):
         """Distinct rows' probabilities, and which of them each row is."""
         directions, pairs = plan.directions, plan.pairs
@@ -115,15 +107,11 @@ class Rig:
         evs = probabilities @ self.signs
         return np.sqrt(np.maximum(1 - evs**2, 0) / shots)
 
-    def values(self, plan, with_centre=True):
+    def values(self, plan):
         """Exact values of a plan's rows."""
         probabilities, which = self.executions(plan, dedupe=False)
         evs = probabilities @ self.signs
-        forward = None
-        if not with_centre:
-            exact = self.forward() @ self.signs
-            forward = exact, np.zeros_like(exact)
-        return Values(evs, np.zeros_like(evs), which, forward)
+        return Values(evs, np.zeros_like(evs), which)
 
     def exact_vjp(self, grad, wrt=(True, True)):
         arrays = (torch.from_numpy(a) for a in (self.pixels, self.weights, grad))
@@ -172,13 +160,12 @@ def assert_close(actual, expected, rtol=1e-9):
 
 
 class TestShift:
-    @CENTRES
     @pytest.mark.parametrize("case", SMALL, ids=str)
-    def test_equals_the_exact_engine(self, case, with_centre, rng):
+    def test_equals_the_exact_engine(self, case, rng):
         rig = Rig(case, edge_pixels(case.in_channels, rng), weights_of(case, rng))
         grad = rng.normal(size=rig.shape)
-        plan = rig.plan(with_centre=with_centre)
-        by_pixels, by_weights = vector_jacobian(plan, rig.values(plan, with_centre), grad)
+        plan = rig.plan()
+        by_pixels, by_weights = vector_jacobian(plan, rig.values(plan), grad)
         expected = rig.exact_vjp(grad)
         lengths = np.linalg.norm(rig.pixels, axis=1, keepdims=True)
         np.testing.assert_allclose(
@@ -188,15 +175,14 @@ class TestShift:
         assert not by_pixels[1].any()
         assert not by_weights[1].any()
 
-    @CENTRES
     @pytest.mark.parametrize("case", SMALL_CASES, ids=str)
-    def test_jacobian_equals_finite_differences(self, case, with_centre, rng):
+    def test_jacobian_equals_finite_differences(self, case, rng):
         pixels = edge_pixels(case.in_channels, rng)[::2]
         pixels = pixels[np.abs(pixels).any(axis=1)]
         pixels /= np.linalg.norm(pixels, axis=1, keepdims=True)
         rig = Rig(case, pixels, weights_of(case, rng))
-        plan = rig.plan(with_centre=with_centre)
-        found = jacobian(plan, rig.values(plan, with_centre))
+        plan = rig.plan()
+        found = jacobian(plan, rig.values(plan))
         step = 1e-5
         for i in range(case.in_channels):
             move = step * np.eye(case.in_channels)[i]
@@ -297,7 +283,7 @@ class TestShift:
 
 
 class TestNumberOfRows:
-    """At most N*K*(1 + 2R + 2C)."""
+    """At most N*K*(2R + 2C)."""
 
     @pytest.mark.parametrize("case", [c for c in SMALL if c.in_channels > 1], ids=str)
     def test_exact_where_nothing_is_degenerate(self, case, rng):
@@ -305,35 +291,32 @@ class TestNumberOfRows:
         cells = 4 * rig.spec.num_kernels
         by_weights = 2 * rig.spec.ansatz.num_angles
         by_pixels = 2 * case.in_channels
-        for wrt, with_centre, each in [
-            ((True, True), True, 1 + by_weights + by_pixels),
-            ((True, True), False, by_weights + by_pixels),
-            ((True, False), True, 1 + by_pixels),
-            ((True, False), False, by_pixels),
-            ((False, True), True, by_weights),
-            ((False, True), False, by_weights),
-            ((False, False), True, 0),
+        for wrt, each in [
+            ((True, True), by_weights + by_pixels),
+            ((True, False), by_pixels),
+            ((False, True), by_weights),
+            ((False, False), 0),
         ]:
-            plan = rig.plan(wrt=wrt, with_centre=with_centre)
+            plan = rig.plan(wrt=wrt)
             assert len(plan.pairs) == cells * each
             assert len(unique_pairs(plan.pairs)[0]) == cells * each
 
     @pytest.mark.parametrize(
-        ("pixel", "pixel_rows", "centre_rows"),
+        ("pixel", "pixel_rows"),
         [
-            ([0.3, 0, 0, -1, 0], 10, 1),
-            ([0, 0, -7, 0, 0], 8, 0),  # along the pixel the slope is zero
-            ([1e-200, 0, 0, 0, 0], 8, 0),
-            ([0, 0, 0, 0, 0], 0, 0),
-            ([0, 0, 5e-324, 0, 0], 0, 0),
+            ([0.3, 0, 0, -1, 0], 10),
+            ([0, 0, -7, 0, 0], 8),  # along the pixel the slope is zero
+            ([1e-200, 0, 0, 0, 0], 8),
+            ([0, 0, 0, 0, 0], 0),
+            ([0, 0, 5e-324, 0, 0], 0),
         ],
         ids=str,
     )
-    def test_fewer_for_degenerate_pixels(self, pixel, pixel_rows, centre_rows, rng):
+    def test_fewer_for_degenerate_pixels(self, pixel, pixel_rows, rng):
         rig = Rig(PLAIN, [pixel], weights_of(PLAIN, rng))
         weight_rows = 2 * rig.spec.ansatz.num_angles
-        assert len(rig.plan().pairs) == 3 * (centre_rows + weight_rows + pixel_rows)
-        assert len(rig.plan(wrt=(True, False)).pairs) == 3 * (centre_rows + pixel_rows)
+        assert len(rig.plan().pairs) == 3 * (weight_rows + pixel_rows)
+        assert len(rig.plan(wrt=(True, False)).pairs) == 3 * pixel_rows
 
     def test_none_where_the_outer_gradient_is_zero(self, rng):
         rig = Rig(PLAIN, edge_pixels(5, rng), weights_of(PLAIN, rng))
@@ -342,9 +325,9 @@ class TestNumberOfRows:
         grad[~active] = 0
         whole, plan = rig.plan(), rig.plan(active=active)
         assert 0 < len(plan.pairs) < len(whole.pairs)
-        for rows in (plan.centre_rows, plan.weight_rows, plan.pixel_rows):
+        for rows in (plan.weight_rows, plan.pixel_rows):
             assert (rows[~active] == -1).all()
-        sent = [rows[rows >= 0] for rows in (plan.centre_rows, plan.weight_rows, plan.pixel_rows)]
+        sent = [rows[rows >= 0] for rows in (plan.weight_rows, plan.pixel_rows)]
         assert sorted(np.concatenate(sent)) == list(range(len(plan.pairs)))
         for part, full in zip(
             vector_jacobian(plan, rig.values(plan), grad),
@@ -359,14 +342,13 @@ class TestNumberOfRows:
         case = Case(19, 12, 5, "strongly_entangling", 2)  # wide enough: no line is drawn twice
         rig = Rig(case, rng.normal(size=(4, 19)), weights_of(case, rng))
         cells, method = 4 * rig.spec.num_kernels, Spsa(num_samples=samples)
-        assert len(rig.plan(method).pairs) == cells * (1 + 4 * samples)
-        assert len(rig.plan(method, with_centre=False).pairs) == cells * 4 * samples
+        assert len(rig.plan(method).pairs) == cells * 4 * samples
         assert len(rig.plan(method, wrt=(False, True)).pairs) == cells * 2 * samples
         zero = Rig(case, np.zeros((4, 19)), rig.weights)
         assert len(zero.plan(method).pairs) == cells * 2 * samples
 
     def test_of_the_engine(self, generator):
-        """Forward values are used again, and equal pixels are run once."""
+        """With and without a forward pass before it; equal pixels are run once."""
         spec, grad = PLAIN.spec(), torch.ones(6, 3, 3, dtype=torch.float64)
         pixels = torch.randn(3, 5, generator=generator, dtype=torch.float64)
         pixels = torch.cat([pixels, -2 * pixels])
@@ -382,8 +364,8 @@ class TestNumberOfRows:
             assert engine.last_report.num_executions == distinct * 3 * (2 * angles + 10)
             assert engine.last_report.num_rows == 18 * (2 * angles + 10)
             engine.vjp(spec, pixels, weights, grad)
-            assert engine.last_report.num_executions == distinct * 3 * (1 + 2 * angles + 10)
-            assert engine.total_executions == distinct * 3 * (2 + 4 * angles + 20)
+            assert engine.last_report.num_executions == distinct * 3 * (2 * angles + 10)
+            assert engine.total_executions == distinct * 3 * (1 + 4 * angles + 20)
 
 
 class Signs:
@@ -409,7 +391,7 @@ class TestSpsa:
         lengths = np.linalg.norm(rig.pixels, axis=1, keepdims=True)
         np.testing.assert_allclose(by_pixels * lengths, expected * lengths, atol=1e-9)
         lines = 2 ** (case.in_channels - 1)
-        assert len(plan.pairs) <= len(rig.pixels) * rig.spec.num_kernels * (1 + 2 * lines)
+        assert len(plan.pairs) <= len(rig.pixels) * rig.spec.num_kernels * 2 * lines
 
     @pytest.mark.parametrize("case", [Case(2, 2, 1, "user1"), Case(3, 3, 2, "user2")], ids=str)
     def test_the_mean_over_all_signs_is_the_weight_gradient_up_to_step_squared(self, case, rng):
@@ -510,23 +492,15 @@ class TestStandardErrors:
     """Five standard errors of an empirical standard deviation, relative. At most 100 entries a
     test: false alarms below 1e-4."""
 
-    def scatter(self, rig, plan, grad, rng, *, dedupe, with_centre):
+    def scatter(self, rig, plan, grad, rng, *, dedupe):
         """Predicted and empirical standard errors of (pixels, weights)."""
         probabilities, which = rig.executions(plan, dedupe)
         stds = rig.spread(probabilities, self.shots)[which]
-        before, spread = None, None
-        if not with_centre:
-            before = rig.forward()
-            spread = rig.spread(before, self.shots)
         found = [], []
         for _ in range(self.reps):
             drawn = rng.multinomial(self.shots, probabilities / probabilities.sum(1)[:, None])
             evs = (drawn / self.shots @ rig.signs)[which]
-            forward = None
-            if before is not None:
-                drawn = rng.multinomial(self.shots, before / before.sum(2)[..., None])
-                forward = drawn / self.shots @ rig.signs, spread
-            parts = vector_jacobian(plan, Values(evs, stds, which, forward), grad)
+            parts = vector_jacobian(plan, Values(evs, stds, which), grad)
             for kept, part in zip(found, parts, strict=True):
                 kept.append(part[0])
         return [part[1] for part in parts], [np.std(kept, axis=0, ddof=1) for kept in found]
@@ -537,33 +511,27 @@ class TestStandardErrors:
         scales = np.resize([1.0, -1.0, 2.5], copies)
         return Rig(case, np.concatenate([s * pixels for s in scales]), weights_of(case, rng))
 
-    @CENTRES
     @pytest.mark.parametrize("dedupe", [True, False], ids=["dedupe", "every"])
     @pytest.mark.parametrize("method", METHODS)
     @pytest.mark.parametrize("name", ["one-qubit", "own"])
-    def test_one_qubit_is_predicted_closely(self, name, method, dedupe, with_centre, rng):
+    def test_one_qubit_is_predicted_closely(self, name, method, dedupe, rng):
         """One value a row: nothing is correlated but what was run once."""
         rig = self.rig(STD_CASES[name], rng)
         grad = rng.normal(size=rig.shape)
-        plan = rig.plan(METHODS[method], with_centre=with_centre)
-        predicted, empirical = self.scatter(
-            rig, plan, grad, rng, dedupe=dedupe, with_centre=with_centre
-        )
+        plan = rig.plan(METHODS[method])
+        predicted, empirical = self.scatter(rig, plan, grad, rng, dedupe=dedupe)
         for expected, found in zip(predicted, empirical, strict=True):
             assert (expected > 0).all()
             assert (np.abs(found / expected - 1) < self.margin).all()
 
-    @CENTRES
     @pytest.mark.parametrize("dedupe", [True, False], ids=["dedupe", "every"])
     @pytest.mark.parametrize("method", METHODS)
     @pytest.mark.parametrize("name", ["two-qubits", "three-qubits"])
-    def test_more_qubits_have_an_upper_bound(self, name, method, dedupe, with_centre, rng):
+    def test_more_qubits_have_an_upper_bound(self, name, method, dedupe, rng):
         rig = self.rig(STD_CASES[name], rng)
         grad = rng.normal(size=rig.shape)
-        plan = rig.plan(METHODS[method], with_centre=with_centre)
-        predicted, empirical = self.scatter(
-            rig, plan, grad, rng, dedupe=dedupe, with_centre=with_centre
-        )
+        plan = rig.plan(METHODS[method])
+        predicted, empirical = self.scatter(rig, plan, grad, rng, dedupe=dedupe)
         qubits = rig.spec.num_qubits
         for bound, found in zip(predicted, empirical, strict=True):
             assert (bound >= found / (1 + self.margin)).all()
@@ -601,8 +569,10 @@ class TestStandardErrors:
         values.stds[:] = 0.1
         (by_pixels, stds), _ = vector_jacobian(plan, values, np.full((1, 1, 1), 2.0))
         np.testing.assert_allclose(by_pixels, [[2 * 0.1536 * 2, -2 * 0.1152 * 2]])
-        # 0.1 * 2 * sqrt((1 + u)**2 + (1 - u)**2 + (2 u)**2) / 5
-        expected = [[0.04 * math.sqrt(2 + 6 * u * u) for u in (0.6, 0.8)]]
+        # Slopes vary by 0.2**2 * ((1 + u)**2 + (1 - u)**2); then the tangent (0.8, -0.6) and 1/5.
+        spread = [0.04 * (2 + 2 * u * u) for u in (0.6, 0.8)]
+        along = math.sqrt(spread[0] * 0.8**2 + spread[1] * 0.6**2) / 5
+        expected = [[0.8 * along, 0.6 * along]]
         np.testing.assert_allclose(stds, expected, rtol=1e-12)
 
     def test_unknown_ones_are_unknown(self, rng):
@@ -669,7 +639,7 @@ class TestEngineJacobian:
         pixels = torch.randn(2, 5, generator=generator, dtype=torch.float64)
         weights = torch.rand(3, spec.num_weights, generator=generator, dtype=torch.float64)
         engine.jacobian(spec, pixels, weights)
-        rows = 2 * 3 * (1 + 2 * spec.ansatz.num_angles + 2 * 5)
+        rows = 2 * 3 * (2 * spec.ansatz.num_angles + 2 * 5)
         assert engine.last_report.num_executions == rows
 
 

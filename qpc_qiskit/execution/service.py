@@ -1,0 +1,206 @@
+"""Jobs at IBM's service, by tag and by id: what a run needs that outlives its process.
+
+Whoever sends a job may die before he hears its id. So every job carries a tag of its own by which
+it is found again, errors say whether a job may exist all the same, and nothing here is remembered.
+Beside `runtime` this is the only module that imports IBM's client.
+"""
+
+from __future__ import annotations
+
+from contextvars import Context
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from qiskit.primitives import EstimatorPub
+from qiskit.providers import BackendV2
+from qiskit.providers.exceptions import QiskitBackendNotFoundError
+from qiskit_ibm_runtime import Batch, IBMBackend, Session
+from qiskit_ibm_runtime.api.exceptions import RequestsApiError
+from qiskit_ibm_runtime.exceptions import (
+    IBMInputValueError,
+    IBMNotAuthorizedError,
+    IBMRuntimeError,
+    RuntimeInvalidStateError,
+    RuntimeJobMaxTimeoutError,
+)
+from qiskit_ibm_runtime.executor_estimator import Estimator
+from qiskit_ibm_runtime.options_models import EstimatorOptions
+from qiskit_ibm_runtime.runtime_job_v2 import RuntimeJobV2
+
+from qpc_qiskit.errors import FetchError, JobRefused, JobUnclear, SessionEnded
+
+State = Literal["waiting", "done", "failed", "cancelled"]
+
+REFUSED = range(400, 500)
+"""HTTP status codes with which the service certainly has not taken a job."""
+RATE_LIMITED = 429
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """What the service says of a job."""
+
+    state: State
+    """`waiting` is queued or running."""
+    error: str = ""
+    """Why it failed or was cancelled."""
+    ran_too_long: bool = False
+    """Whether it was ended for taking more time than its cap."""
+    usage_seconds: float | None = None
+    """QPU time that it is charged; None: not known yet."""
+
+
+class IBMJobs:
+    """Jobs of one backend at the service.
+
+    Args:
+        backend: of a `QiskitRuntimeService`; one object for all jobs, since the client takes two
+            for different devices.
+        options: of the Estimator, for all jobs.
+    """
+
+    def __init__(self, backend: IBMBackend, options: EstimatorOptions) -> None:
+        self.backend: BackendV2 = backend
+        self._service = backend.service
+        self._options = options
+
+    def open_session(self, mode: str, max_seconds: int | None) -> str:
+        """Open a batch or a session; its id.
+
+        Raises:
+            JobRefused: the service refused, or could not be reached.
+        """
+        kind = Batch if mode == "batch" else Session
+        try:
+            opened = Context().run(kind, self.backend, max_time=max_seconds)
+        except (IBMRuntimeError, RequestsApiError, IBMNotAuthorizedError) as error:
+            raise JobRefused(f"No {mode} on {self.backend.name}: {error}") from error
+        return str(opened.session_id)
+
+    def close_session(self, session_id: str) -> None:
+        """Take no more jobs; those that wait still run. A session that is closed stays so."""
+        try:
+            self._session(session_id).close()
+        except (IBMRuntimeError, IBMInputValueError, RequestsApiError, SessionEnded):
+            return  # ended by itself, or ends at its time limit
+
+    def send(
+        self,
+        pub: EstimatorPub,
+        *,
+        tag: str,
+        max_execution_time: int,
+        session_id: str | None = None,
+    ) -> str:
+        """Send a job; its id.
+
+        Args:
+            pub: rows and their precision.
+            tag: by which `find` finds it.
+            max_execution_time: whole seconds of QPU time after which the service ends it.
+            session_id: of a batch or session; None: job mode.
+
+        Raises:
+            SessionEnded: the batch or session takes no more jobs; there is no job.
+            JobRefused: there is certainly no job.
+            JobUnclear: there may be one; look for its tag.
+        """
+        options = self._options.model_copy(deep=True)
+        options.environment.job_tags = [*options.environment.job_tags, tag]
+        options.max_execution_time = max_execution_time
+        mode = self.backend if session_id is None else self._session(session_id)
+
+        def run() -> RuntimeJobV2:
+            return Estimator(mode, options).run([pub])
+
+        try:
+            return str(Context().run(run).job_id())  # a context that knows of no open batch
+        except Exception as error:
+            raise _why_not_sent(error, self.backend.name, session_id) from error
+
+    def _session(self, session_id: str) -> Batch | Session:
+        try:
+            return Batch.from_id(session_id, self._service)
+        except IBMInputValueError:  # it is the other kind
+            return Session.from_id(session_id, self._service)
+        except IBMRuntimeError as error:
+            raise SessionEnded(f"{session_id}: {error}") from error
+
+    def find(self, tag: str) -> list[str]:
+        """Ids of the jobs with a tag, oldest first.
+
+        Raises:
+            FetchError: the service did not answer.
+        """
+        try:
+            jobs = self._service.jobs(limit=None, job_tags=[tag])
+        except (RequestsApiError, IBMRuntimeError, IBMNotAuthorizedError) as error:
+            raise FetchError(f"Jobs with the tag {tag} could not be listed: {error}") from error
+        return [str(job.job_id()) for job in sorted(jobs, key=lambda job: job.creation_date)]
+
+    def status(self, job_id: str) -> JobStatus:
+        """How a job is.
+
+        Raises:
+            FetchError: the service did not answer, or knows no such job.
+        """
+        job = self._job(job_id)
+        try:
+            told = str(job.status())
+            if told not in ("DONE", "ERROR", "CANCELLED"):
+                return JobStatus("waiting")
+            usage = job.metrics().get("usage", {}).get("qpu_charge_time_seconds")
+            state: State = {"DONE": "done", "ERROR": "failed"}.get(told, "cancelled")  # type: ignore[assignment]
+            error = "" if state == "done" else str(job.error_message() or "")
+            too_long = "1305" in error or "maximum execution time" in error
+        except (RequestsApiError, IBMRuntimeError, IBMNotAuthorizedError) as problem:
+            raise FetchError(f"The state of job {job_id} is not known: {problem}") from problem
+        return JobStatus(state, error, too_long, None if usage is None else float(usage))
+
+    def result(self, job_id: str) -> Any:
+        """The data of a finished job's one PUB.
+
+        Raises:
+            FetchError: it could not be fetched, or is corrupt; asking again may help.
+        """
+        job = self._job(job_id)
+        try:
+            return job.result()[0].data
+        except Exception as error:  # a truncated answer ends in whatever the client stumbles over
+            if isinstance(error, RuntimeJobMaxTimeoutError | RuntimeInvalidStateError):
+                raise
+            raise FetchError(
+                f"The result of job {job_id} could not be fetched: {type(error).__name__}: {error}"
+            ) from error
+
+    def cancel(self, job_id: str) -> bool:
+        """Cancel a job that waits; false if it is too late or the service did not answer."""
+        try:
+            self._job(job_id).cancel()
+        except (RuntimeInvalidStateError, IBMRuntimeError, RequestsApiError, FetchError):
+            return False
+        return True
+
+    def _job(self, job_id: str) -> RuntimeJobV2:
+        try:
+            return self._service.job(job_id)
+        except (IBMRuntimeError, RequestsApiError, IBMNotAuthorizedError) as error:
+            raise FetchError(f"Job {job_id} could not be looked up: {error}") from error
+
+
+def _why_not_sent(error: Exception, name: str, session_id: str | None) -> Exception:
+    """The error to raise for one of the client's, in `send`."""
+    text = f"{name}: {type(error).__name__}: {error}"
+    if isinstance(error, SessionEnded):
+        return error
+    if session_id is not None and ("1217" in str(error) or "session is closed" in str(error)):
+        return SessionEnded(text)
+    if isinstance(error, IBMRuntimeError):
+        cause = error.__context__
+        code = getattr(cause, "status_code", None) if isinstance(cause, RequestsApiError) else None
+        if code in REFUSED:
+            return JobRefused(text, is_rate_limit=code == RATE_LIMITED)
+        return JobUnclear(text)
+    if isinstance(error, QiskitBackendNotFoundError | IBMNotAuthorizedError | IBMInputValueError):
+        return JobRefused(text)  # raised before anything is posted
+    return JobUnclear(text)
