@@ -217,13 +217,14 @@ class Usage:
             for name, layer in self._layers.items()
             for num_pixels in self._pixels[name]
         ]
+        num_jobs = sum(f.num_jobs for f in forecasts)
         known = [f.qpu_seconds for f in forecasts if f.qpu_seconds is not None]
         seconds = sum(known) if len(known) == len(forecasts) else None
         cost = "QPU time unknown" if seconds is None else f"about {seconds:,.0f} s of QPU time"
         typer.echo(
             f"{engine.destination.name}: at most {sum(f.num_executions for f in forecasts):,} "
             f"circuit executions of {engine.shots or 0:,} shots in "
-            f"{sum(f.num_jobs for f in forecasts)} jobs, {cost}; fewer where pixels have equal "
+            f"{num_jobs} job{'s' if num_jobs != 1 else ''}, {cost}; fewer where pixels have equal "
             "directions.",
             err=True,
         )

@@ -11,6 +11,11 @@
     │   ├── JobRefused                  a job was not taken: there is none
     │   ├── JobUnclear                  a job may have been taken or not
     │   └── SessionEnded                a batch or session takes no more jobs
+    ├── LedgerError                   the ledger of durable runs cannot be read or written
+    │   ├── LedgerBusyError             another process kept it locked; trying again is safe
+    │   ├── LedgerConflictError         it holds something else than what is asked or written
+    │   ├── LedgerCorruptError          what it stored is not what was written
+    │   └── LedgerVersionError          it was made by another version of this toolkit
     ├── DataError (ValueError)        a data set that is missing or corrupt
     └── CheckpointError (ValueError)  a checkpoint that is corrupt or of another network
 
@@ -79,6 +84,26 @@ class JobUnclear(EngineError):
 
 class SessionEnded(EngineError):
     """A batch or session takes no more jobs; the job was not taken."""
+
+
+class LedgerError(QPCError):
+    """The ledger of durable runs cannot be read or written, or does not hold what was asked for."""
+
+
+class LedgerBusyError(LedgerError):
+    """Another process kept the ledger locked for too long; nothing was written."""
+
+
+class LedgerConflictError(LedgerError):
+    """What is to be written contradicts what the ledger holds; nothing was written."""
+
+
+class LedgerCorruptError(LedgerError):
+    """Stored bytes do not have the checksum that was stored with them."""
+
+
+class LedgerVersionError(LedgerError):
+    """The ledger was made by another version of this toolkit."""
 
 
 class DataError(QPCError, ValueError):

@@ -307,15 +307,30 @@ class EstimatorEngine(Engine):
             BudgetError: more QPU time than allowed; nothing was sent.
         """
         num_pixels, num_kernels = len(pixels), spec.num_kernels
-        directions = canonical_directions(pixels.detach().cpu()).numpy()
-        angles = spec.ansatz.angles(weights.detach().cpu().numpy())
-        pairs = product_pairs(num_pixels, num_kernels)
-        found = self._evaluate(spec, directions, angles, pairs)
+        found = self._evaluate(spec, *self._asked_for(spec, pixels, weights))
         evs, stds = (
             by_pixel_and_kernel(a, num_pixels, num_kernels) for a in (found.evs, found.stds)
         )
         self._report(spec, found, "evs", num_pixels, stds)
         return torch.from_numpy(evs).to(pixels)
+
+    def plan(self, spec: LayerSpec, pixels: Tensor, weights: Tensor) -> JobPlan:
+        """The jobs of a forward pass; nothing is sent.
+
+        Args:
+            spec: the layer.
+            pixels: (N, C), N >= 1.
+            weights: (K, P).
+        """
+        return self._plan(self._make_ready(spec), *self._asked_for(spec, pixels, weights))
+
+    def _asked_for(
+        self, spec: LayerSpec, pixels: Tensor, weights: Tensor
+    ) -> tuple[Array, Array, Indices]:
+        """Directions, angles and pairs of a forward pass; see `plan_jobs`."""
+        directions = canonical_directions(pixels.detach().cpu()).numpy()
+        angles = spec.ansatz.angles(weights.detach().cpu().numpy())
+        return directions, angles, product_pairs(len(pixels), spec.num_kernels)
 
     def vjp(
         self,
@@ -385,18 +400,16 @@ class EstimatorEngine(Engine):
             nothing = np.zeros((0, spec.num_qubits))
             return _Found(nothing, nothing, np.zeros(0, np.intp))
         ready = self._make_ready(spec)
-        plan = plan_jobs(
-            ready.encoder,
-            directions,
-            angles,
-            pairs,
-            grid=self._dedupe_grid,
-            **self._bounds(ready.prepared),
-        )
+        plan = self._plan(ready, directions, angles, pairs)
         self._check_budget(plan)
         values = self._run(spec, ready, plan)
         which = plan.which
         return _Found(values.evs[which], values.stds[which], which, plan, ready, values.job_ids)
+
+    def _plan(self, ready: _Ready, directions: Array, angles: Array, pairs: Indices) -> JobPlan:
+        bounds = self._bounds(ready.prepared)
+        grid = self._dedupe_grid
+        return plan_jobs(ready.encoder, directions, angles, pairs, grid=grid, **bounds)
 
     def _run(self, spec: LayerSpec, ready: _Ready, plan: JobPlan) -> RowValues:
         from qpc_qiskit.execution.jobs import run_plan

@@ -205,7 +205,7 @@ def simulated(
         qubits: see `aer`.
 
     Raises:
-        EngineError: a noise model has no effect on the circuit, or gates that cannot express it.
+        EngineError: a noise model has gates that cannot express the circuit.
         BackendError: the circuit does not fit on the backend.
     """
     if noise is None:

@@ -85,6 +85,10 @@ def open_destination(
         if isinstance(noise_model, AerSimulator) and noise_model.coupling_map is None:
             _refuse_settings(noise_model)
             noise_model = noise_model.options.noise_model
+            if noise_model is None:
+                raise ValueError(
+                    "The AerSimulator given as noise_model has no noise; leave it out."
+                )
         is_device = isinstance(noise_model, str | BackendV2)
         without_effect |= {"mode": mode != "job", "service": service is not None}
         without_effect["qubits"] = qubits is not None and not is_device

@@ -367,10 +367,12 @@ def retrying_fetch(sleep: Callable[[float], None]) -> Callable[[Any], Any]:
         try:
             return attempts(job.result)
         except RequestsApiError as error:
+            made = attempts.statistics["attempt_number"]
             raise FetchError(
-                f"The result of job {job.job_id()} could not be fetched in {FETCH_ATTEMPTS} "
-                f"attempts: {error} The job is not cancelled; once the service answers again, "
-                f"QiskitRuntimeService().job({job.job_id()!r}).result() has its values."
+                f"The result of job {job.job_id()} could not be fetched in {made} "
+                f"attempt{'s' * (made != 1)}: {error} The job is not cancelled; once the service "
+                f"answers again, QiskitRuntimeService().job({job.job_id()!r}).result() has its "
+                "values."
             ) from error
 
     return fetch

@@ -310,19 +310,40 @@ def service(monkeypatch):
 ON_IBM = (ON_ESTIMATOR, "--backend=ibm_manila", "--images=1", "--shots=64", "--mode=batch")
 
 
-def test_evaluate_on_a_device_says_first_what_will_be_sent(run, service):
-    result = qpc("evaluate", run, *ON_IBM)
-    assert result.stderr.startswith(
-        "ibm_manila: at most 32 circuit executions, 64 shots each, will be sent, about 3 s of QPU "
-    )
+ANNOUNCED = "ibm_manila: at most 32 circuit executions of 64 shots in 1 job, about 3 s of QPU time"
+
+
+@pytest.mark.parametrize("permission", ["--yes", "--max-qpu-seconds=4"])
+def test_evaluate_on_a_device_says_first_what_will_be_sent(run, service, permission):
+    result = qpc("evaluate", run, *ON_IBM, permission)
+    assert result.stderr.startswith(ANNOUNCED)
     assert "predicted: about 3 s of QPU time" in result.stdout
     assert [job.shots for job in service.jobs_posted] == [64]
     assert [session.closed for session in service.sessions] == [True]
 
 
+def test_nothing_is_sent_to_a_device_without_permission(run, service):
+    announced, message = qpc("evaluate", run, *ON_IBM, exit_code=2).stderr.splitlines()
+    assert announced.startswith(ANNOUNCED)
+    assert "a real device needs --max-qpu-seconds, or --yes for any time" in message
+    assert service.num_posts == 0
+    assert service.sessions == []
+
+
+@pytest.mark.parametrize("yes", [[], ["--yes"]], ids=["", "yes"])
+def test_the_whole_forecast_is_compared_with_the_budget(run, service, yes):
+    """20 images of 16 pixels for two kernels, in three batches: none alone is too much."""
+    arguments = (*ON_IBM, "--images=20", "--batch-size=8", *yes, "--max-qpu-seconds=12")
+    announced, message = qpc("evaluate", run, *arguments, exit_code=1).stderr.splitlines()
+    assert "640 circuit executions of 64 shots in 3 jobs, about 17 s" in announced
+    assert message.startswith("qpc: Nothing was sent: that is more than --max-qpu-seconds 12.")
+    assert service.num_posts == 0
+    assert service.sessions == []
+
+
 def test_an_interrupt_closes_the_batch(run, service):
     service.fail_result = {0: KeyboardInterrupt()}
-    result = qpc("evaluate", run, *ON_IBM, exit_code=130)
+    result = qpc("evaluate", run, *ON_IBM, "--yes", exit_code=130)
     assert result.stdout == ""
     assert result.stderr.splitlines()[-1] == "qpc: Stopped."
     assert [session.closed for session in service.sessions] == [True]
@@ -363,7 +384,10 @@ def test_evaluate_without_an_account(run, monkeypatch):
         ([ON_ESTIMATOR, "--mode=lot"], "--mode must be one of job, batch, session; got 'lot'"),
         ([ON_ESTIMATOR, "--mode=batch"], "--mode has no effect on Aer"),
         ([ON_ESTIMATOR, "--precision=0", "--resilience=1"], "--precision=0 asks for exact values"),
-        ([ON_ESTIMATOR, "--precision=inf"], "--precision must be a finite number"),
+        (
+            [ON_ESTIMATOR, "--precision=inf"],
+            "--precision must be 0 (exact) or a finite number of at least 1e-06",
+        ),
         ([ON_ESTIMATOR, "--max-qpu-seconds=9"], "--max-qpu-seconds has no effect on exact values"),
         ([ON_ESTIMATOR, "--max-qpu-seconds=9", "--shots=2"], "has no effect on aer, which is no"),
         (

@@ -108,3 +108,16 @@ def test_infinities_of_both_signs_are_found():
 def test_finite_pixels_whose_sum_overflows_are_fine():
     check_finite(torch.full((3, 4), torch.finfo(torch.float32).max))
     check_finite(torch.empty(0, 4))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_no_negative_zeros(dtype):
+    """An encoder's angles would differ in sign, and noise tells them apart."""
+    pixels = torch.tensor(
+        [[-1, 0, 0.5], [-0.0, 3, 0], [0, -0.0, -2], [-0.0, -0.0, -0.0], [1, -0.0, 0]], dtype=dtype
+    )
+    for directions in (canonical_directions(pixels), canonical_directions(-pixels)):
+        zeros = directions == 0
+        assert int(zeros.sum()) == 9
+        assert not bool(torch.signbit(directions[zeros]).any())
+    assert torch.equal(canonical_directions(pixels), canonical_directions(-pixels))

@@ -27,6 +27,7 @@ from qpc_qiskit import (
     QuantumPointwiseConv3d,
     use_engine,
 )
+from qpc_qiskit.engines import Engine
 from qpc_qiskit.errors import AnsatzError, EncodingError, EngineError
 
 CASE = Case(5, 7, 3)
@@ -666,10 +667,18 @@ class TestErrors:
             warnings.simplefilter("error")
             QuantumPointwiseConv2d(1, 2, bias_channel=True)
 
-    def test_estimator_cannot_train(self, generator, images):
-        layer = CASE.layer(generator, engine="estimator")
-        loss = layer(images).sum()
-        with pytest.raises(EngineError, match="'estimator' engine has no gradients"):
+    def test_an_engine_without_gradients_cannot_train(self, generator, images):
+        class ValuesAlone(Engine):
+            name = "values alone"
+            has_gradients = False
+
+            def evs(self, spec, pixels, weights):
+                return ExactEngine().evs(spec, pixels, weights)
+
+        loss = CASE.layer(generator, engine=ValuesAlone())(images).sum()
+        with pytest.raises(
+            EngineError, match=r"'values alone' engine has no gradients.*engine='exact'"
+        ):
             loss.backward()
 
     def test_parameter_values(self, layer):
@@ -926,10 +935,12 @@ class TestUseEngine:
             assert layer.engine is outer
 
     def test_backward_after_the_block_uses_the_engine_of_the_forward(self, layer, images):
-        with use_engine(layer, "estimator"):
+        with use_engine(layer, "estimator") as engine:
             loss = layer(images).sum()
-        with pytest.raises(EngineError, match="'estimator' engine has no gradients"):
-            loss.backward()
+        assert layer.engine is not engine
+        assert engine.last_report.what == "evs"
+        loss.backward()
+        assert engine.last_report.what == "vjp"
 
     def test_model_without_quantum_layers(self):
         with (

@@ -153,7 +153,7 @@ class TestWhatIsSent:
 
     @pytest.mark.parametrize("ansatz", ["strongly_entangling", "circuit_centric"])
     def test_a_training_step_through_the_connector(self, ansatz, generator):
-        """N*K*(1 + 2R + 2C) executions: forward values are used again."""
+        """N*K*(1 + 2R + 2C) executions."""
         case = Case(3, 4, 2, ansatz, 2)
         spec, spy = case.spec(), Spy()
         layer = case.layer(generator, engine=EstimatorEngine(spy, dedupe_grid=None))
@@ -180,12 +180,12 @@ class TestWhatIsSent:
         # A line that was drawn twice is run once.
         assert 4 * 2 * (1 + 2 * 3 + 2) <= spy.num_rows <= 4 * 2 * (1 + 4 * 3)
 
-    def test_a_vjp_by_itself_runs_the_forward_rows_too(self, generator):
+    def test_a_vjp_by_itself_needs_no_forward_values(self, generator):
         spy = Spy()
         engine = EstimatorEngine(spy, dedupe_grid=None)
         weights, grad = weights_of(CASE, generator), grad_of(CASE, 2, generator)
         engine.vjp(SPEC, pixels_for(generator, 2), weights, grad)
-        assert spy.num_rows == 2 * 3 * (1 + 2 * SPEC.ansatz.num_angles + 2 * 5)
+        assert spy.num_rows == 2 * 3 * (2 * SPEC.ansatz.num_angles + 2 * 5)
         spy.calls.clear()
         engine.vjp(SPEC, pixels_for(generator, 2), weights, torch.zeros_like(grad))
         engine.vjp(SPEC, pixels_for(generator, 2), weights, grad, (False, False))
@@ -281,16 +281,17 @@ def _parts(pub):
 
 
 class TestBrokenEstimators:
-    def check_untouched(self, engine):
+    def check_untouched(self, engine, jobs=0, executions=0):
+        """Nothing but what was sent, which is paid for, is counted."""
         assert engine.last_report is None
-        assert engine.total_executions == engine.total_pubs == 0
+        assert (engine.total_pubs, engine.total_executions) == (jobs, executions)
         assert engine.total_predicted_qpu_seconds == 0
 
     def test_one_that_raises_at_once(self, generator):
         engine = EstimatorEngine(Spy(fail_at=(0, RuntimeError("queue is closed"))))
         with pytest.raises(
             EngineError,
-            match=r"^Spy: Spy failed on job 1 of 1 \(12 rows in all, 3 observables\): "
+            match=r"^Spy: Spy failed on job 1 of 1 \(rows 0 to 11 of 12\): "
             r"RuntimeError: queue is closed$",
         ) as caught:
             run(engine, generator)
@@ -300,12 +301,14 @@ class TestBrokenEstimators:
     def test_one_that_raises_on_the_third_of_five_jobs(self, generator):
         spy = Spy(fail_at=(2, RuntimeError("queue is closed")))
         engine = EstimatorEngine(spy, limits=JobLimits(max_rows=3))
-        with pytest.raises(EngineError, match=r"job 3 of 5 \(15 rows in all.*jobs sent: .*, .*\)"):
+        with pytest.raises(
+            EngineError, match=r"job 3 of 5 \(rows 6 to 8 of 15.*jobs sent: .*, .*\)"
+        ):
             run(engine, generator, count=5)
         assert spy.num_runs == 3
-        self.check_untouched(engine)
+        self.check_untouched(engine, 2, 6)
         assert run(engine, generator).shape == (4, 3, 3)  # it goes on working
-        assert engine.total_executions == 12
+        assert (engine.total_pubs, engine.total_executions) == (2 + 4, 6 + 12)
 
     def test_a_job_that_fails_later(self, generator):
         queue = Queue({2: OSError("gone")})
@@ -313,7 +316,7 @@ class TestBrokenEstimators:
         with pytest.raises(EngineError, match=r"Queue failed on job 3 of 5 .*OSError: gone .*id-2"):
             run(engine, generator, count=5)
         assert [job.is_cancelled for job in queue.jobs] == [False, False, True]
-        self.check_untouched(engine)
+        self.check_untouched(engine, 3, 9)
 
     def test_a_backward_pass_that_fails_leaves_no_gradient(self, generator):
         spy = Spy(fail_at=(1, RuntimeError("gone")))
@@ -335,8 +338,10 @@ class TestBrokenEstimators:
         with pytest.raises(kind, match="not yet") as caught:
             run(engine, generator)
         assert caught.value is error
-        assert caught.value.__notes__[0].startswith(f"{type(broken).__name__}: at job 2 of 2 (jobs")
-        self.check_untouched(engine)
+        assert caught.value.__notes__[0].startswith(
+            f"{type(broken).__name__}: at job 2 of 2 (rows 6 to 11 of 12) (jobs sent: "
+        )
+        self.check_untouched(engine, *((1, 6) if at == "run" else (2, 12)))
 
     @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
     def test_values_that_are_not_finite(self, generator, value):
@@ -348,7 +353,7 @@ class TestBrokenEstimators:
         engine = EstimatorEngine(Spy(answer=answer))
         with pytest.raises(EngineError, match=r"36 values .* 1 are not finite; nothing of this"):
             run(engine, generator)
-        self.check_untouched(engine)
+        self.check_untouched(engine, 1, 12)
 
     @pytest.mark.parametrize(
         ("answer", "pattern"),
@@ -366,7 +371,7 @@ class TestBrokenEstimators:
         engine = EstimatorEngine(Spy(answer=answer))
         with pytest.raises(EngineError, match=pattern):
             run(engine, generator)
-        self.check_untouched(engine)
+        self.check_untouched(engine, 1, 12)
 
     def test_no_result_at_all(self, generator):
         class Empty(Spy):
@@ -391,10 +396,13 @@ class TestBrokenEstimators:
 
 
 class TestArguments:
-    @pytest.mark.parametrize("precision", [-0.1, np.nan, np.inf])
+    @pytest.mark.parametrize("precision", [-0.1, 9e-7, 5e-324, np.nan, np.inf])
     def test_bad_precision(self, precision):
-        with pytest.raises(ValueError, match="precision must be a finite number >= 0"):
-            EstimatorEngine(precision=precision)
+        for make in (EstimatorEngine, EstimatorEngine.from_backend):
+            with pytest.raises(
+                ValueError, match=r"precision must be 0 .* finite .* least 1e-06, g"
+            ):
+                make(precision=precision)
 
     @pytest.mark.parametrize("shots", [0, -5, 1.5, True, "10"])
     def test_bad_shots(self, shots):
@@ -448,9 +456,9 @@ class TestBudget:
 
     def test_is_refused_before_anything_is_sent(self, generator, monkeypatch):
         engine = self.engine(max_qpu_seconds=2.1)
-        prepared = engine.prepare(Case(3, 2, 2).spec())
+        estimator = engine.destination.connect(engine.prepare(Case(3, 2, 2).spec()))
         sent = []
-        monkeypatch.setattr(type(prepared.estimator), "run", lambda *a, **k: sent.append(a))
+        monkeypatch.setattr(type(estimator), "run", lambda *a, **k: sent.append(a))
         with pytest.raises(
             BudgetError, match=r"2 executions of 1000 shots .* fake_manila.* is 2.1; nothing was"
         ):
@@ -479,18 +487,111 @@ class TestBudget:
         engine.vjp(case.spec(), pixels_for(generator, 1, 3), weights_of(case, generator), grad)
         report = engine.last_report
         assert report.num_pubs == math.ceil(report.num_executions / 4)
-        shot = engine.prepare(case.spec()).seconds_per_shot
+        shot = engine.prepare(case.spec()).times.total()
         assert 0 < shot < 1e-3
         expected = 2 * report.num_pubs + report.num_executions * 1000 * shot
         assert report.predicted_qpu_seconds == pytest.approx(expected)
 
     def test_without_a_price(self, generator):
         engine = EstimatorEngine(max_qpu_seconds=10)
-        with pytest.raises(BudgetError, match=r"aer does not tell how long .* nothing was sent"):
+        with pytest.raises(BudgetError, match=r"what rows take on aer .* not known; nothing was s"):
             run(engine, generator)
         engine = EstimatorEngine.from_backend("fake_manila", precision=0, max_qpu_seconds=10)
-        with pytest.raises(BudgetError, match="does not tell how long"):
+        with pytest.raises(BudgetError, match=r"options is not known; nothing was sent"):
             run(engine, generator)
+
+    @pytest.mark.parametrize("budget", [math.nan, math.inf, -1, -0.5, "10", None])
+    def test_what_is_none(self, budget):
+        for make in (EstimatorEngine, EstimatorEngine.from_backend):
+            if budget is None:
+                make(max_qpu_seconds=None)
+                continue
+            with pytest.raises(
+                ValueError, match=rf"max_qpu_seconds must be a finite number .* got {budget!r}\.$"
+            ):
+                make(max_qpu_seconds=budget)
+
+    def test_of_zero_sends_nothing(self, generator):
+        engine = self.engine(max_qpu_seconds=0)
+        with pytest.raises(BudgetError, match="is 0; nothing was sent"):
+            self.send(engine, generator)
+        assert self.send(engine, generator, count=0).shape == (0, 1, 2)
+
+    def test_a_call_that_fails_is_counted(self, generator, monkeypatch):
+        """What was sent is paid for, whatever becomes of it."""
+        whole = self.engine()
+        self.send(whole, generator, count=6)
+        engine = self.engine(limits=JobLimits(max_rows=2))
+        prepared = engine.prepare(Case(3, 2, 2).spec())
+        shot = prepared.times.total()
+        kind = type(engine.destination.connect(prepared))
+        honest, runs = kind.run, []
+
+        def run_twice(estimator, pubs, **options):
+            runs.append(pubs)
+            if len(runs) == 3:
+                raise OSError("network is down")
+            return honest(estimator, pubs, **options)
+
+        monkeypatch.setattr(kind, "run", run_twice)
+        with pytest.raises(EngineError, match=r"job 3 of 3 .*network is down"):
+            self.send(engine, generator, count=6)
+        assert (engine.total_pubs, engine.total_executions) == (2, 4)
+        expected = 2 * 2 + 4 * 1000 * shot
+        assert engine.total_predicted_qpu_seconds == pytest.approx(expected)
+        monkeypatch.undo()
+        # It is counted against the budget too.
+        engine._max_qpu_seconds = expected + whole.last_report.predicted_qpu_seconds
+        with pytest.raises(BudgetError, match="with what this engine sent before"):
+            self.send(engine, generator, count=6)
+        engine._max_qpu_seconds += 4
+        self.send(engine, generator, count=6)
+        assert (engine.total_pubs, engine.total_executions) == (2 + 3, 4 + 6)
+
+    def test_without_a_price_but_without_a_budget(self, generator):
+        engine = EstimatorEngine()
+        run(engine, generator)
+        assert engine.total_predicted_qpu_seconds == 0
+
+
+class TestForecast:
+    @pytest.mark.parametrize("limits", [None, JobLimits(max_rows=5)])
+    @pytest.mark.parametrize("options", [{}, {"resilience": 1}], ids=["plain", "TREX"])
+    def test_is_what_is_sent(self, limits, options, generator):
+        engine = EstimatorEngine.from_backend(
+            "fake_manila", shots=100, seed=1, limits=limits, **options
+        )
+        found = engine.forecast(SPEC, 4)
+        assert engine.total_pubs == 0
+        run(engine, generator, count=4)
+        report = engine.last_report
+        assert found.num_executions == report.num_executions == 12
+        assert found.num_jobs == report.num_pubs == (1 if limits is None else 3)
+        assert found.shots == report.shots == 100
+        assert (
+            found.qpu_seconds == report.predicted_qpu_seconds == engine.total_predicted_qpu_seconds
+        )
+
+    def test_by_hand(self):
+        engine = EstimatorEngine.from_backend(
+            "fake_manila", shots=1000, limits=JobLimits(max_rows=4)
+        )
+        shot = engine.prepare(SPEC).times.total()
+        found = engine.forecast(SPEC, 5)
+        assert (found.num_executions, found.num_jobs, found.shots) == (15, 4, 1000)
+        assert found.qpu_seconds == pytest.approx(4 * 2 + 15 * 1000 * shot)
+
+    def test_without_a_price(self):
+        found = EstimatorEngine().forecast(SPEC, 7)
+        assert (found.num_executions, found.num_jobs) == (21, 1)
+        assert found.shots is found.qpu_seconds is None
+        found = EstimatorEngine.from_backend("fake_manila", precision=0).forecast(SPEC, 7)
+        assert found.shots is found.qpu_seconds is None
+        assert EstimatorEngine(Spy(), shots=50).forecast(SPEC, 7).shots == 50
+
+    def test_nothing(self):
+        found = EstimatorEngine.from_backend("fake_manila").forecast(SPEC, 0)
+        assert (found.num_executions, found.num_jobs, found.qpu_seconds) == (0, 0, 0)
 
 
 class TestReports:
@@ -716,3 +817,119 @@ def test_gradients_scatter_as_told(generator):
     assert ratio.numel() == 40 * 24
     # The two derivatives of a pixel are the same noise twice (they are orthogonal to it).
     assert abs(float(ratio.square().mean().sqrt()) - 1) < 5 / math.sqrt(2 * 40 * 16) + 0.05
+
+
+class TestGradientsWithShots:
+    """What training sees: the backward pass has shot noise of its own.
+
+    Many copies of a pixel, none merged, are as many repetitions.
+    """
+
+    shots = 4
+    case = Case(3, 4, 2, "figure1", 2)  # K = 2
+
+    def data(self, generator, copies):
+        pixel = torch.randn(1, 3, generator=generator, dtype=torch.float64)
+        return pixel.expand(copies, 3).contiguous(), weights_of(self.case, generator)
+
+    def engine(self, **options):
+        return EstimatorEngine(shots=self.shots, seed=1, dedupe_grid=None, **options)
+
+    @pytest.mark.parametrize("gradients", ["shift", "spsa", Spsa(num_samples=3)], ids=str)
+    def test_of_a_nonlinear_loss_are_unbiased(self, gradients, generator):
+        """Loss sum f**2 / 2 of every copy: its outer gradient is the noisy value itself.
+
+        Were a shot shared by the forward and the backward pass, the variance of a value, up to 1/4
+        with four shots, would be in every mean. Means of 3000 copies lie within five standard
+        errors for 3 entries: false alarms below 2e-6.
+        """
+        copies = 3000
+        spec = self.case.spec()
+        pixels, weights = self.data(generator, copies)
+        engine = self.engine(gradients=gradients)
+        values = engine.evs(spec, pixels, weights)
+        found, _ = engine.vjp(spec, pixels, weights, values, (True, False))
+        mean, error = found.mean(0), found.std(0) / math.sqrt(copies)
+        exact = ExactEngine()
+        outer = exact.evs(spec, pixels[:1], weights)
+        expected, _ = exact.vjp(spec, pixels[:1], weights, outer, (True, False))
+        assert bool(((mean - expected[0]).abs() < 5 * error).all())
+        # It would show: a variance times 2 u / |x|, which the tangent formula projects away.
+        unit = pixels[0] / pixels[0].norm()
+        bias = ((1 - outer**2) / self.shots).sum() * 2 * unit.abs().max() / pixels[0].norm()
+        assert float(bias) > 5 * float(error.max())
+
+    def test_of_the_weights_too(self, generator):
+        """The copies are summed, so 40 passes of 30 copies are the repetitions.
+
+        8 weights of each of 2 kernels within six standard errors (t with 39 degrees of freedom):
+        false alarms below 1e-5.
+        """
+        spec = self.case.spec()
+        pixels, weights = self.data(generator, 30)
+        engine, found = self.engine(), []
+        for _ in range(40):
+            values = engine.evs(spec, pixels, weights)
+            found.append(engine.vjp(spec, pixels, weights, values, (False, True))[1])
+        found = torch.stack(found) / 30
+        mean, error = found.mean(0), found.std(0) / math.sqrt(40)
+        exact = ExactEngine()
+        outer = exact.evs(spec, pixels[:1], weights)
+        expected = exact.vjp(spec, pixels[:1], weights, outer, (False, True))[1]
+        assert bool(((mean - expected).abs() < 6 * error + 1e-12).all())
+
+    def test_through_a_layer(self, generator):
+        """The same of a whole layer, mixing included: loss sum y**2 / 2 of 1600 equal pixels.
+
+        3 entries within five standard errors: false alarms below 2e-6.
+        """
+        layer = self.case.layer(generator, engine=self.engine())
+        layer.requires_grad_(False)
+        pixels, _ = self.data(generator, 1600)
+        images = pixels.T.reshape(1, 3, 40, 40).clone().requires_grad_()
+        (layer(images) ** 2 / 2).sum().backward()
+        found = images.grad.reshape(3, -1)
+        mean, error = found.mean(1), found.std(1) / math.sqrt(found.shape[1])
+        layer.engine = "exact"
+        one = pixels[0].reshape(1, 3, 1, 1).clone().requires_grad_()
+        (layer(one) ** 2 / 2).sum().backward()
+        expected = one.grad.flatten()
+        assert bool(((mean - expected).abs() < 5 * error).all())
+        assert float(error.max()) < 0.1 * float(expected.abs().max()) + 0.1
+
+    @pytest.mark.parametrize("gradients", ["shift", "spsa", Spsa(num_samples=3)], ids=str)
+    @pytest.mark.parametrize(
+        "options",
+        [{}, {"backend": "fake_manila"}, {"noise_model": "fake_manila"}],
+        ids=["shots", "device", "its noise"],
+    )
+    def test_are_orthogonal_to_the_pixel(self, options, gradients, generator):
+        """Exactly, whatever the values: a pixel's length changes nothing."""
+        spec = self.case.spec()
+        pixels = torch.randn(6, 3, generator=generator, dtype=torch.float64)
+        pixels[0] = torch.tensor([0, 0.6, 0.8])
+        pixels[1] = torch.tensor([1.0, 1.0, -1.0])
+        pixels[2] *= 1e6
+        engine = EstimatorEngine.from_backend(
+            **options, shots=5, seed=1, gradients=gradients, dedupe_grid=None
+        )
+        weights, grad = weights_of(self.case, generator), grad_of(self.case, 6, generator)
+        found, _ = engine.vjp(spec, pixels, weights, grad, (True, False))
+        along = (found * pixels).sum(1)
+        assert bool((along.abs() <= 1e-13 * found.norm(dim=1) * pixels.norm(dim=1) + 1e-14).all())
+        assert float((found.norm(dim=1) * pixels.norm(dim=1)).max()) > 0.1
+
+    def test_are_drawn_apart_from_the_values(self, generator):
+        """No row of the forward pass is a row of the backward pass."""
+        spec, spy = self.case.spec(), Spy()
+        engine = EstimatorEngine(spy, dedupe_grid=None)
+        pixels, weights = self.data(generator, 2)
+        values = engine.evs(spec, pixels, weights)
+        engine.vjp(spec, pixels, weights, values)
+        forward, backward = (
+            pub.parameter_values.as_array(pub.circuit.parameters) for pub in spy.pubs
+        )
+        assert len(forward) == 4
+        assert len(backward) == 4 * (2 * spec.ansatz.num_angles + 2 * 3)
+        distance = np.abs(forward[:, None] - backward[None]).max(axis=2)
+        assert distance.min() > 1e-6

@@ -8,18 +8,24 @@ from conformance import weights_of
 from fakes import FakeVendorBackend, RecordingService, Spy
 from qiskit.circuit import Measure, Parameter
 from qiskit.circuit.library import CZGate, RZGate, SXGate
+from qiskit.primitives import BackendEstimatorV2
 from qiskit.providers import BackendV2, Options
 from qiskit.providers.fake_provider import GenericBackendV2
 from qiskit.quantum_info import SparsePauliOp
 from qiskit.transpiler import CouplingMap, InstructionProperties, Target
 from qiskit_aer import AerSimulator
 from qiskit_aer.noise import NoiseModel, ReadoutError, depolarizing_error
+from qiskit_aer.primitives import EstimatorV2 as AerEstimatorV2
+from qiskit_ibm_runtime import Batch
+from qiskit_ibm_runtime import EstimatorV2 as IBMLegacyEstimator
+from qiskit_ibm_runtime.executor_estimator import Estimator as IBMEstimator
 from qiskit_ibm_runtime.fake_provider import FakeManilaV2, FakeTorino
 
 from qpc_qiskit import EstimatorEngine, ExactEngine
 from qpc_qiskit.encoder import make_encoder
-from qpc_qiskit.errors import BackendError, EngineError
+from qpc_qiskit.errors import BackendError, EngineError, NotISAError
 from qpc_qiskit.execution import destinations
+from qpc_qiskit.execution.forecast import JobCost
 from qpc_qiskit.execution.isa import is_isa
 from qpc_qiskit.execution.pubs import make_template
 
@@ -38,6 +44,13 @@ def target_with(num_qubits, edges):
         target.add_instruction(gate, dict(every))
     target.add_instruction(CZGate(), {e: InstructionProperties(error=1e-2) for e in edges})
     return target
+
+
+def evaluate(engine, spec=SPEC):
+    """Values of one pixel."""
+    pixels = torch.arange(1.0, spec.in_channels + 1, dtype=torch.float64)[None]
+    weights = torch.full((spec.num_kernels, spec.num_weights), 0.3, dtype=torch.float64)
+    return engine.evs(spec, pixels, weights)
 
 
 class PlainBackend(BackendV2):
@@ -193,12 +206,13 @@ class TestWhatCannotCarryTheCircuit:
 class TestOnAPatch:
     @pytest.mark.parametrize("backend", [FakeManilaV2(), FakeTorino()], ids=["manila", "torino"])
     def test_only_the_patch_is_simulated(self, backend):
-        prepared, noise = destinations.on_patch(template_of(), backend)
+        prepared = destinations.simulated(template_of(), backend)
+        noise = destinations.noise_on(prepared, backend)
         assert prepared.template.circuit.num_qubits == 2
         assert set(noise.noise_qubits) <= {0, 1}
         assert prepared.template.parameters == template_of().parameters
         assert set(prepared.template.circuit.parameters) == set(template_of().parameters)
-        assert 0 < prepared.seconds_per_shot < 1e-3
+        assert 0 < prepared.times.total() < 1e-3
         # Feature q is read from the wire where qubit q ends.
         for q, observable in enumerate(prepared.template.observables):
             (label,) = observable.paulis.to_labels()
@@ -216,7 +230,7 @@ class TestOnAPatch:
             (label,) = observable.paulis.to_labels()
             assert label.count("Z") == 1
             assert label[::-1].index("Z") == prepared.placement.layout[q]
-        patch = destinations.on_patch(template_of(), backend)[0].placement.patch
+        patch = destinations.simulated(template_of(), backend).placement.patch
         assert prepared.placement.patch == patch
 
     def test_the_same_every_time(self):
@@ -248,8 +262,8 @@ class TestNoiseModels:
     def test_the_circuit_is_translated_to_the_models_gates(self):
         noise = NoiseModel(basis_gates=["ecr", "rz", "sx", "x"])
         noise.add_all_qubit_quantum_error(depolarizing_error(0.05, 2), ["ecr"])
-        prepared, model = destinations.simulated(template_of(), noise)
-        assert model is noise
+        prepared = destinations.simulated(template_of(), noise)
+        assert destinations.noise_on(prepared, noise) is noise
         assert set(prepared.template.circuit.count_ops()) <= {"ecr", "rz", "sx", "x"}
         assert prepared.template.observables == template_of().observables
 
@@ -258,7 +272,7 @@ class TestNoiseModels:
         noise.add_all_qubit_quantum_error(depolarizing_error(0.05, 3), ["ccx"])
         engine = EstimatorEngine.from_backend("aer", noise_model=noise)
         with pytest.raises(EngineError, match="noise model has errors on ccx, of which the circui"):
-            engine.prepare(SPEC)
+            evaluate(engine)
 
     # Its places are those of two qubits: a warning comes before the error.
     @pytest.mark.filterwarnings("ignore:2 of 2 'measure'")
@@ -268,7 +282,50 @@ class TestNoiseModels:
         noise.add_readout_error(np.full((4, 4), 0.25), [0, 1])
         engine = EstimatorEngine.from_backend("aer", noise_model=noise)
         with pytest.raises(EngineError, match="readout error of several qubits together"):
-            engine.prepare(SPEC)
+            evaluate(engine)
+
+    # Qiskit's own, of a backend without error data.
+    @pytest.mark.filterwarnings("ignore:Qiskit backend .* has no QubitProperties")
+    @pytest.mark.parametrize("options", [{}, {"shots": 100}, {"resilience": 1}], ids=str)
+    def test_a_device_that_tells_no_errors_is_refused(self, options):
+        """It would be simulated without noise, unnoticed."""
+        device = GenericBackendV2(5, seed=1, noise_info=False)
+        for backend in (device, FakeVendorBackend()):
+            engine = EstimatorEngine.from_backend("aer", noise_model=backend, **options)
+            with pytest.raises(EngineError, match=r"tells no errors of qubits .*without noise"):
+                evaluate(engine)
+            assert engine.total_pubs == 0
+
+    @pytest.mark.filterwarnings("ignore:Qiskit backend .* has no QubitProperties")
+    def test_a_snapshot_that_tells_no_errors_has_no_exact_noisy_values(self, monkeypatch):
+        class Silent(FakeManilaV2):
+            @property
+            def target(self):
+                silent = Target(num_qubits=5)
+                for gate in (RZGate(Parameter("t")), SXGate(), Measure()):
+                    silent.add_instruction(gate, {(q,): None for q in range(5)})
+                edges = {(q, q + 1): None for q in range(4)}
+                silent.add_instruction(CZGate(), edges)
+                return silent
+
+        engine = EstimatorEngine.from_backend(Silent(), precision=0)
+        with pytest.raises(EngineError, match="tells no errors of qubits"):
+            evaluate(engine)
+
+    def test_the_noise_of_a_simulator(self, generator):
+        noise = NoiseModel()
+        noise.add_all_qubit_readout_error(ReadoutError([[0.9, 0.1], [0.1, 0.9]]))
+        own, simulators = (
+            evaluate(EstimatorEngine.from_backend("aer", noise_model=model))
+            for model in (noise, AerSimulator(noise_model=noise))
+        )
+        assert torch.equal(own, simulators)
+        device, copy = (
+            evaluate(EstimatorEngine.from_backend("aer", noise_model=model))
+            for model in (FakeManilaV2(), AerSimulator.from_backend(FakeManilaV2()))
+        )
+        torch.testing.assert_close(device, copy, rtol=0, atol=1e-12)
+        assert not torch.allclose(own, device, atol=1e-3)
 
     def test_a_real_device_lends_its_noise(self, generator):
         backend = RecordingService(noisy=False).backend("ibm_manila")
@@ -281,9 +338,9 @@ class TestNoiseModels:
         torch.testing.assert_close(real, fake, rtol=0, atol=1e-12)
 
     def test_none(self):
-        prepared, model = destinations.simulated(template_of(), None)
-        assert model is None
-        assert prepared.placement is prepared.seconds_per_shot is None
+        prepared = destinations.simulated(template_of(), None)
+        assert destinations.noise_on(prepared, None) is None
+        assert prepared.placement is prepared.times is None
 
 
 def test_given_estimator_gets_the_template_as_it_is():
@@ -292,11 +349,138 @@ def test_given_estimator_gets_the_template_as_it_is():
     template = template_of()
     prepared = destination.prepare(template)
     assert prepared.template is template
-    assert prepared.estimator is spy
+    assert destination.connect(prepared) is spy
     assert not destination.is_transpiled
-    assert destination.default_shots is destination.reseed is None
-    assert destination.executed_shots(100) == (100, 0)
+    assert destination.default_shots is destination.configure is None
+    assert destination.cost(prepared, 100) == JobCost(shots_per_row=100)
     destination.close()
+
+
+PLAIN_GATES = ["ry", "rz", "rx", "sx", "x", "cx", "cz"]
+
+
+def model_on(gate, size=1, basis=PLAIN_GATES):
+    model = NoiseModel(basis_gates=basis)
+    model.add_all_qubit_quantum_error(depolarizing_error(0.05, size), [gate])
+    return model
+
+
+GIVEN = {
+    "of qiskit": lambda: BackendEstimatorV2(backend=FakeTorino()),
+    "of a vendor": lambda: BackendEstimatorV2(backend=FakeVendorBackend()),
+    "of IBM": lambda: IBMEstimator(mode=FakeTorino()),
+    "of IBM in a batch": lambda: IBMEstimator(mode=Batch(FakeManilaV2())),
+    "of IBM, old": lambda: IBMLegacyEstimator(mode=FakeTorino()),
+    "of Aer": lambda: AerEstimatorV2.from_backend(FakeManilaV2()),
+}
+
+
+class TestGivenEstimators:
+    @pytest.mark.filterwarnings("ignore:The EstimatorV2 class is deprecated")
+    @pytest.mark.parametrize("kind", GIVEN)
+    def test_one_that_cannot_run_the_plain_circuit_is_refused(self, kind):
+        engine = EstimatorEngine(GIVEN[kind]())
+        with pytest.raises(
+            NotISAError, match=r"which cannot run .* as it is. Use EstimatorEngine.from_backend"
+        ):
+            evaluate(engine)
+        assert engine.total_pubs == 0
+
+    @pytest.mark.parametrize("on", ["u3", "ecr"])
+    def test_one_whose_noise_does_not_act_is_refused(self, on):
+        noise = model_on(on, 2 if on == "ecr" else 1)
+        for estimator in (
+            AerEstimatorV2(options={"backend_options": {"noise_model": noise}}),
+            BackendEstimatorV2(backend=AerSimulator(noise_model=noise)),
+            IBMEstimator(mode=AerSimulator(noise_model=noise)),
+        ):
+            engine = EstimatorEngine(estimator)
+            with pytest.raises(EngineError, match=f"noise model has errors on {on}, of which"):
+                evaluate(engine)
+            assert engine.total_pubs == 0
+
+    def test_one_whose_noise_is_for_other_gates_is_refused(self):
+        """Aer would run ry, which the model does not know, without noise."""
+        simulator = AerSimulator(noise_model=model_on("cx", 2, basis=["cx", "rz", "sx"]))
+        with pytest.raises(NotISAError, match="is then transpiled for it"):
+            evaluate(EstimatorEngine(BackendEstimatorV2(backend=simulator)))
+        evaluate(EstimatorEngine.from_backend(simulator))  # as the message says
+
+    @pytest.mark.parametrize("noise", [None, model_on("cx", 2)], ids=["noiseless", "noisy"])
+    def test_one_that_can_is_taken(self, noise):
+        """100 000 shots; 2 values within five standard errors, and a weak noise on few gates."""
+        exact = evaluate(ExactEngine())
+        for estimator in (
+            AerEstimatorV2(options={"backend_options": {"noise_model": noise}}),
+            BackendEstimatorV2(backend=AerSimulator(noise_model=noise)),
+            IBMEstimator(mode=AerSimulator(noise_model=noise)),
+        ):
+            found = evaluate(EstimatorEngine(estimator, shots=100_000))
+            bias = 0 if noise is None else 0.3
+            assert float((found - exact).abs().max()) < 5 / 316 + bias
+            if noise is not None:
+                assert not torch.allclose(found, exact, atol=5 / 316)
+
+
+class TestChosenQubits:
+    @pytest.mark.parametrize("qubits", [(3, 4), (4, 3), (0, 1)])
+    def test_are_used(self, qubits):
+        service = RecordingService(noisy=False)
+        for backend, options in [
+            ("fake_manila", {}),
+            ("fake_manila", {"precision": 0}),
+            ("aer", {"noise_model": "fake_manila"}),
+            ("aer", {"noise_model": FakeManilaV2(), "resilience": 1, "shots": 64}),
+            (GenericBackendV2(5, seed=1, coupling_map=CouplingMap.from_line(5).get_edges()), {}),
+            ("ibm_manila", {"service": service}),
+        ]:
+            engine = EstimatorEngine.from_backend(backend, qubits=qubits, **options)
+            prepared = engine.prepare(SPEC)
+            assert sorted(prepared.placement.patch.qubits) == sorted(qubits)
+            evaluate(engine)
+            assert sorted(engine.last_report.patch) == sorted(qubits)
+        (job,) = service.jobs_posted
+        circuit = job.program.items[0].circuit
+        for each in circuit.data:
+            if each.operation.num_qubits == 2 and each.operation.name != "barrier":
+                used = {circuit.find_bit(q).index for q in each.qubits}
+                assert used == set(qubits)
+
+    def test_change_the_noise(self):
+        first, second = (
+            evaluate(EstimatorEngine.from_backend("fake_manila", precision=0, qubits=qubits))
+            for qubits in ((0, 1), (3, 4))
+        )
+        assert not torch.allclose(first, second, atol=1e-4)
+
+    @pytest.mark.parametrize(
+        ("qubits", "message"),
+        [
+            ((0, 2), "not connected"),
+            ((0,), "Expected 2 different qubits"),
+            ((0, 1, 2), "Expected 2 different qubits"),
+            ((1, 1), "Expected 2 different qubits"),
+            ((4, 5), "not all on the backend"),
+            ((-1, 0), "not all on the backend"),
+        ],
+    )
+    def test_that_will_not_do(self, qubits, message):
+        engine = EstimatorEngine.from_backend("fake_manila", qubits=qubits)
+        with pytest.raises(BackendError, match=message):
+            engine.prepare(SPEC)
+
+
+class TestCosts:
+    def test_of_aer(self):
+        """The price is the device's, also where its noise alone is simulated."""
+        found = destinations.aer(FakeManilaV2())
+        prepared = found.prepare(template_of())
+        cost = found.cost(prepared, 100)
+        assert (cost.shots_per_row, cost.shots_per_job) == (100, 0)
+        assert cost.seconds_per_shot == prepared.times.total()
+        assert found.cost(prepared, 0).seconds_per_shot is None
+        plain = destinations.aer()
+        assert plain.cost(plain.prepare(template_of()), 100).seconds_per_shot is None
 
 
 def test_calibration_time():

@@ -12,9 +12,10 @@ from qpc_qiskit.ansatz import make_ansatz
 from qpc_qiskit.encoder import make_encoder
 from qpc_qiskit.execution.forecast import (
     SECONDS_PER_JOB,
+    JobCost,
+    ShotTimes,
     circuit_seconds,
-    execution_seconds,
-    qpu_seconds,
+    shot_times,
 )
 from qpc_qiskit.execution.pubs import make_template
 
@@ -98,7 +99,7 @@ class TestCircuitSeconds:
         target.add_instruction(CXGate(), {pair: InstructionProperties() for pair in CX})
         target.add_instruction(RZGate(Parameter("a")))  # global: no properties at all
         assert circuit_seconds(circuit(), target, [0, 1, 2]) is None
-        assert execution_seconds(circuit(), target, [0, 1, 2], 250e-6) is None
+        assert shot_times(circuit(), target, [0, 1, 2], 250e-6) is None
 
     def test_a_duration_that_is_missing_counts_as_none(self):
         """Better too little than nothing."""
@@ -150,27 +151,53 @@ class TestCircuitSeconds:
         assert found > 1e-6
 
 
-class TestExecutionSeconds:
+class TestShotTimes:
     def test_delay_reset_and_circuit(self):
         target = target_of(reset={0: 2e-6, 1: 3e-6, 2: None, 3: 9e-6})
-        found = execution_seconds(circuit(), target, [0, 1, 2], 250e-6)
-        assert found == pytest.approx(250e-6 + 3e-6 + 1930e-9)
+        found = shot_times(circuit(), target, [0, 1, 2], 250e-6)
+        assert found.circuit == pytest.approx(1930e-9)
+        assert found.reset == 3e-6
+        assert found.rep_delay == 250e-6
+        assert found.total() == pytest.approx(250e-6 + 3e-6 + 1930e-9)
 
     def test_without_reset(self):
-        found = execution_seconds(circuit(), target_of(), [0, 1, 2], 250e-6)
-        assert found == pytest.approx(250e-6 + 1930e-9)
+        found = shot_times(circuit(), target_of(), [0, 1, 2], 250e-6)
+        assert found.reset == 0
+        assert found.total() == pytest.approx(250e-6 + 1930e-9)
+
+    @pytest.mark.parametrize(
+        ("settings", "expected"),
+        [
+            ({}, 100 + 30 + 7),
+            ({"rep_delay": None}, 100 + 30 + 7),
+            ({"rep_delay": 0.0}, 30 + 7),
+            ({"rep_delay": 20.0}, 20 + 30 + 7),
+            ({"resets": False}, 100 + 7),
+            ({"folds": 3.0}, 100 + 30 + 21),
+            ({"rep_delay": 1.0, "resets": False, "folds": 2.5}, 1 + 17.5),
+        ],
+        ids=str,
+    )
+    def test_settings(self, settings, expected):
+        times = ShotTimes(circuit=7.0, reset=30.0, rep_delay=100.0)
+        assert times.total(**settings) == expected
 
     def test_without_a_delay_it_is_not_known(self):
-        assert execution_seconds(circuit(), target_of(), [0, 1, 2], None) is None
+        assert shot_times(circuit(), target_of(), [0, 1, 2], None) is None
 
     def test_the_delay_is_nine_tenths_of_it_on_a_device(self):
         backend = FakeFez()
         one = QuantumCircuit(1)
         delay = backend.default_rep_delay
-        found = execution_seconds(one, backend.target, [5], delay)
+        found = shot_times(one, backend.target, [5], delay).total()
         assert 0.9 < delay / found < 1
 
 
-def test_usage():
-    assert qpu_seconds(3, 10_000, 260e-6) == pytest.approx(3 * SECONDS_PER_JOB + 2.6)
-    assert qpu_seconds(0, 0, 1.0) == 0
+class TestJobCost:
+    def test_seconds(self):
+        cost = JobCost(shots_per_row=1000, shots_per_job=500, seconds_per_shot=260e-6)
+        assert cost.seconds(10) == pytest.approx(SECONDS_PER_JOB + 10_500 * 260e-6)
+        assert cost.seconds(0) == pytest.approx(SECONDS_PER_JOB + 0.13)
+
+    def test_not_known(self):
+        assert JobCost(shots_per_row=1000).seconds(10) is None

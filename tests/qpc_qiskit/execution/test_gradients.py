@@ -175,6 +175,20 @@ class TestShift:
         assert not by_pixels[1].any()
         assert not by_weights[1].any()
 
+    @pytest.mark.parametrize("case", [c for c in SMALL if c.in_channels > 1], ids=str)
+    def test_pixel_gradients_are_tangent_whatever_the_values(self, case, rng):
+        """A pixel's length changes nothing, so noise along it would be noise for nothing."""
+        rig = Rig(case, edge_pixels(case.in_channels, rng), weights_of(case, rng))
+        plan = rig.plan(wrt=(True, False))
+        noise = rng.normal(size=(len(plan.pairs), case.num_qubits))
+        values = Values(noise, np.ones_like(noise), np.arange(len(noise)))
+        (found, stds), _ = vector_jacobian(plan, values, rng.normal(size=rig.shape))
+        along = (found * rig.pixels).sum(1)
+        np.testing.assert_allclose(along, 0, atol=1e-13 * np.abs(noise).sum())
+        slopes = np.einsum("ikqc,ic->ikq", jacobian(plan, values)[0], rig.pixels)
+        np.testing.assert_allclose(slopes, 0, atol=1e-12)
+        assert np.isfinite(stds).all()
+
     @pytest.mark.parametrize("case", SMALL_CASES, ids=str)
     def test_jacobian_equals_finite_differences(self, case, rng):
         pixels = edge_pixels(case.in_channels, rng)[::2]
@@ -369,12 +383,19 @@ class TestNumberOfRows:
 
 
 class Signs:
-    """A generator that draws every vector of signs once."""
+    """A generator that draws every vector of signs once.
+
+    Args:
+        first: which of them comes first.
+    """
+
+    def __init__(self, first=0):
+        self.first = first
 
     def choice(self, options, size):
         every = np.array(list(itertools.product(options, repeat=size[-1])))
         assert len(every) == size[-2]
-        return np.broadcast_to(every, size)
+        return np.broadcast_to(np.roll(every, -self.first, axis=0), size)
 
 
 class TestSpsa:
@@ -392,6 +413,39 @@ class TestSpsa:
         np.testing.assert_allclose(by_pixels * lengths, expected * lengths, atol=1e-9)
         lines = 2 ** (case.in_channels - 1)
         assert len(plan.pairs) <= len(rig.pixels) * rig.spec.num_kernels * 2 * lines
+
+    @pytest.mark.parametrize("pixel", [[1, 1, 1], [1, 1, -1], [1, 1, 1 + 1e-9], [1, 1, 0]], ids=str)
+    def test_signs_along_the_pixel_hide_no_others(self, pixel, rng):
+        """All signs, whichever comes first: those along the pixel have no slope, and no rows."""
+        case = Case(3, 5, 2)
+        rig = Rig(case, [pixel], weights_of(case, rng))
+        grad = rng.normal(size=rig.shape)
+        expected = rig.exact_vjp(grad)[0]
+        for shift in range(8):
+            plan = rig.plan(Spsa(0.2, 8), wrt=(True, False), rng=Signs(shift))
+            (found, _), _ = vector_jacobian(plan, rig.values(plan), grad)
+            np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+            assert len(plan.pairs) <= rig.spec.num_kernels * 2 * 4
+
+    def test_two_channels_are_averaged_over_all_signs(self, rng):
+        """Both lines are the one tangent, at different steps: neither stands for the other."""
+        case = Case(2, 2, 1)
+        rig = Rig(case, [[0.6, 0.8], [-1, 1], [1, 0]], weights_of(case, rng))
+        grad = rng.normal(size=rig.shape)
+        plan = rig.plan(Spsa(0.2, 4), wrt=(True, False), rng=Signs())
+        (found, _), _ = vector_jacobian(plan, rig.values(plan), grad)
+        np.testing.assert_allclose(found, rig.exact_vjp(grad)[0], atol=1e-12)
+
+    def test_directions_are_at_right_angles_to_the_pixel(self, rng):
+        rig = Rig(PLAIN, rng.normal(size=(6, 5)), weights_of(PLAIN, rng))
+        plan = rig.plan(Spsa(num_samples=4), wrt=(True, False))
+        noise = rng.normal(size=(len(plan.pairs), 3))
+        values = Values(noise, np.ones_like(noise), np.arange(len(noise)))
+        (found, _), _ = vector_jacobian(plan, values, np.ones(rig.shape))
+        slopes = np.einsum("ikqc,ic->ikq", jacobian(plan, values)[0], rig.pixels)
+        assert np.abs(found).min(axis=1).max() > 0.1
+        np.testing.assert_allclose(slopes, 0, atol=1e-12)
+        np.testing.assert_allclose((found * rig.pixels).sum(1), 0, atol=1e-12)
 
     @pytest.mark.parametrize("case", [Case(2, 2, 1, "user1"), Case(3, 3, 2, "user2")], ids=str)
     def test_the_mean_over_all_signs_is_the_weight_gradient_up_to_step_squared(self, case, rng):

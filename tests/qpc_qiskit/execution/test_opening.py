@@ -43,6 +43,7 @@ ARGUMENTS = {
     "service": object(),
     "use_fractional_gates": True,
     "exact": True,
+    "qubits": (0, 1),
 }
 VENDORS = {"vendor", "generic", "simulated device"}
 HAVE_EFFECT = {
@@ -52,6 +53,7 @@ HAVE_EFFECT = {
     "seed": set(BACKENDS) - {"ibm"},
     "service": set(),  # of these: it is for names ibm_...
     "use_fractional_gates": set(),
+    "qubits": set(BACKENDS) - {"aer", "simulator"},
     "exact": {"aer", "simulator", "fake", "fake object"},  # see from_backend for the others
 }
 
@@ -165,6 +167,50 @@ class TestAer:
     def test_no_noise_model(self, model):
         with pytest.raises(TypeError, match="Expected an Aer NoiseModel, a device or its name"):
             open_destination("aer", noise_model=model)
+
+    @pytest.mark.parametrize("settings", [{"method": "statevector"}, {"seed_simulator": 3}])
+    def test_a_simulator_as_noise_has_no_other_settings(self, settings):
+        (name,) = settings
+        with pytest.raises(ValueError, match=f"^{name} of the AerSimulator would have no effect"):
+            open_destination("aer", noise_model=AerSimulator(noise_model=noise(), **settings))
+        found = open_destination("aer", noise_model=AerSimulator(noise_model=noise()))
+        assert found.about["noise"] == "own NoiseModel"
+
+    def test_a_simulator_without_noise_is_no_noise(self):
+        for options in ({}, {"resilience": 1}):
+            with pytest.raises(ValueError, match=r"AerSimulator .* noise_model has no noise"):
+                open_destination("aer", noise_model=AerSimulator(), **options)
+
+    @pytest.mark.parametrize(
+        ("method", "is_noisy", "is_exact"),
+        [
+            ("statevector", False, True),
+            ("density_matrix", False, True),
+            ("density_matrix", True, True),
+            ("statevector", True, False),  # samples the noise
+            ("automatic", True, False),
+            ("automatic", False, False),
+            ("matrix_product_state", False, False),
+            ("matrix_product_state", True, False),
+            ("stabilizer", False, False),
+        ],
+    )
+    def test_methods_that_are_not_exact_are_refused(self, method, is_noisy, is_exact):
+        models = (noise(), "fake_manila") if is_noisy else (None,)
+        for model in models:
+            options = {"noise_model": model, "options": {"method": method}}
+            if is_exact:
+                assert open_destination("aer", **options).about["options"] == {"method": method}
+            else:
+                with pytest.raises(ValueError, match=f"method='{method}' .* not give exact values"):
+                    open_destination("aer", **options)
+
+    def test_qubits_are_those_of_a_device(self):
+        with pytest.raises(ValueError, match="qubits has no effect on Aer; leave it out"):
+            open_destination("aer", noise_model=noise(), qubits=(0, 1))
+        for device in ("fake_manila", FakeManilaV2()):
+            for options in ({}, {"resilience": 1}):
+                open_destination("aer", noise_model=device, qubits=(0, 1), **options)
 
     @pytest.mark.parametrize("name", ["fake_atlantis", "depolarizing"])
     def test_unknown_device_as_noise(self, name):

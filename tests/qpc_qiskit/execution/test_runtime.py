@@ -1,6 +1,7 @@
 """IBM's devices and their snapshots: what is posted, in which mode, and what a failure leaves."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,8 +17,9 @@ from qiskit_ibm_runtime.fake_provider import FakeManilaV2, FakeTorino
 from qiskit_ibm_runtime.fake_provider.fake_backend import FakeBackendV2
 
 from qpc_qiskit import EstimatorEngine, ExactEngine, use_engine
-from qpc_qiskit.errors import BudgetError, EngineError
+from qpc_qiskit.errors import BudgetError, EngineError, FetchError
 from qpc_qiskit.execution import runtime
+from qpc_qiskit.execution.forecast import JobCost
 from qpc_qiskit.execution.isa import is_isa
 from qpc_qiskit.execution.pubs import JobLimits
 
@@ -66,7 +68,7 @@ class TestWhatIsPosted:
         assert job.shots == 1024
         assert job.num_executions == 1024 * 3 * 2
         assert job.estimator_options["resilience_level"] == 0
-        assert job.max_execution_time is None
+        assert job.max_execution_time == math.ceil(1.5 * engine.last_report.predicted_qpu_seconds)
         assert job.session_id is None
         (item,) = job.program.items
         target = service.backend(name).target
@@ -108,8 +110,8 @@ class TestWhatIsPosted:
         (job,) = service.jobs_posted
         assert job.estimator_options["resilience_level"] == level
         # What the budget counts is what is executed.
-        per_row, per_job = engine.destination.executed_shots(1024)
-        assert job.num_executions == 6 * per_row + per_job
+        cost = engine.destination.cost(engine.prepare(data.spec), 1024)
+        assert job.num_executions == 6 * cost.shots_per_row + cost.shots_per_job
         assert engine.last_report.about["resilience"] == level
 
     @pytest.mark.parametrize("shots", [1, 100, 1000, 4096])
@@ -120,19 +122,23 @@ class TestWhatIsPosted:
             {"twirling": {"enable_gates": True, "num_randomizations": 7}},
             {"twirling": {"enable_measure": True, "shots_per_randomization": 30}},
             {"resilience": {"zne_mitigation": True, "zne": {"noise_factors": (1, 3)}}},
+            {
+                "resilience": {
+                    "measure_mitigation": True,
+                    "measure_noise_learning": {"num_randomizations": 5},
+                },
+            },
         ],
     )
     def test_executed_shots_are_what_is_posted(self, service, generator, shots, options):
         engine = engine_for(service, shots=shots, options=options)
         data = Data(generator, count=1)
-        service.hold = {0}
         service.fail_result = {0: OSError("not executed")}
-        service.hold = set()
         with pytest.raises(EngineError, match="not executed"):
             data.send(engine)
         (job,) = service.jobs_posted
-        per_row, per_job = engine.destination.executed_shots(shots)
-        assert job.num_executions == 2 * per_row + per_job
+        cost = engine.destination.cost(engine.prepare(data.spec), shots)
+        assert job.num_executions == 2 * cost.shots_per_row + cost.shots_per_job
 
     def test_options_arrive(self, service, data):
         options = {
@@ -173,7 +179,7 @@ class TestWhatIsPosted:
         data = Data(generator, count=15)
         with pytest.raises(EngineError, match="not executed") as caught:
             data.send(engine)
-        seconds = shots * engine.prepare(data.spec).seconds_per_shot
+        seconds = shots * engine.prepare(data.spec).times.total()
         sent = math.ceil(30 / int(600 / seconds))
         assert sent > 1
         assert f"job 1 of {sent}" in str(caught.value)
@@ -302,9 +308,14 @@ class TestFailures:
     def engine(self, service, **options):
         return engine_for(service, limits=JobLimits(max_rows=1), **options)
 
-    def check_untouched(self, engine):
+    def check_counted(self, engine, service, executions):
+        """No report; what was sent, which is paid for, is counted."""
         assert engine.last_report is None
-        assert engine.total_executions == engine.total_pubs == 0
+        assert engine.total_pubs == len(service.jobs_posted)
+        assert engine.total_executions == executions
+        shot = engine.prepare(SPEC).times.total()
+        expected = 2 * engine.total_pubs + executions * 1024 * shot
+        assert engine.total_predicted_qpu_seconds == pytest.approx(expected)
 
     def test_a_post_that_fails(self, service, data):
         service.hold = set(range(9))
@@ -314,7 +325,7 @@ class TestFailures:
             data.send(engine)
         assert service.cancelled == ["job-0", "job-1"]
         assert len(service.jobs_posted) == 2
-        self.check_untouched(engine)
+        self.check_counted(engine, service, 2)
 
     @pytest.mark.parametrize(
         "failure",
@@ -333,7 +344,7 @@ class TestFailures:
             data.send(engine)
         assert type(caught.value.__cause__) is type(failure)
         assert service.cancelled == ["job-2", "job-3", "job-4"]
-        self.check_untouched(engine)
+        self.check_counted(engine, service, 5)
 
     def test_a_job_that_was_cancelled(self, service, data):
         service.hold = {0}
@@ -348,7 +359,7 @@ class TestFailures:
         service._active_api_client.program_run = cancelled
         with pytest.raises(EngineError, match=r"RuntimeInvalidStateError.*cancelled"):
             data.send(engine)
-        self.check_untouched(engine)
+        self.check_counted(engine, service, 6)
 
     def test_jobs_in_flight_are_four(self, service, data):
         in_flight = []
@@ -372,7 +383,7 @@ class TestFailures:
         with pytest.raises(EngineError, match="1 are not finite") as caught:
             data.send(engine)
         assert "job-0" in caught.value.__notes__[0]
-        self.check_untouched(engine)
+        self.check_counted(engine, service, 6)
 
     def test_standard_errors_that_are_not_known(self, service, data):
         """As extrapolation gives them: shot noise alone takes their place."""
@@ -396,7 +407,290 @@ class TestFailures:
         with pytest.raises(KeyboardInterrupt, match=r"\^C"):
             data.send(engine)
         assert service.cancelled == ["job-1", "job-2", "job-3"]
-        self.check_untouched(engine)
+        self.check_counted(engine, service, 4)
+
+
+def down(text="connection lost", status_code=-1):
+    return RequestsApiError(text, status_code=status_code)
+
+
+class TestFetching:
+    """Results that cannot be had at once. Nothing here waits: the sleep is a list's append."""
+
+    ATTEMPTS = 8
+
+    def engine(self, service, slept, **options):
+        destination = replace(
+            runtime.device(service.backend("ibm_manila")),
+            fetch=runtime.retrying_fetch(slept.append),
+        )
+        return EstimatorEngine(
+            shots=1024, limits=JobLimits(max_rows=1), _destination=destination, **options
+        )
+
+    @pytest.mark.parametrize("status_code", [-1, 429, 500, 502, 503, 504])
+    @pytest.mark.parametrize("times", [1, 3, 7])
+    def test_what_may_pass_is_asked_for_again(self, service, data, status_code, times):
+        service.fail_result = {1: [down(status_code=status_code) for _ in range(times)]}
+        slept = []
+        engine = self.engine(service, slept)
+        found = data.send(engine)
+        assert float((found - data.exact).abs().max()) < BOUND
+        assert slept == [2, 4, 8, 16, 32, 60, 60][:times]
+        assert service.num_posts == 6  # the result is asked for again, and never the job
+        assert service.cancelled == []
+
+    def test_every_job_has_its_own_patience(self, service, data):
+        service.fail_result = {job: [down() for _ in range(5)] for job in range(6)}
+        slept = []
+        data.send(self.engine(service, slept))
+        assert slept == [2, 4, 8, 16, 32] * 6
+
+    @pytest.mark.parametrize("endless", [True, False])
+    def test_giving_up_cancels_nothing(self, service, data, endless):
+        """The other jobs are paid for, and so may be had later."""
+        service.hold = {2, 3, 4}
+        service.fail_result = {1: down() if endless else [down() for _ in range(self.ATTEMPTS)]}
+        slept = []
+        engine = self.engine(service, slept)
+        with pytest.raises(
+            FetchError,
+            match=r"result of job job-1 could not be fetched in 8 attempts: .*connection",
+        ) as caught:
+            data.send(engine)
+        assert "QiskitRuntimeService().job('job-1').result() has its values" in str(caught.value)
+        assert isinstance(caught.value.__cause__, RequestsApiError)
+        (note,) = caught.value.__notes__
+        assert "job 2 of 6" in note
+        assert "jobs sent: job-0, job-1, job-2, job-3, job-4" in note
+        assert service.cancelled == []
+        assert len(slept) == self.ATTEMPTS - 1
+        assert (engine.total_pubs, engine.total_executions) == (5, 5)
+        assert engine.last_report is None
+
+    def test_the_values_are_there_afterwards(self, service, data):
+        service.fail_result = {0: [down() for _ in range(self.ATTEMPTS)]}
+        with pytest.raises(FetchError):
+            data.send(self.engine(service, []))
+        for job_id in ("job-0", "job-1", "job-2", "job-3"):
+            assert service.job(job_id).result()[0].data.evs.shape == (2, 1)
+
+    @pytest.mark.parametrize("status_code", [400, 401, 403, 404, 409])
+    def test_a_refusal_is_not_repeated(self, service, data, status_code):
+        service.hold = {1, 2, 3}
+        service.fail_result = {0: down("no", status_code)}
+        slept = []
+        with pytest.raises(FetchError, match="job job-0 could not be fetched in 1 attempt: 'no'"):
+            data.send(self.engine(service, slept))
+        assert slept == []
+        assert service.cancelled == []
+
+    def test_a_job_that_failed_is_not_asked_again(self, service, data):
+        service.hold = {1, 2, 3}
+        service.fail_result = {0: RuntimeJobFailureError("broken")}
+        slept = []
+        with pytest.raises(EngineError, match=r"failed on job 1 of 6 .*broken"):
+            data.send(self.engine(service, slept))
+        assert slept == []
+        assert service.cancelled == ["job-1", "job-2", "job-3"]
+
+    def test_an_interrupt_while_waiting_cancels(self, service, data):
+        service.hold = {1, 2, 3}
+        service.fail_result = {0: down()}
+
+        def interrupt(seconds):
+            raise KeyboardInterrupt
+
+        engine = self.engine(service, [])
+        engine._destination = replace(engine.destination, fetch=runtime.retrying_fetch(interrupt))
+        with pytest.raises(KeyboardInterrupt):
+            data.send(engine)
+        assert service.cancelled == ["job-1", "job-2", "job-3"]
+
+    def test_devices_fetch_this_way(self, service, data, monkeypatch):
+        slept = []
+        monkeypatch.setattr(runtime.time, "sleep", slept.append)
+        engine = engine_for(service)
+        service.fail_result = {0: [down()]}
+        data.send(engine)
+        assert 2 in slept
+
+
+class TestTimeLimits:
+    def send_in_vain(self, service, engine, data):
+        service.fail_result = {0: OSError("not executed")}
+        with pytest.raises(EngineError, match="not executed"):
+            data.send(engine)
+
+    def test_of_every_job(self, service, data):
+        """One and a half times what is predicted, in whole seconds."""
+        engine = engine_for(service, shots=100_000, limits=JobLimits(max_rows=4))
+        engine.prepare(SPEC)
+        self.send_in_vain(service, engine, Data(torch.Generator().manual_seed(1), count=5))
+        shot = engine.prepare(SPEC).times.total()
+        rows = [job.program.items[0].size() for job in service.jobs_posted]
+        assert rows == [3, 4, 3]
+        posted = [job.max_execution_time for job in service.jobs_posted]
+        assert posted == [math.ceil(1.5 * (2 + m * 100_000 * shot)) for m in rows]
+        assert min(posted) > 100
+
+    def test_is_the_services_longest(self, service, data):
+        engine = engine_for(service, shots=9_000_000, limits=JobLimits())
+        self.send_in_vain(service, engine, data)
+        assert engine.total_predicted_qpu_seconds * 1.5 > 10800
+        assert [job.max_execution_time for job in service.jobs_posted] == [10800]
+
+    def test_the_users_own(self, service, data):
+        engine = engine_for(service, options={"max_execution_time": 301})
+        data.send(engine)
+        data.send(engine)
+        assert [job.max_execution_time for job in service.jobs_posted] == [301, 301]
+
+    def test_none_where_the_time_is_not_known(self, service, data):
+        assert engine_for(service, options=PEC).forecast(SPEC, 3).qpu_seconds is None
+        destination = replace(
+            runtime.device(service.backend("ibm_manila")),
+            cost=lambda prepared, shots: JobCost(shots_per_row=shots),
+        )
+        engine = EstimatorEngine(shots=64, _destination=destination)
+        data.send(engine)
+        assert [job.max_execution_time for job in service.jobs_posted] == [None]
+        assert engine.total_predicted_qpu_seconds == 0
+        assert engine.last_report.predicted_qpu_seconds is None
+
+    @pytest.mark.parametrize(
+        ("budget", "limit"), [(None, None), (100, 100), (100.9, 100), (0.5, 1), (3600.0, 3600)]
+    )
+    def test_of_a_session(self, service, data, budget, limit):
+        for mode, expected in (("session", limit), ("batch", None)):
+            destination = runtime.device(
+                service.backend("ibm_manila"), mode=mode, max_qpu_seconds=budget
+            )
+            with EstimatorEngine(shots=64, _destination=destination) as engine:
+                data.send(engine)
+            assert service.sessions[-1].max_time == expected
+
+    def test_of_the_engines_budget(self, service, data):
+        with engine_for(service, mode="session", max_qpu_seconds=77) as engine:
+            data.send(engine)
+            data.send(engine)
+        (session,) = service.sessions
+        assert session.max_time == 77
+
+    def test_time_that_is_not_known_is_no_budget(self, service, data):
+        engine = engine_for(service, options=PEC, max_qpu_seconds=1e6)
+        with pytest.raises(BudgetError, match="with these options is not known; nothing was sent"):
+            data.send(engine)
+        assert service.num_posts == 0
+
+
+PEC = {"resilience": {"pec_mitigation": True}}
+TREX = {"measure_mitigation": True}
+
+
+class TestCosts:
+    """Costs against computation by hand: ibm_manila, one layer, 1000 shots."""
+
+    def found(self, service, *, shots=1000, name="ibm_manila", **options):
+        engine = engine_for(service, name, shots=shots, **options)
+        prepared = engine.prepare(SPEC)
+        return prepared.times, engine.destination.cost(prepared, shots)
+
+    @pytest.mark.parametrize(
+        ("options", "per_row", "per_job"),
+        [
+            ({}, 1000, 0),
+            ({"twirling": {"enable_gates": True, "num_randomizations": 7}}, 7 * 143, 0),
+            ({"twirling": {"enable_measure": True, "shots_per_randomization": 30}}, 34 * 30, 0),
+            # TREX twirls the measurement: by default in randomizations of at least 64 shots.
+            ({"resilience": TREX}, 16 * 64, 16 * 64),
+            (
+                {
+                    "resilience": {**TREX, "measure_noise_learning": {"num_randomizations": 5}},
+                    "twirling": {"num_randomizations": 10},
+                },
+                10 * 100,
+                5 * 100,
+            ),
+            (
+                {"resilience": {"zne_mitigation": True, "zne": {"noise_factors": (1, 2, 4, 5)}}},
+                4 * 1000,
+                0,
+            ),
+        ],
+        ids=["plain", "gates", "measurements", "TREX", "learning", "ZNE"],
+    )
+    def test_shots(self, service, options, per_row, per_job):
+        _, cost = self.found(service, options=options)
+        assert (cost.shots_per_row, cost.shots_per_job) == (per_row, per_job)
+
+    def test_plain(self, service):
+        times, cost = self.found(service)
+        assert times.rep_delay == service.backend("ibm_manila").default_rep_delay
+        assert cost.seconds_per_shot == pytest.approx(
+            times.rep_delay + times.reset + times.circuit, rel=1e-12
+        )
+        assert cost.seconds(6) == pytest.approx(2 + 6000 * cost.seconds_per_shot)
+
+    @pytest.mark.parametrize(
+        ("execution", "delay", "resets"),
+        [
+            ({"rep_delay": 1e-4}, 1e-4, 1),
+            ({"init_qubits": False}, None, 0),
+            ({"rep_delay": 5e-5, "init_qubits": False}, 5e-5, 0),
+        ],
+    )
+    def test_settings_of_a_shot(self, service, execution, delay, resets):
+        times, cost = self.found(service, options={"execution": execution})
+        delay = times.rep_delay if delay is None else delay
+        expected = delay + resets * times.reset + times.circuit
+        assert cost.seconds_per_shot == pytest.approx(expected, rel=1e-12)
+
+    @pytest.mark.parametrize(("factors", "mean"), [((1, 3), 2.0), ((1, 3, 5), 3.0), ("auto", 3.0)])
+    def test_folded_gates_take_longer(self, service, factors, mean):
+        options = {"resilience": {"zne_mitigation": True, "zne": {"noise_factors": factors}}}
+        times, cost = self.found(service, options=options)
+        expected = times.rep_delay + times.reset + mean * times.circuit
+        assert cost.seconds_per_shot == pytest.approx(expected, rel=1e-12)
+        assert cost.shots_per_row == 1000 * (3 if factors == "auto" else len(factors))
+
+    def test_what_is_not_known(self, service):
+        """What probabilistic error cancellation takes depends on the noise."""
+        _, cost = self.found(service, options=PEC)
+        assert cost.seconds(1) is cost.seconds_per_shot is None
+
+    def test_a_snapshot_is_priced_as_its_device(self, service):
+        for options in ({}, {"resilience": {"zne_mitigation": True}}):
+            _, device = self.found(service, options=options)
+            engine = EstimatorEngine.from_backend("fake_manila", shots=1000, options=options)
+            local = engine.destination.cost(engine.prepare(SPEC), 1000)
+            assert local.seconds(5) == pytest.approx(device.seconds(5), rel=1e-9)
+
+
+class TestOldSnapshots:
+    """Their u3 takes parameters and numbers together, which IBM's Estimator cannot."""
+
+    @pytest.mark.parametrize("name", ["fake_almaden", "fake_cambridge"])
+    def test_sample_the_exact_noisy_values(self, data, name):
+        """4096 shots: five standard errors of at most 1/64 for 12 values, 7e-6 false alarms."""
+        exact = data.send(EstimatorEngine.from_backend(name, precision=0))
+        assert 0.005 < float((exact - data.exact).abs().max()) < 0.5
+        engine = EstimatorEngine.from_backend(name, seed=3)
+        found = data.send(engine)
+        assert float((found - exact).abs().max()) < 5 / 64
+        assert engine.last_report.shots == 4096
+        assert 0 < engine.last_report.max_std <= 1.01 / 64
+        again = EstimatorEngine.from_backend(name, seed=3)
+        assert torch.equal(data.send(again), found)
+        assert not torch.equal(data.send(again), found)
+
+    @pytest.mark.parametrize(
+        "options", [{"resilience": 1}, {"options": {"twirling": {"enable_gates": True}}}], ids=str
+    )
+    def test_have_no_mitigation(self, data, options):
+        engine = EstimatorEngine.from_backend("fake_almaden", **options)
+        with pytest.raises(EngineError, match=r"fake_almaden has gates such as u3.*newer device"):
+            data.send(engine)
 
 
 class TestOptions:
@@ -434,7 +728,7 @@ class TestOptions:
         coarse = {"simulator": {"angle_decimals": 2}}
         for options, decimals in [({}, 12), (coarse, 2)]:
             engine = EstimatorEngine.from_backend("fake_manila", options=options)
-            estimator = engine.prepare(SPEC).estimator
+            estimator = engine.destination.connect(engine.prepare(SPEC))
             assert estimator.options.simulator.angle_decimals == decimals
 
     def test_what_the_user_gave_is_left_alone(self, service, data):

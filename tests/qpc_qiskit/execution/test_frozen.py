@@ -1,0 +1,65 @@
+"""Prepared circuits as bytes."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from qiskit.quantum_info import Statevector
+
+from qpc_qiskit import EstimatorEngine, make_spec
+from qpc_qiskit.errors import EngineError
+from qpc_qiskit.execution.frozen import freeze, thaw
+
+
+@pytest.mark.parametrize("backend", ["aer", "fake_torino", "fake_sherbrooke"])
+def test_round_trip(backend):
+    options = {"shots": 100} if backend != "aer" else {}
+    prepared = EstimatorEngine.from_backend(backend, **options).prepare(make_spec(16, 12))
+    found = thaw(freeze(prepared))
+    assert found.template.circuit == prepared.template.circuit
+    assert [p.name for p in found.template.parameters] == [
+        p.name for p in prepared.template.parameters
+    ]
+    assert found.template.observables == prepared.template.observables
+    assert found.times == prepared.times
+    if backend == "aer":
+        assert found.placement is None
+    else:
+        assert found.placement.patch == prepared.placement.patch
+        assert found.placement.final == prepared.placement.final
+        assert found.placement.circuit == prepared.placement.circuit
+
+
+def test_another_process_gets_the_same_values(tmp_path, rng):
+    """More than ten parameters: their order must not become that of their names."""
+    prepared = EstimatorEngine().prepare(make_spec(8, 3, ansatz="circuit_centric"))
+    template = prepared.template
+    row = rng.uniform(0, 6, len(template.parameters))
+    (tmp_path / "frozen").write_bytes(freeze(prepared))
+    code = f"""
+import json, pathlib
+from qiskit.quantum_info import Statevector
+from qpc_qiskit.execution.frozen import thaw
+t = thaw(pathlib.Path({str(tmp_path / "frozen")!r}).read_bytes()).template
+bound = t.circuit.assign_parameters(dict(zip(t.parameters, {row.tolist()!r}, strict=True)))
+state = Statevector(bound)
+print(json.dumps([state.expectation_value(o).real for o in t.observables]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    state = Statevector(
+        template.circuit.assign_parameters(dict(zip(template.parameters, row, strict=True)))
+    )
+    expected = [state.expectation_value(o).real for o in template.observables]
+    np.testing.assert_allclose(json.loads(done.stdout), expected, rtol=0, atol=1e-12)
+
+
+def test_broken_and_newer_content():
+    content = freeze(EstimatorEngine().prepare(make_spec(2, 1)))
+    for broken in (b"", b"{}\n", content[:-20], b"x" + content, content.split(b"\n")[0]):
+        with pytest.raises(EngineError, match="frozen circuit cannot be read"):
+            thaw(broken)
+    newer = content.replace(b'"format": 1', b'"format": 2', 1)
+    with pytest.raises(EngineError, match="format 2, this version reads 1"):
+        thaw(newer)
