@@ -324,15 +324,6 @@ def _naive(work: Workload) -> str:
 def _figures(table: Table) -> list[Figure]:
     figures = []
     of = {(row["device"], row["n"], "Qiskit" in row["by"]): row for row in table.rows}
-    for (device, n, is_plain), ours in of.items():
-        plain = of[device, n, True]["error"]
-        if is_plain or plain is None:
-            continue
-        ratio = ours["error"] / plain
-        figures.append(
-            Figure(f"error, ours / plain Qiskit's, {device}, n = {n}", "<= 1", f"{ratio:.2f}",
-                   ratio <= 1)
-        )  # fmt: skip
     ours = of.get(("fake_torino", 6, False))
     if ours is not None:
         gates, depth = ours["two-qubit gates"], ours["two-qubit depth"]
