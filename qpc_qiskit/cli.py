@@ -14,6 +14,7 @@ import typer
 from pydantic import BaseModel
 
 from qpc_qiskit import __version__
+from qpc_qiskit.cli_run import run_app
 from qpc_qiskit.cli_support import (
     EXIT_CODES,
     USAGE_ERROR,
@@ -41,14 +42,16 @@ FLAGS = {("DataSource", "name"): "--data", ("NetConfig", "name"): "--net"}
 
 app = typer.Typer(
     name="qpc",
-    help="Quantum pointwise convolution: train networks, evaluate them on any engine, "
-    "export their circuits.",
+    help="Quantum pointwise convolution: train networks, evaluate them on any engine, run them "
+    "on IBM's devices, export their circuits.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+app.add_typer(run_app)
 
 
 def main() -> None:
@@ -571,6 +574,23 @@ def _describe_backends(names: list[str], as_json: bool) -> None:
         "shots": survey.SHOTS,
     }
     say(as_json, {"backends": found, "layer": layer}, "\n\n".join(texts))
+
+
+@app.command(
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def standin(context: typer.Context) -> None:
+    """Run a stand-in of IBM's service on this machine, for trials without an account.
+
+    In the foreground, until Ctrl-C; it prints the environment to export.
+    """
+    with reported():
+        from hardware_runs.standin.__main__ import serve
+
+        served = typer.Typer(add_completion=False)
+        served.command()(serve)
+        served(args=context.args, prog_name="qpc standin")
 
 
 @app.command(epilog=EXIT_CODES)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from qpc_qiskit.execution.survey import DeviceSummary, PatchSummary
     from qpc_qiskit.nets import ImageClassifier
 
-RUNTIME_ERROR, USAGE_ERROR, INTERRUPTED = 1, 2, 130
+RUNTIME_ERROR, USAGE_ERROR, PENDING, INTERRUPTED = 1, 2, 75, 130
 EXIT_CODES = "Exit codes: 0 done, 1 it failed, 2 wrong usage, 130 interrupted."
 
 

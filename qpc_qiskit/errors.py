@@ -10,7 +10,9 @@
     │   ├── FetchError                  a result could not be fetched; its job may be well
     │   ├── JobRefused                  a job was not taken: there is none
     │   ├── JobUnclear                  a job may have been taken or not
+    │   ├── JobFailed                   a job failed for good; its run can go on without it
     │   └── SessionEnded                a batch or session takes no more jobs
+    ├── ResultsPending                results of a durable run that are not there yet
     ├── LedgerError                   the ledger of durable runs cannot be read or written
     │   ├── LedgerBusyError             another process kept it locked; trying again is safe
     │   ├── LedgerConflictError         it holds something else than what is asked or written
@@ -80,6 +82,14 @@ class JobRefused(EngineError):
 
 class JobUnclear(EngineError):
     """A service may have taken a job or not: look for its tag before it is sent again."""
+
+
+class JobFailed(EngineError):
+    """A job of a durable run failed, and is not to be repeated by itself."""
+
+
+class ResultsPending(QPCError):
+    """Results of a durable run are not there yet: run the same again later."""
 
 
 class SessionEnded(EngineError):

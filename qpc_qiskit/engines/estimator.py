@@ -270,6 +270,16 @@ class EstimatorEngine(Engine):
         return self._estimator
 
     @property
+    def precision(self) -> float | None:
+        """Asked of every value; 0: exact, None: the estimator's own default."""
+        return self._precision
+
+    @property
+    def dedupe_grid(self) -> float | None:
+        """On which directions are merged; None: they are not."""
+        return self._dedupe_grid
+
+    @property
     def shots(self) -> int | None:
         """Per execution; None: exact, or left to the given estimator."""
         if self._precision is None:

@@ -75,6 +75,8 @@ class Destination:
         default=lambda prepared, shots: JobCost(shots_per_row=shots), repr=False
     )
     """Prepared, shots asked for (0: exact) -> cost of a job."""
+    backend: BackendV2 | None = None
+    """None: no device, or it is simulated by Aer."""
     default_shots: int | None = None
     """Per row where no precision is asked for; None: exact."""
     limits: JobLimits = field(default_factory=JobLimits)
@@ -327,6 +329,7 @@ def any_backend(
 
     return Destination(
         name=backend.name,
+        backend=backend,
         prepare=lambda template: embedded(template, backend, qubits),
         connect=lambda prepared: estimator,
         cost=lambda prepared, shots: device_cost(prepared, shots, shots),

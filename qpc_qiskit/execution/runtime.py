@@ -324,6 +324,7 @@ def device(
 
     return Destination(
         name=backend.name,
+        backend=backend,
         prepare=lambda template: embedded(template, backend, qubits),
         connect=lambda prepared: estimator,
         cost=cost_with(given),

@@ -1,0 +1,245 @@
+"""What `qpc run` says to people: plans and states of runs as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from qpc_qiskit.cli_support import table
+
+if TYPE_CHECKING:
+    from hardware_runs.checkpoint_runs import Cancelled
+    from hardware_runs.plan import RunPlan, WhatIf
+    from hardware_runs.status import JobRecord, RunStatus
+
+
+def plan_line(plan: RunPlan) -> str:
+    """A plan in a line."""
+    shots = "exact values" if plan.shots is None else f"{plan.shots:,} shots each"
+    return (
+        f"{plan.backend}: {_count(plan.num_images, 'image')}, {plan.num_executions:,} circuit "
+        f"executions of {plan.num_rows:,} rows, {shots}, in {_count(plan.num_jobs, 'job')}; "
+        f"{_price(plan.qpu_seconds, plan.cost)}{_budget(plan)}"
+    )
+
+
+def plan_text(plan: RunPlan) -> str:
+    """A plan with its layers, assumptions and alternatives."""
+    heading = ("layer", "pixels", "rows", "merged", "jobs", "shots", "us/shot", "QPU time", "cost")
+    rows: list[Iterable[object]] = [
+        (
+            layer.name,
+            f"{layer.num_pixels:,}",
+            f"{layer.num_rows:,}",
+            f"{layer.num_executions:,}",
+            layer.num_jobs,
+            None if layer.shots is None else f"{layer.shots_per_execution:,}",
+            None if layer.seconds_per_shot is None else f"{1e6 * layer.seconds_per_shot:.1f}",
+            _seconds(layer.qpu_seconds),
+            _money(None if plan.rate is None else _times(layer.qpu_seconds, plan.rate)),
+        )
+        for layer in plan.layers
+    ]
+    lines = [plan_line(plan), "", table([tuple(row) for row in [heading, *rows]])]
+    lines += [
+        f"{layer.name}: on qubits {', '.join(map(str, layer.patch))}; {layer.num_two_qubit_gates} "
+        f"two-qubit gates in {layer.two_qubit_depth} layers, "
+        f"{1e6 * (layer.circuit_seconds or 0):.1f} us, predicted fidelity "
+        f"{layer.predicted_fidelity:.3f}"
+        for layer in plan.layers
+        if layer.patch is not None
+    ]
+    lines += ["", "This assumes:", *(f"- {sentence}" for sentence in plan.assumptions)]
+    if plan.what_if:
+        lines += ["", "What if (scaled from this plan):", _what_if_text(plan.what_if)]
+    return "\n".join(lines)
+
+
+def _what_if_text(found: tuple[WhatIf, ...]) -> str:
+    pooled = {(w.num_images, w.shots): w for w in found if w.pooling > 1}
+    heading = ["images", "shots", "executions", "jobs", "QPU time", "cost"]
+    has_cost = any(w.cost is not None for w in found)
+    rows = []
+    for each in found:
+        if each.pooling > 1:
+            continue
+        row: list[object] = [
+            f"{each.num_images:,}",
+            f"{each.shots:,}",
+            f"{each.num_executions:,}",
+            f"{each.num_jobs:,}",
+            _seconds(each.qpu_seconds),
+            _money(each.cost),
+        ]
+        other = pooled.get((each.num_images, each.shots))
+        if other is not None:
+            row.append(_seconds(other.qpu_seconds))
+        rows.append(row)
+    if pooled:
+        heading.append("2x2 pooled")
+    if not has_cost:
+        heading.pop(5)
+        rows = [[*row[:5], *row[6:]] for row in rows]
+    note = (
+        "\n2x2 pooled: each quantum layer reads the means of 2x2 positions; the network must be "
+        "trained so."
+        if pooled
+        else ""
+    )
+    return table([heading, *rows]) + note
+
+
+def result_text(result: Mapping[str, Any]) -> str:
+    """What came of `submit` or `collect`."""
+    if result["state"] != "done":
+        return (
+            f"{result['run']}: results are pending; {result['jobs_done']} jobs done, "
+            f"{result['jobs_open']} under way, {result['jobs_unsent']} still to be sent.\n"
+            f"{result['message']}\nGo on with: qpc run collect {result['run']}"
+        )
+    shots = "exact values" if result["shots"] is None else f"{result['shots']:,} shots each"
+    text = (
+        f"{result['run']} on {result['backend']}: accuracy {100 * result['accuracy']:.2f} %, loss "
+        f"{result['loss']:.4f} on {result['images']} test images\n"
+        f"exact: accuracy {100 * result['exact_accuracy']:.2f} %; {100 * result['agreement']:.2f} "
+        f"% of the predictions agree, logits differ by {result['max_logit_difference']:.2g} at "
+        f"most\n{result['executions']:,} circuit executions, {shots}, in "
+        f"{_count(result['jobs'], 'job')}"
+    )
+    if result["backend"].startswith("ibm_"):
+        text += (
+            f"; {result['used_qpu_seconds']:,.1f} s of QPU time, "
+            f"{_known(result['predicted_qpu_seconds'])} predicted"
+        )
+    return text
+
+
+def status_text(status: RunStatus) -> str:
+    """What the ledger says of a run."""
+    reason = f" ({status.cancel_reason})" if status.cancel_reason else ""
+    lines = [
+        f"{status.run}: {status.state}{reason}; {status.backend}, mode {status.mode}, begun "
+        f"{status.created}"
+    ]
+    if status.layers:
+        heading = ("layer", "blocks", "pixels", "rows done", "unsent", "open", "done", "failed")
+        rows = [
+            (
+                layer.layer,
+                layer.num_blocks,
+                _part(layer.num_pixels, layer.num_pixels_expected),
+                _part(layer.num_rows_done, layer.num_rows),
+                *(layer.num_chunks[state] for state in ("unsent", "open", "done", "failed")),
+            )
+            for layer in status.layers
+        ]
+        lines += ["", table([heading, *rows])]
+    if status.jobs:
+        names = ("job", "layer", "chunk", "attempt", "rows", "state", "forecast", "used")
+        jobs = [_job_row(job) for job in status.jobs]
+        lines += ["", table([names, *jobs])]
+        lines += [f"{job.tag}: {job.error}" for job in status.jobs if job.error]
+    lines += ["", _budget_text(status)]
+    if status.usage_over_forecast is not None:
+        lines.append(f"jobs used {status.usage_over_forecast:.2f} times their forecast")
+    if status.duplicates:
+        lines.append(f"duplicate jobs, which do not count: {', '.join(status.duplicates)}")
+    return "\n".join(lines)
+
+
+def _job_row(job: JobRecord) -> tuple[object, ...]:
+    return (
+        job.job_id or f"(none; tag {job.tag})",
+        job.layer,
+        job.chunk,
+        job.attempt,
+        job.num_rows,
+        job.state,
+        _seconds(job.predicted_seconds),
+        _seconds(job.usage_seconds),
+    )
+
+
+def _budget_text(status: RunStatus) -> str:
+    used = (
+        f"QPU time: {status.used_seconds:,.1f} s used, {status.reserved_seconds:,.0f} s held back"
+    )
+    if status.max_qpu_seconds is None:
+        return f"{used}; no limit was given"
+    left = status.left_seconds or 0.0
+    return f"{used}, {left:,.1f} s left of {status.max_qpu_seconds:,g} s"
+
+
+def list_text(runs: Iterable[Mapping[str, Any]]) -> str:
+    """Runs of a ledger, one on a line."""
+    heading = ("run", "state", "backend", "mode", "rows done", "used", "begun")
+    rows = [
+        (
+            run["run"],
+            run["state"],
+            run["backend"],
+            run["mode"],
+            f"{run['num_rows_done']:,}/{run['num_rows']:,}",
+            _seconds(run["used_seconds"]),
+            run["created"],
+        )
+        for run in runs
+    ]
+    return table([heading, *rows]) if rows else "No runs."
+
+
+def cancel_text(name: str, found: Cancelled) -> str:
+    """What cancelling did."""
+    lines = [f"{name}: cancelled; nothing more is sent, and its results are kept"]
+    if found.cancelled:
+        lines.append(f"cancelled at the service: {', '.join(found.cancelled)}")
+    if found.not_cancelled:
+        lines.append(
+            f"could not be cancelled, and may be charged: {', '.join(found.not_cancelled)}"
+        )
+    if found.unclear:
+        lines.append(
+            f"not found at the service, look again: {', '.join(found.unclear)} (tags of jobs that "
+            "may have been accepted)"
+        )
+    if found.problem:
+        lines.append(f"the service was not asked: {found.problem}")
+    return "\n".join(lines)
+
+
+def _price(seconds: float | None, cost: float | None) -> str:
+    if seconds is None:
+        return "QPU time unknown, or none"
+    money = "" if cost is None else f", {_money(cost)} at the rate given"
+    return f"about {seconds:,.1f} s of QPU time{money}"
+
+
+def _budget(plan: RunPlan) -> str:
+    if plan.max_qpu_seconds is None:
+        return ""
+    word = {True: "within", False: "MORE THAN", None: "not to be compared with"}
+    return f" ({word[plan.is_within_budget]} the budget of {plan.max_qpu_seconds:,g} s)"
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'s' * (number != 1)}"
+
+
+def _part(some: int, of_all: int | None) -> str:
+    return f"{some:,}" if of_all is None else f"{some:,}/{of_all:,}"
+
+
+def _seconds(value: float | None) -> str | None:
+    return None if value is None else f"{value:,.1f} s"
+
+
+def _known(value: float | None) -> str:
+    return _seconds(value) or "nothing"
+
+
+def _money(value: float | None) -> str | None:
+    return None if value is None else f"${value:,.2f}"
+
+
+def _times(value: float | None, rate: float) -> float | None:
+    return None if value is None else value * rate
