@@ -1,0 +1,108 @@
+"""The ledger of durable runs: what was frozen, claimed, posted, paid and returned.
+
+Every public method of `Ledger` is one transaction, or one consistent read. Whatever line a process
+dies at, what the ledger holds is what it held before a method or after it. Several processes may
+use one ledger at once; writers of the same run follow one another.
+
+The ledger reads no clock, sends nothing and holds no account: times are given by the caller, as
+seconds since the epoch. Clocks of machines that share a ledger must agree much better than a lease
+lasts.
+
+    create_run, add_revision          the plan
+    put_layer, freeze_block           when the pass reaches a layer
+    claim_intent                      reserves the budget; None: somebody is at it
+    begin_post                        immediately before each POST; False: do not post
+    record_job                        after it, or when the tag was found
+    store_result / fail_attempt       when the job has ended
+
+An owner that fails between the first and the last of these leaves an intent. When its lease has
+expired, `take_over` gives it to exactly one other. That one looks the tag up (`note_empty_lookup`,
+`record_job`) before it may post again.
+"""
+
+from types import TracebackType
+from typing import Self
+
+from hardware_runs.ledger.budget import Budgets
+from hardware_runs.ledger.cancelling import Cancelling
+from hardware_runs.ledger.intents import LOOKUP_INTERVAL_SECONDS, Intents
+from hardware_runs.ledger.jobs import Jobs
+from hardware_runs.ledger.records import (
+    OPEN_STATES,
+    Attempt,
+    AttemptState,
+    Block,
+    Budget,
+    BudgetEntry,
+    Chunk,
+    ChunkPlan,
+    ChunkResult,
+    ChunkState,
+    Duplicate,
+    FrozenRows,
+    JobToCancel,
+    Layer,
+    LayerProgress,
+    RecordedJob,
+    Revision,
+    Run,
+    Session,
+)
+from hardware_runs.ledger.results import Results
+from hardware_runs.ledger.rows import Blocks
+from hardware_runs.ledger.runs import Runs
+from hardware_runs.ledger.sessions import Sessions
+
+
+class Ledger(Runs, Blocks, Intents, Jobs, Results, Sessions, Budgets, Cancelling):
+    """A ledger on SQLite or PostgreSQL. Use it in a `with` statement, or close it.
+
+    Args:
+        where: path of an SQLite file, or an SQLAlchemy URL of SQLite or PostgreSQL. A new file is
+            readable and writable by its owner alone, as are folders that are made for it.
+        create: whether an SQLite file that does not exist is made.
+
+    Raises:
+        LedgerError: it cannot be opened.
+        LedgerVersionError: a newer program made it.
+    """
+
+    def close(self) -> None:
+        """Close the connections; the ledger cannot be used afterwards."""
+        self._database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+__all__ = [
+    "LOOKUP_INTERVAL_SECONDS",
+    "OPEN_STATES",
+    "Attempt",
+    "AttemptState",
+    "Block",
+    "Budget",
+    "BudgetEntry",
+    "Chunk",
+    "ChunkPlan",
+    "ChunkResult",
+    "ChunkState",
+    "Duplicate",
+    "FrozenRows",
+    "JobToCancel",
+    "Layer",
+    "LayerProgress",
+    "Ledger",
+    "RecordedJob",
+    "Revision",
+    "Run",
+    "Session",
+]

@@ -1,0 +1,302 @@
+"""Frozen rows: what each call of a layer evaluates, cut into chunks that make one job each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Connection, Row, insert, select, update
+
+from hardware_runs.ledger import schema
+from hardware_runs.ledger.documents import digest, from_npz, to_npz
+from hardware_runs.ledger.records import (
+    Block,
+    Chunk,
+    ChunkPlan,
+    ChunkState,
+    FrozenRows,
+    LayerProgress,
+)
+from hardware_runs.ledger.store import Store, insert_row, load_chunk, load_chunks, run_name
+from qpc_qiskit.errors import LedgerConflictError, LedgerError
+
+_ARRAYS = tuple(each.name for each in fields(FrozenRows) if each.name != "num_kernels")
+_INDICES = ("pairs", "which")
+
+
+class Blocks(Store):
+    """Methods of the ledger on blocks and their chunks."""
+
+    def freeze_block(
+        self,
+        run_id: str,
+        layer: str,
+        start: int,
+        count: int,
+        rows: FrozenRows,
+        chunks: Sequence[ChunkPlan],
+        *,
+        now: float,
+    ) -> Block:
+        """Freeze the rows of one call of a layer, with their chunks.
+
+        If another process froze exactly these positions meanwhile, its block is returned and
+        nothing is written: what counts is what is returned, not what was given.
+
+        Args:
+            run_id: of an existing run.
+            layer: recorded with `put_layer`.
+            start: position of the first pixel in the layer's pass.
+            count: pixels.
+            rows: of these pixels.
+            chunks: they tile the V rows, in order.
+            now: seconds since the epoch.
+
+        Raises:
+            LedgerConflictError: some of these positions, not all, are frozen already.
+            ValueError: rows or chunks do not fit together.
+        """
+        _check_rows(rows, start, count)
+        _check_chunks(chunks, len(rows.pairs))
+        content = to_npz(_to_arrays(rows), f"Layer {layer!r}, positions {start} to {start + count}")
+        with self._writing(run_id) as connection:
+            for row in _overlapping(connection, run_id, layer, start, start + count):
+                if (row.start, row.num_pixels) == (start, count):
+                    return _block(connection, row)
+                raise LedgerConflictError(
+                    f"Run {run_name(connection, run_id)!r}, layer {layer!r}: positions {row.start} "
+                    f"to {row.start + row.num_pixels} are frozen already; {start} to "
+                    f"{start + count} were to be. Replay what is frozen, and "
+                    "freeze what lies outside."
+                )
+            block_id = insert_row(
+                connection,
+                schema.blocks,
+                run_id=run_id,
+                layer=layer,
+                start=start,
+                num_pixels=count,
+                created_at=now,
+                num_kernels=rows.num_kernels,
+                arrays=content,
+                sha256=digest(content),
+            )
+            for chunk in chunks:
+                connection.execute(
+                    insert(schema.chunks).values(
+                        run_id=run_id,
+                        block_id=block_id,
+                        row_start=chunk.row_start,
+                        row_stop=chunk.row_stop,
+                        predicted_seconds=chunk.predicted_seconds,
+                        revision=chunk.revision,
+                        state=ChunkState.UNSENT,
+                    )
+                )
+            (row,) = _overlapping(connection, run_id, layer, start, start + count)
+            return _block(connection, row)
+
+    def blocks(
+        self, run_id: str, layer: str, start: int = 0, stop: int | None = None
+    ) -> tuple[Block, ...]:
+        """Blocks that overlap positions start to stop, in order; stop None: to the end.
+
+        Raises:
+            LedgerCorruptError: frozen rows are not what was written.
+        """
+        with self._reading() as connection:
+            found = _overlapping(connection, run_id, layer, start, stop)
+            return tuple(_block(connection, row) for row in found)
+
+    def chunks(
+        self,
+        run_id: str,
+        *,
+        layer: str | None = None,
+        states: Sequence[ChunkState] | None = None,
+    ) -> tuple[Chunk, ...]:
+        """Chunks of a run in the order of layers, positions and rows.
+
+        Args:
+            run_id: of an existing run.
+            layer: only this one's.
+            states: only those in one of them.
+        """
+        where = [schema.chunks.c.run_id == run_id]
+        if layer is not None:
+            where.append(schema.blocks.c.layer == layer)
+        if states is not None:
+            where.append(schema.chunks.c.state.in_(list(states)))
+        with self._reading() as connection:
+            return load_chunks(connection, *where)
+
+    def get_chunk(self, chunk_id: int) -> Chunk:
+        """A chunk as it stands now."""
+        with self._reading() as connection:
+            return load_chunk(connection, chunk_id)
+
+    def move_unsent_chunks(
+        self,
+        run_id: str,
+        to_revision: int,
+        *,
+        predicted_seconds: Mapping[int, float | None] | None = None,
+    ) -> int:
+        """Move every chunk that nobody is at to another revision.
+
+        Args:
+            run_id: of an existing run.
+            to_revision: number of one of its revisions.
+            predicted_seconds: new forecast by chunk id; the others keep theirs.
+
+        Returns:
+            How many were moved.
+        """
+        table = schema.chunks
+        with self._writing(run_id) as connection:
+            _check_revision(connection, run_id, to_revision)
+            unsent = (table.c.run_id == run_id) & (table.c.state == ChunkState.UNSENT)
+            moved = connection.execute(
+                update(table)
+                .where(unsent, table.c.revision != to_revision)
+                .values(revision=to_revision)
+            ).rowcount
+            for chunk_id, seconds in (predicted_seconds or {}).items():
+                connection.execute(
+                    update(table)
+                    .where(unsent, table.c.id == chunk_id)
+                    .values(predicted_seconds=seconds)
+                )
+            return int(moved)
+
+    def retry_failed_chunks(self, run_id: str) -> int:
+        """Make failed chunks unsent again; their next attempt takes the next number.
+
+        Returns:
+            How many there were.
+        """
+        table = schema.chunks
+        with self._writing(run_id) as connection:
+            return int(
+                connection.execute(
+                    update(table)
+                    .where(table.c.run_id == run_id, table.c.state == ChunkState.FAILED)
+                    .values(state=ChunkState.UNSENT)
+                ).rowcount
+            )
+
+    def progress(self, run_id: str) -> tuple[LayerProgress, ...]:
+        """How far each layer has come, in order of first use."""
+        with self._reading() as connection:
+            chunks = load_chunks(connection, schema.chunks.c.run_id == run_id)
+            kept, names = schema.blocks.c, schema.layers.c
+            counts: dict[str, list[int]] = {
+                name: []
+                for name in connection.scalars(
+                    select(names.name).where(names.run_id == run_id).order_by(names.position)
+                )
+            }
+            query = select(kept.layer, kept.num_pixels).where(kept.run_id == run_id)
+            for layer, count in connection.execute(query):
+                counts[layer].append(count)
+        return tuple(
+            _progress(layer, blocks, [chunk for chunk in chunks if chunk.layer == layer])
+            for layer, blocks in counts.items()
+        )
+
+
+def _check_rows(rows: FrozenRows, start: int, count: int) -> None:
+    if start < 0 or count < 1:
+        raise ValueError(f"Expected start >= 0 and count >= 1; got {start} and {count}.")
+    for name in _ARRAYS:
+        array = getattr(rows, name)
+        expected = np.int64 if name in _INDICES else np.float64
+        dimensions = 1 if name == "which" else 2
+        if array.dtype != expected or array.ndim != dimensions:
+            raise ValueError(
+                f"Expected {name} of {np.dtype(expected)} with {dimensions} dimensions; got "
+                f"{array.dtype} of shape {array.shape}."
+            )
+    num_rows = len(rows.pairs)
+    if len(rows.pixels) != count or len(rows.which) != count * rows.num_kernels:
+        raise ValueError(
+            f"Expected {count} pixels and {count * rows.num_kernels} entries in which; got "
+            f"{len(rows.pixels)} and {len(rows.which)}."
+        )
+    if rows.pairs.shape[1] != 2 or num_rows == 0:
+        raise ValueError(f"Expected pairs of shape (V, 2), V >= 1; got {rows.pairs.shape}.")
+    bounds = np.array([len(rows.encoder_angles), len(rows.ansatz_angles)])
+    if (rows.pairs < 0).any() or (rows.pairs >= bounds).any():
+        raise ValueError("An index in pairs is outside the encoder's or the ansatz' angles.")
+    if (rows.which < 0).any() or (rows.which >= num_rows).any():
+        raise ValueError(f"An index in which is outside the {num_rows} rows.")
+
+
+def _check_chunks(chunks: Sequence[ChunkPlan], num_rows: int) -> None:
+    ends = [0, *(chunk.row_stop for chunk in chunks)]
+    tiled = all(
+        chunk.row_start == end < chunk.row_stop for chunk, end in zip(chunks, ends, strict=False)
+    )
+    if not tiled or ends[-1] != num_rows:
+        raise ValueError(
+            f"Expected chunks that tile {num_rows} rows in order; got "
+            f"{[(chunk.row_start, chunk.row_stop) for chunk in chunks]}."
+        )
+
+
+def _check_revision(connection: Connection, run_id: str, number: int) -> None:
+    table = schema.revisions
+    query = select(table.c.number).where(table.c.run_id == run_id, table.c.number == number)
+    if connection.scalar(query) is None:
+        raise LedgerError(f"Run {run_name(connection, run_id)!r} has no revision {number}.")
+
+
+def _to_arrays(rows: FrozenRows) -> dict[str, Any]:
+    return {name: getattr(rows, name) for name in _ARRAYS}
+
+
+def _overlapping(
+    connection: Connection, run_id: str, layer: str, start: int, stop: int | None
+) -> Sequence[Row[Any]]:
+    table = schema.blocks
+    query = select(table).where(
+        table.c.run_id == run_id, table.c.layer == layer, table.c.start + table.c.num_pixels > start
+    )
+    if stop is not None:
+        query = query.where(table.c.start < stop)
+    return connection.execute(query.order_by(table.c.start)).all()
+
+
+def _block(connection: Connection, row: Row[Any]) -> Block:
+    chunks = load_chunks(connection, schema.chunks.c.block_id == row.id)
+    what = (
+        f"Run {run_name(connection, row.run_id)!r}, layer {row.layer!r}, frozen rows of positions "
+        f"{row.start} to {row.start + row.num_pixels} (chunks {chunks[0].id} to {chunks[-1].id}):"
+    )
+    arrays: dict[str, Any] = from_npz(row.arrays, row.sha256, what)
+    return Block(
+        id=row.id,
+        run_id=row.run_id,
+        layer=row.layer,
+        start=row.start,
+        count=row.num_pixels,
+        created_at=row.created_at,
+        rows=FrozenRows(**arrays, num_kernels=row.num_kernels),
+        chunks=chunks,
+    )
+
+
+def _progress(layer: str, blocks: Sequence[int], chunks: Sequence[Chunk]) -> LayerProgress:
+    left = [chunk.predicted_seconds for chunk in chunks if chunk.state != ChunkState.DONE]
+    known = [seconds for seconds in left if seconds is not None]
+    return LayerProgress(
+        layer=layer,
+        num_blocks=len(blocks),
+        num_positions=sum(blocks),
+        num_chunks={s: sum(chunk.state == s for chunk in chunks) for s in ChunkState},
+        num_rows=sum(chunk.num_rows for chunk in chunks),
+        num_rows_done=sum(c.num_rows for c in chunks if c.state == ChunkState.DONE),
+        predicted_seconds_left=sum(known) if len(known) == len(left) else None,
+    )

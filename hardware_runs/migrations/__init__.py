@@ -1,0 +1,1 @@
+"""Alembic migrations of the ledger; `hardware_runs.ledger.upgrading` runs them."""
