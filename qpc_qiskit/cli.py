@@ -386,7 +386,7 @@ def _evaluate(
 ) -> None:
     from qpc_qiskit.connector import use_engine
     from qpc_qiskit.data import load_source
-    from qpc_qiskit.evaluation import compare, predict, score
+    from qpc_qiskit.evaluation import accuracy_interval, compare, predict, score
     from qpc_qiskit.nets import check_data
     from qpc_qiskit.progress import ImageProgress, busy
 
@@ -421,7 +421,7 @@ def _evaluate(
     }
     interval = ""
     if engine is not None and engine.shots is not None:
-        low, high = _interval(round(found.accuracy * len(labels)), len(labels))
+        low, high = accuracy_interval(found.accuracy, len(labels))
         result["accuracy_interval"] = [low, high]
         interval = f" (95 % interval {100 * low:.1f} to {100 * high:.1f} %)"
     text = (
@@ -450,14 +450,6 @@ def _name(given: Mapping[str, Any]) -> str:
     """The engine in words."""
     noise = f" with noise {given['noise']}" if "noise" in given else ""
     return f"estimator on {given.get('backend', 'aer')}{noise}"
-
-
-def _interval(correct: int, total: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of an accuracy, for the choice of images and the shots together."""
-    from scipy.stats import binomtest
-
-    found = binomtest(correct, total).proportion_ci(method="wilson")
-    return float(found.low), float(found.high)
 
 
 @app.command(epilog=EXIT_CODES)

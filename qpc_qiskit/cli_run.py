@@ -169,6 +169,7 @@ def submit(
     with reported(), _stopping(run) as interrupts:
         from hardware_runs import checkpoint_runs
         from hardware_runs.ledger import Ledger
+        from hardware_runs.plan import planning_engine
 
         settings = checkpoint_runs.Settings(
             backend=backend,
@@ -185,7 +186,7 @@ def submit(
             with backend_errors("--backend", backend):
                 found = checkpoint_runs.find_backend(settings)
                 if not settings.is_device:  # an unknown name is told before a ledger is made
-                    checkpoint_runs.planning_engine(backend)
+                    planning_engine(backend, mode=mode, shots=shots, resilience=resilience)
             book = stack.enter_context(Ledger(ledger))
             stack.enter_context(_logged(ledger, run))
             if checkpoint_runs.find_run(book, run) is not None:
@@ -241,6 +242,7 @@ def collect(
     """
     with reported(), _stopping(run) as interrupts:
         from hardware_runs import checkpoint_runs
+        from hardware_runs.cancelling import allow_again
         from hardware_runs.ledger import Ledger
         from qpc_qiskit.progress import busy
 
@@ -250,7 +252,7 @@ def collect(
             known = book.get_run(run)
             checkpoint_runs.task_of(known)
             if again:
-                checkpoint_runs.allow_again(book, known)
+                allow_again(book, known)
             _check_open(book, run)
             with _logged(ledger, known.name):
                 with busy("Loading the network"):
@@ -306,7 +308,7 @@ def cancel(run: Name, ledger: Where = LEDGER, as_json: AsJson = False) -> None:
     Once more tries again what could not be cancelled. `qpc run resume RUN --again` takes it back.
     """
     with reported():
-        from hardware_runs import checkpoint_runs
+        from hardware_runs import cancelling
         from hardware_runs.ledger import Ledger
         from hardware_runs.runlog import log
         from qpc_qiskit.run_texts import cancel_text
@@ -314,7 +316,7 @@ def cancel(run: Name, ledger: Where = LEDGER, as_json: AsJson = False) -> None:
         with Ledger(ledger, create=False) as book:
             known = book.get_run(run)
             with _logged(ledger, known.name):
-                found = checkpoint_runs.cancel(book, known)
+                found = cancelling.cancel(book, known)
                 log("cancelled", **asdict(found))
         result = {"run": known.name, "run_id": known.id, "state": "cancelled", **asdict(found)}
         say(as_json, result, cancel_text(known.name, found))
@@ -350,18 +352,18 @@ def _finish(
     poll_seconds: float,
     as_json: bool,
 ) -> None:
-    from hardware_runs.checkpoint_runs import finish
-    from qpc_qiskit.progress import ImageProgress
+    from hardware_runs.driving import finish
+    from qpc_qiskit.progress import spinner
     from qpc_qiskit.run_texts import result_text
 
-    with ImageProgress(engine.run.name, 1) as bar:
+    with spinner(f"Run {engine.run.name}") as show:
         result = finish(
             engine,
             work,
             wait=wait,
             check=interrupts.check,
             poll_seconds=poll_seconds,
-            on_poll=bar.describe,
+            on_poll=lambda text: show(f"Run {engine.run.name}: {text}"),
         )
     say(as_json, result, result_text(result))
     if result["state"] != "done":
@@ -414,7 +416,7 @@ def _usage(check: Callable[[], None]) -> None:
 
 
 def _check_open(book: Ledger, run: str) -> None:
-    from hardware_runs.checkpoint_runs import needs_again
+    from hardware_runs.cancelling import needs_again
     from qpc_qiskit.cli_support import RUNTIME_ERROR
 
     problem = needs_again(book, book.get_run(run))

@@ -101,6 +101,15 @@ def score(logits: Tensor, labels: Tensor, loss: LossName = "cross-entropy") -> S
     return Score(loss=value, accuracy=correct / len(labels))
 
 
+def accuracy_interval(accuracy: float, num_images: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of an accuracy, for the choice of images and the shots together."""
+    from scipy.stats import binomtest
+
+    correct = round(accuracy * num_images)
+    found = binomtest(correct, num_images).proportion_ci(method="wilson")
+    return float(found.low), float(found.high)
+
+
 def compare(logits: Tensor, reference: Tensor) -> Difference:
     """Compare logits with those of another engine.
 

@@ -1,6 +1,6 @@
 """What a long command shows on the terminal: a bar, and a line for each finished epoch."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
@@ -12,12 +12,23 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 @contextmanager
 def busy(text: str) -> Iterator[None]:
     """Show that something of unknown length is going on, on stderr if that is a terminal."""
+    with spinner(text):
+        yield
+
+
+@contextmanager
+def spinner(text: str) -> Iterator[Callable[[str], None]]:
+    """The same with a text that changes.
+
+    Yields:
+        A function that shows another text.
+    """
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield
+        yield lambda text: None
         return
-    with console.status(text):
-        yield
+    with console.status(text) as shown:
+        yield shown.update
 
 
 class ImageProgress:

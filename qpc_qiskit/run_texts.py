@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from qpc_qiskit.cli_support import table
 
 if TYPE_CHECKING:
-    from hardware_runs.checkpoint_runs import Cancelled
+    from hardware_runs.cancelling import Cancelled
     from hardware_runs.plan import RunPlan, WhatIf
     from hardware_runs.status import JobRecord, RunStatus
 
@@ -25,7 +25,17 @@ def plan_line(plan: RunPlan) -> str:
 
 def plan_text(plan: RunPlan) -> str:
     """A plan with its layers, assumptions and alternatives."""
-    heading = ("layer", "pixels", "rows", "merged", "jobs", "shots", "us/shot", "QPU time", "cost")
+    heading = (
+        "layer",
+        "pixels",
+        "rows",
+        "merged",
+        "jobs",
+        "shots",
+        "us/shot",
+        "QPU time",
+        "dollars",
+    )
     rows: list[Iterable[object]] = [
         (
             layer.name,
@@ -57,7 +67,7 @@ def plan_text(plan: RunPlan) -> str:
 
 def _what_if_text(found: tuple[WhatIf, ...]) -> str:
     pooled = {(w.num_images, w.shots): w for w in found if w.pooling > 1}
-    heading = ["images", "shots", "executions", "jobs", "QPU time", "cost"]
+    heading = ["images", "shots", "executions", "jobs", "QPU time", "dollars"]
     has_cost = any(w.cost is not None for w in found)
     rows = []
     for each in found:
@@ -92,15 +102,18 @@ def _what_if_text(found: tuple[WhatIf, ...]) -> str:
 def result_text(result: Mapping[str, Any]) -> str:
     """What came of `submit` or `collect`."""
     if result["state"] != "done":
+        message = f"\n{result['message']}" if result["message"] else ""
         return (
             f"{result['run']}: results are pending; {result['jobs_done']} jobs done, "
-            f"{result['jobs_open']} under way, {result['jobs_unsent']} still to be sent.\n"
-            f"{result['message']}\nGo on with: qpc run collect {result['run']}"
+            f"{result['jobs_open']} under way, {result['jobs_unsent']} still to be sent.{message}\n"
+            f"Go on with: qpc run collect {result['run']}"
         )
     shots = "exact values" if result["shots"] is None else f"{result['shots']:,} shots each"
+    low, high = result["accuracy_interval"]
     text = (
-        f"{result['run']} on {result['backend']}: accuracy {100 * result['accuracy']:.2f} %, loss "
-        f"{result['loss']:.4f} on {result['images']} test images\n"
+        f"{result['run']} on {result['backend']}: accuracy {100 * result['accuracy']:.2f} % (95 % "
+        f"interval {100 * low:.1f} to {100 * high:.1f} %), loss {result['loss']:.4f} on "
+        f"{result['images']} test images\n"
         f"exact: accuracy {100 * result['exact_accuracy']:.2f} %; {100 * result['agreement']:.2f} "
         f"% of the predictions agree, logits differ by {result['max_logit_difference']:.2g} at "
         f"most\n{result['executions']:,} circuit executions, {shots}, in "
@@ -111,6 +124,8 @@ def result_text(result: Mapping[str, Any]) -> str:
             f"; {result['used_qpu_seconds']:,.1f} s of QPU time, "
             f"{_known(result['predicted_qpu_seconds'])} predicted"
         )
+    if not result["same_data_as_in_training"]:
+        text += "\nNote: these are not the data that the network was trained and tested on."
     return text
 
 
@@ -210,7 +225,7 @@ def cancel_text(name: str, found: Cancelled) -> str:
 def _price(seconds: float | None, cost: float | None) -> str:
     if seconds is None:
         return "QPU time unknown, or none"
-    money = "" if cost is None else f", {_money(cost)} at the rate given"
+    money = "" if cost is None else f", ${cost:,.2f} at the rate given"
     return f"about {seconds:,.1f} s of QPU time{money}"
 
 
@@ -238,7 +253,7 @@ def _known(value: float | None) -> str:
 
 
 def _money(value: float | None) -> str | None:
-    return None if value is None else f"${value:,.2f}"
+    return None if value is None else f"{value:,.2f}"
 
 
 def _times(value: float | None, rate: float) -> float | None:

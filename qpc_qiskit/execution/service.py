@@ -7,6 +7,7 @@ Beside `runtime` this is the only module that imports IBM's client.
 
 from __future__ import annotations
 
+import re
 from contextvars import Context
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -21,7 +22,6 @@ from qiskit_ibm_runtime.exceptions import (
     IBMNotAuthorizedError,
     IBMRuntimeError,
     RuntimeInvalidStateError,
-    RuntimeJobMaxTimeoutError,
 )
 from qiskit_ibm_runtime.executor_estimator import Estimator
 from qiskit_ibm_runtime.options_models import EstimatorOptions
@@ -34,6 +34,8 @@ State = Literal["waiting", "done", "failed", "cancelled"]
 REFUSED = range(400, 500)
 """HTTP status codes with which the service certainly has not taken a job."""
 RATE_LIMITED = 429
+_SAYS_CLOSED = re.compile(r"(?<![\w-])1217(?![\w-])|session is closed")
+"""The code alone, not as a part of an id."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,22 @@ class IBMJobs:
         """Take no more jobs; those that wait still run. A session that is closed stays so."""
         try:
             self._session(session_id).close()
-        except (IBMRuntimeError, IBMInputValueError, RequestsApiError, SessionEnded):
+        except (IBMRuntimeError, IBMInputValueError, RequestsApiError, SessionEnded, JobRefused):
             return  # ended by itself, or ends at its time limit
+
+    def session_seconds(self, session_id: str) -> float | None:
+        """What a batch or session that has ended is charged; None: it has not ended.
+
+        Raises:
+            FetchError: the service did not answer.
+        """
+        try:
+            session = self._session(session_id)
+            details = session.details() or {}
+        except (IBMRuntimeError, RequestsApiError, SessionEnded, JobRefused) as error:
+            raise FetchError(f"{session_id} could not be looked up: {error}") from error
+        used = details.get("usage_time")
+        return float(used) if details.get("state") == "closed" and used is not None else None
 
     def send(
         self,
@@ -108,9 +124,9 @@ class IBMJobs:
         options = self._options.model_copy(deep=True)
         options.environment.job_tags = [*options.environment.job_tags, tag]
         options.max_execution_time = max_execution_time
-        mode = self.backend if session_id is None else self._session(session_id)
 
         def run() -> RuntimeJobV2:
+            mode = self.backend if session_id is None else self._session(session_id)
             return Estimator(mode, options).run([pub])
 
         try:
@@ -125,6 +141,8 @@ class IBMJobs:
             return Session.from_id(session_id, self._service)
         except IBMRuntimeError as error:
             raise SessionEnded(f"{session_id}: {error}") from error
+        except (RequestsApiError, IBMNotAuthorizedError) as error:
+            raise JobRefused(f"{session_id} could not be looked up: {error}") from error
 
     def find(self, tag: str) -> list[str]:
         """Ids of the jobs with a tag, oldest first.
@@ -136,6 +154,7 @@ class IBMJobs:
             jobs = self._service.jobs(limit=None, job_tags=[tag])
         except (RequestsApiError, IBMRuntimeError, IBMNotAuthorizedError) as error:
             raise FetchError(f"Jobs with the tag {tag} could not be listed: {error}") from error
+        jobs = jobs[::-1]  # the service gives the newest first, also of equal dates
         return [str(job.job_id()) for job in sorted(jobs, key=lambda job: job.creation_date)]
 
     def status(self, job_id: str) -> JobStatus:
@@ -152,7 +171,8 @@ class IBMJobs:
             usage = job.metrics().get("usage", {}).get("qpu_charge_time_seconds")
             state: State = {"DONE": "done", "ERROR": "failed"}.get(told, "cancelled")  # type: ignore[assignment]
             error = "" if state == "done" else str(job.error_message() or "")
-            too_long = "1305" in error or "maximum execution time" in error
+            # Not merely "1305": the id of the job is in the text, too.
+            too_long = "Error code 1305" in error or "maximum execution time" in error
         except (RequestsApiError, IBMRuntimeError, IBMNotAuthorizedError) as problem:
             raise FetchError(f"The state of job {job_id} is not known: {problem}") from problem
         return JobStatus(state, error, too_long, None if usage is None else float(usage))
@@ -167,8 +187,6 @@ class IBMJobs:
         try:
             return job.result()[0].data
         except Exception as error:  # a truncated answer ends in whatever the client stumbles over
-            if isinstance(error, RuntimeJobMaxTimeoutError | RuntimeInvalidStateError):
-                raise
             raise FetchError(
                 f"The result of job {job_id} could not be fetched: {type(error).__name__}: {error}"
             ) from error
@@ -191,9 +209,9 @@ class IBMJobs:
 def _why_not_sent(error: Exception, name: str, session_id: str | None) -> Exception:
     """The error to raise for one of the client's, in `send`."""
     text = f"{name}: {type(error).__name__}: {error}"
-    if isinstance(error, SessionEnded):
+    if isinstance(error, SessionEnded | JobRefused):
         return error
-    if session_id is not None and ("1217" in str(error) or "session is closed" in str(error)):
+    if session_id is not None and _SAYS_CLOSED.search(str(error)):
         return SessionEnded(text)
     if isinstance(error, IBMRuntimeError):
         cause = error.__context__

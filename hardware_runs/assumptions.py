@@ -1,0 +1,94 @@
+"""What the prediction of a plan stands on, in sentences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from hardware_runs.dispatch import POSTS_PER_MINUTE
+from qpc_qiskit.execution.forecast import SECONDS_PER_JOB
+
+if TYPE_CHECKING:
+    from hardware_runs.plan import LayerPlan, RunPlan
+    from qpc_qiskit.engines import EstimatorEngine
+
+
+def assumptions(plan: RunPlan, estimator: EstimatorEngine, margin: float) -> Iterator[str]:
+    """Everything that a plan's prediction stands on, a sentence each.
+
+    Args:
+        plan: without them.
+        estimator: that planned it.
+        margin: a job is ended by the service after this many times its forecast.
+    """
+    about = estimator.destination.about
+    grid = estimator.dedupe_grid
+    if grid is not None:
+        yield (
+            "Pixels of one call whose directions agree on a grid of 2^"
+            f"{math.log2(grid):.0f} are run once; a call has {plan.batch_size} images at most."
+        )
+    if len(plan.layers) > 1:
+        yield (
+            f"Rows of {', '.join(layer.name for layer in plan.layers[1:])} follow from exact "
+            "values of the layers before; values of a device differ, so fewer of them merge."
+        )
+    if plan.backend == "aer":
+        yield "aer is a simulator: it has no QPU time and no price."
+        return
+    first = plan.layers[0]
+    if first.rep_delay_seconds is None:
+        yield f"{plan.backend} does not tell durations or a repetition delay: no time is predicted."
+        return
+    yield (
+        f"QPU time of a job is {SECONDS_PER_JOB:g} s and, for every shot, repetition delay, reset "
+        "and circuit: IBM's documentation, page 'Workload usage'."
+    )
+    yield (
+        f"The repetition delay is the backend's default, {1e6 * first.rep_delay_seconds:g} us, "
+        f"unless the Estimator's options say otherwise; reset takes "
+        f"{1e6 * (first.reset_seconds or 0):.2g} us."
+    )
+    yield (
+        "Gate times and errors, and so the choice of qubits, are those of the calibration of "
+        f"{about.get('calibration_time') or 'an unknown time'}."
+    )
+    yield from _mitigation(plan, first, about.get("resilience"))
+    yield (
+        f"Each job is ended by the service after {margin:g} times its forecast, rounded up to "
+        f"whole seconds; {plan.reserved_seconds:,} s in all if every job did that. A budget holds "
+        "that back for a job until its real usage is known."
+    )
+    yield f"At most {POSTS_PER_MINUTE} jobs are sent in a minute; time in the queue is not known."
+    if plan.mode == "session":
+        yield (
+            "A session is billed by the clock from its first job to its end, not by this sum: "
+            "waiting for classical layers and for the next job costs as well."
+        )
+    if plan.rate is not None:
+        yield f"A second of QPU time is priced at {plan.rate:g}, as given; it is not IBM's list."
+    if plan.backend.startswith("fake_"):
+        yield (
+            f"{plan.backend} stands for the device that it is a snapshot of; `qpc run submit` "
+            "simulates it here, in smaller jobs, at no price."
+        )
+    yield "None of this was verified on a device."
+
+
+def _mitigation(plan: RunPlan, layer: LayerPlan, resilience: object) -> Iterator[str]:
+    if layer.shots is None:
+        return
+    if layer.shots_per_execution == layer.shots and not layer.shots_per_job:
+        yield f"Resilience level {resilience}: nothing is executed besides the shots asked for."
+        return
+    calibration = (
+        f", and every job {layer.shots_per_job:,} shots to calibrate readout"
+        if layer.shots_per_job
+        else ""
+    )
+    yield (
+        f"Resilience level {resilience}: every row takes {layer.shots_per_execution:,} shots for "
+        f"the {layer.shots:,} asked for (twirls, and noise factors of extrapolation)"
+        f"{calibration}."
+    )

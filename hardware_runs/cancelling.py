@@ -1,0 +1,101 @@
+"""Cancelling a run, and taking that back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from hardware_runs.checkpoint_runs import reopen
+from hardware_runs.ledger import AttemptState, ChunkState, Ledger, Run
+from hardware_runs.status import run_status
+from qpc_qiskit.errors import BackendError, FetchError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cancelled:
+    """What cancelling a run did."""
+
+    cancelled: tuple[str, ...]
+    """Jobs that the service will not execute any more."""
+    not_cancelled: tuple[str, ...]
+    """Jobs that it would not cancel: they run, or are done, or it did not answer."""
+    unclear: tuple[str, ...]
+    """Tags of jobs that may or may not have been accepted, and were not found."""
+    problem: str = ""
+    """Why nobody could be asked."""
+
+
+def cancel(
+    ledger: Ledger, run: Run, *, reason: str = "cancelled", clock: Callable[[], float] = time.time
+) -> Cancelled:
+    """Send nothing more for a run, cancel its jobs that wait, and keep its results.
+
+    Asking again is safe, and tries again what could not be cancelled.
+    """
+    jobs = ledger.cancel_run(run.id, now=clock(), reason=reason)
+    intents = ledger.attempts(run.id, states=[AttemptState.INTENT])
+    sessions = [s for s in ledger.sessions(run.id) if s.closed_at is None]
+    if not jobs and not intents and not sessions:
+        return Cancelled(cancelled=(), not_cancelled=(), unclear=())
+    try:
+        engine = reopen(ledger, run)
+    except BackendError as error:
+        waiting = tuple(job.job_id for job in jobs)
+        tags = tuple(intent.tag for intent in intents)
+        return Cancelled(cancelled=(), not_cancelled=waiting, unclear=tags, problem=str(error))
+    service = engine.dispatcher.service
+    unclear = []
+    for intent in intents:
+        found: list[str] = []
+        with suppress(FetchError):
+            found = service.find(intent.tag)
+        if found:
+            ledger.record_job(intent, intent.owner, found[0], now=clock(), duplicates=found[1:])
+        elif not service.is_local:
+            unclear.append(intent.tag)
+    done: list[str] = []
+    left: list[str] = []
+    for job in ledger.jobs_to_cancel(run.id):
+        if not service.cancel(job.job_id):
+            left.append(job.job_id)
+            continue
+        usage = None  # its cap stays held back
+        with suppress(FetchError):
+            usage = service.status(job.job_id).usage_seconds
+        if job.is_duplicate:
+            ledger.note_duplicate_cancelled(run.id, job.job_id, now=clock(), usage_seconds=usage)
+        else:
+            ledger.cancel_attempt(job.attempt, usage_seconds=usage, now=clock(), error=reason)
+        done.append(job.job_id)
+    for session in sessions:
+        if session.session_id is not None:
+            service.close_session(session.session_id)
+        ledger.close_session(session, now=clock(), usage_seconds=None)
+    engine.dispatcher.collect()  # what was done before it could be cancelled
+    return Cancelled(cancelled=tuple(done), not_cancelled=tuple(left), unclear=tuple(unclear))
+
+
+def allow_again(ledger: Ledger, run: Run) -> None:
+    """Let a cancelled run be sent again, and chunks that failed for good be tried again."""
+    ledger.resume_run(run.id)
+    ledger.retry_failed_chunks(run.id)
+
+
+def needs_again(ledger: Ledger, run: Run) -> str | None:
+    """Why a run does not go on by itself; None: it does, or is done."""
+    if run_status(ledger, run).state == "done":
+        return None
+    advice = f"`qpc run resume {run.name} --again`"
+    if run.cancelled_at is not None:
+        return f"Run {run.name!r} was cancelled. {advice} lets it be sent again."
+    failed = ledger.chunks(run.id, states=[ChunkState.FAILED])
+    if failed:
+        last = ledger.attempts(run.id, chunk_id=failed[0].id)[-1]
+        return (
+            f"Run {run.name!r}, {failed[0].layer}, chunk {failed[0].id}: job {last.job_id} failed "
+            f"in attempt {last.number}: {last.error} The other results are kept; {advice} pays for "
+            "another attempt."
+        )
+    return None

@@ -1,0 +1,161 @@
+"""What the ledger says of a run, as plain records; nobody else is asked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from hardware_runs.ledger import Attempt, AttemptState, Chunk, ChunkState, Ledger, Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerStatus:
+    """How far a quantum layer has come."""
+
+    layer: str
+    num_blocks: int
+    """Calls of the layer whose rows are frozen."""
+    num_pixels: int
+    """Of them."""
+    num_pixels_expected: int | None
+    """Of the whole run; None: the run was begun by a script of its own."""
+    num_chunks: Mapping[str, int]
+    """By state: unsent, open, done, failed."""
+    num_rows: int
+    num_rows_done: int
+    predicted_seconds_left: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobRecord:
+    """One attempt at a chunk, and its job."""
+
+    layer: str
+    chunk: int
+    num_rows: int
+    attempt: int
+    tag: str
+    state: str
+    """intent, posted, done, failed, cancelled, released."""
+    job_id: str | None
+    predicted_seconds: float | None
+    reserved_seconds: int
+    """Its cap."""
+    usage_seconds: float | None
+    """Real QPU time; None: not known yet."""
+    error: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStatus:
+    """What the ledger says of a run."""
+
+    run: str
+    run_id: str
+    state: str
+    """`done`: every value is there; `failed`: a chunk failed for good; `cancelled`; `pending`:
+    jobs are under way; `unfinished`: something is still to be sent."""
+    created: str
+    """ISO 8601, UTC."""
+    backend: str | None
+    mode: str | None
+    cancel_reason: str | None
+    layers: tuple[LayerStatus, ...]
+    jobs: tuple[JobRecord, ...]
+    duplicates: tuple[str, ...]
+    """Jobs beyond those that count."""
+    max_qpu_seconds: float | None
+    reserved_seconds: float
+    used_seconds: float
+    left_seconds: float | None
+    usage_over_forecast: float | None
+    """Of all jobs whose usage is known; None: of none, or the forecast is not."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def run_status(ledger: Ledger, run: Run) -> RunStatus:
+    """What the ledger says of a run."""
+    about = run.settings.get("about")
+    pixels = about.get("pixels", {}) if isinstance(about, Mapping) else {}
+    chunks = {chunk.id: chunk for chunk in ledger.chunks(run.id)}
+    jobs = tuple(_job(attempt, chunks[attempt.chunk_id]) for attempt in ledger.attempts(run.id))
+    layers = tuple(
+        LayerStatus(
+            layer=found.layer,
+            num_blocks=found.num_blocks,
+            num_pixels=found.num_positions,
+            num_pixels_expected=pixels.get(found.layer),
+            num_chunks={str(state): count for state, count in found.num_chunks.items()},
+            num_rows=found.num_rows,
+            num_rows_done=found.num_rows_done,
+            predicted_seconds_left=found.predicted_seconds_left,
+        )
+        for found in ledger.progress(run.id)
+    )
+    budget = ledger.budget(run.id)
+    return RunStatus(
+        run=run.name,
+        run_id=run.id,
+        state=_state(run, layers, pixels),
+        created=datetime.fromtimestamp(run.created_at, UTC).isoformat(timespec="seconds"),
+        backend=run.settings.get("backend"),
+        mode=run.settings.get("mode"),
+        cancel_reason=run.cancel_reason,
+        layers=layers,
+        jobs=jobs,
+        duplicates=tuple(duplicate.job_id for duplicate in ledger.duplicates(run.id)),
+        max_qpu_seconds=budget.max_qpu_seconds,
+        reserved_seconds=budget.reserved_seconds,
+        used_seconds=budget.used_seconds,
+        left_seconds=budget.left_seconds,
+        usage_over_forecast=_ratio(jobs),
+    )
+
+
+def _job(attempt: Attempt, chunk: Chunk) -> JobRecord:
+    return JobRecord(
+        layer=chunk.layer,
+        chunk=chunk.id,
+        num_rows=chunk.num_rows,
+        attempt=attempt.number,
+        tag=attempt.tag,
+        state=str(attempt.state),
+        job_id=attempt.job_id,
+        predicted_seconds=chunk.predicted_seconds,
+        reserved_seconds=attempt.reserved_seconds,
+        usage_seconds=attempt.usage_seconds,
+        error=attempt.error,
+    )
+
+
+def _state(run: Run, layers: tuple[LayerStatus, ...], pixels: Mapping[str, int]) -> str:
+    def count(state: ChunkState) -> int:
+        return sum(layer.num_chunks[state] for layer in layers)
+
+    reached = {layer.layer: layer.num_pixels for layer in layers}
+    is_over = bool(pixels) and all(reached.get(name, 0) >= n for name, n in pixels.items())
+    if is_over and not any(count(s) for s in ChunkState if s != ChunkState.DONE):
+        return "done"
+    if run.cancelled_at is not None:
+        return "cancelled"
+    if count(ChunkState.FAILED):
+        return "failed"
+    return "pending" if count(ChunkState.OPEN) else "unfinished"
+
+
+def _ratio(jobs: tuple[JobRecord, ...]) -> float | None:
+    """A local job has a usage of zero: no device, no comparison."""
+    known = [
+        (job.usage_seconds, job.predicted_seconds)
+        for job in jobs
+        if job.state == AttemptState.DONE and job.usage_seconds and job.predicted_seconds
+    ]
+    if not known:
+        return None
+    return math.fsum(used for used, _ in known) / math.fsum(told for _, told in known)

@@ -1,0 +1,608 @@
+"""`qpc run` and the batch script against the stand-in (real client), a snapshot and aer."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+import qpc_qiskit
+from hardware_runs import checkpoint_runs, driving
+from hardware_runs.ledger import AttemptState, Ledger
+from hardware_runs.runlog import log_path, run_log, without_secrets
+from hardware_runs.standin import Fault, Remote, Rules, Standin
+from hardware_runs.standin.service import TOKEN
+from hardware_runs.submit import app as script
+from qpc_qiskit import QuantumPointwiseConv2d
+from qpc_qiskit.checkpoint import make_record, save
+from qpc_qiskit.cli import app
+from qpc_qiskit.execution.service import IBMJobs
+from qpc_qiskit.nets import ImageClassifier, NetConfig, build_net
+from qpc_qiskit.options import DataSource
+
+TINY = (
+    "--train-images=60", "--test-images=20", "--width=4", "--quantum-channels=4", "--num-layers=1",
+)  # fmt: skip
+HOURS = 7200
+
+
+def call(app, *arguments, exit_code=0):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == exit_code, result.output + repr(result.exception)
+    return result
+
+
+def qpc(*arguments, exit_code=0):
+    return call(app, *arguments, exit_code=exit_code)
+
+
+def run(*arguments, exit_code=0):
+    return qpc("run", *arguments, exit_code=exit_code)
+
+
+def answer(*arguments, exit_code=0):
+    return json.loads(run(*arguments, "--json", exit_code=exit_code).stdout)
+
+
+def failing(*arguments, exit_code):
+    """The last line that a failing command says."""
+    result = run(*arguments, exit_code=exit_code)
+    assert result.stdout == ""
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("qpc: ")
+    return last
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "digits"
+    qpc("train", *TINY, "--epochs=1", "--seed=3", "--out", folder)
+    return folder
+
+
+@pytest.fixture
+def model(trained, tmp_path):
+    return Path(shutil.copytree(trained, tmp_path / "model"))
+
+
+@pytest.fixture
+def ledger(tmp_path, monkeypatch):
+    path = tmp_path / "runs" / "ledger.sqlite"
+    monkeypatch.setenv("QPC_LEDGER", str(path))
+    return path
+
+
+@pytest.fixture
+def standin():
+    with Standin(Rules(noisy=False, queue_seconds=HOURS)) as found:
+        yield found
+    assert found.errors == []
+
+
+ON_IBM = ("--backend=ibm_manila", "--images=4", "--shots=64", "--run=first")
+ALLOWED = (*ON_IBM, "--max-qpu-seconds=60")
+ON_FAKE = ("--backend=fake_manila", "--images=3", "--shots=64", "--run=first", "--seed=1")
+
+
+# plan
+
+
+def test_plan(model):
+    text = run("plan", model, "--backend=fake_fez", "--images=8", "--shots=1024", "--rate=2").stdout
+    assert text.startswith("fake_fez: 8 images, ")
+    assert "circuit executions of 256 rows, 1,024 shots each, in 1 job; about " in text
+    assert "layers.pointwise: on qubits " in text
+    assert "- None of this was verified on a device." in text
+    assert "What if (scaled from this plan):" in text
+    assert "2x2 pooled" in text
+
+
+def test_plan_with_json(model):
+    arguments = ("plan", model, "--backend=fake_manila", "--images=4", "--shots=64")
+    found = answer(*arguments, "--max-qpu-seconds=1", "--resilience=1", "--mode=batch")
+    assert (found["num_rows"], found["num_jobs"], found["mode"]) == (128, 1, "batch")
+    assert found["is_within_budget"] is False
+    assert found["cost"] is None
+    assert "MORE THAN the budget of 1 s" in run(*arguments, "--max-qpu-seconds=1").stdout
+
+
+def test_plan_on_aer(model):
+    text = run("plan", model, "--backend=aer", "--images=2").stdout
+    assert "exact values" in text
+    assert "aer is a simulator: it has no QPU time and no price." in text
+    assert "What if" not in text
+
+
+def test_plan_for_a_device_sends_nothing(model, standin):
+    found = answer("plan", model, "--backend=ibm_manila", "--images=4", "--shots=64", "--rate=1")
+    assert found["cost"] == found["qpu_seconds"] > 2
+    assert standin.records()["jobs"] == []
+
+
+# submit, status, collect
+
+
+def test_from_submit_to_score(model, ledger, standin):
+    result = run("submit", model, *ALLOWED, exit_code=75)
+    assert result.stderr.startswith("ibm_manila: 4 images, ")
+    assert "(within the budget of 60 s)" in result.stderr
+    assert "first: results are pending; 0 jobs done, 1 under way, 0 still to be" in result.stdout
+    assert "Go on with: qpc run collect first" in result.stdout
+
+    text = run("status", "first").stdout
+    assert text.startswith("first: pending; ibm_manila, mode job, begun ")
+    found = answer("status", "first")
+    (layer,), (job,) = found["layers"], found["jobs"]
+    assert (layer["num_pixels"], layer["num_pixels_expected"]) == (64, 64)
+    assert layer["num_chunks"] == {"unsent": 0, "open": 1, "done": 0, "failed": 0}
+    (posted,) = standin.records()["jobs"]
+    assert (job["job_id"], job["state"], job["attempt"]) == (posted["job_id"], "posted", 1)
+    assert found["reserved_seconds"] == job["reserved_seconds"] >= 1.5 * job["predicted_seconds"]
+
+    assert answer("collect", "first", exit_code=75)["jobs_open"] == 1
+    standin.advance(HOURS)
+    done = subprocess.run(
+        [sys.executable, "-c", "from qpc_qiskit.cli import main; main()", "run", "collect", "first",
+         "--json"],
+        capture_output=True, text=True, check=True, cwd=ledger.parent, env=environment(),
+    )  # fmt: skip
+    found = json.loads(done.stdout)
+    assert (found["state"], found["images"], found["jobs"]) == ("done", 4, 1)
+    assert found["shots"] == 64
+    assert found["used_qpu_seconds"] == pytest.approx(found["predicted_qpu_seconds"], rel=0.01)
+    text = run("collect", "first").stdout  # from the ledger alone
+    assert text.startswith("first on ibm_manila: accuracy ")
+    assert "% of the predictions agree" in text
+    assert "s of QPU time" in text
+    assert len(standin.records()["jobs"]) == 1
+    status = run("status", "first").stdout
+    assert status.startswith("first: done; ")
+    assert "jobs used 1.00 times their forecast" in status
+
+
+def environment():
+    return {**os.environ, "PYTHONPATH": str(Path(qpc_qiskit.__file__).parents[1])}
+
+
+def test_the_same_line_again_sends_nothing_twice(model, ledger, standin):
+    run("submit", model, *ALLOWED, exit_code=75)
+    again = run("submit", model, *ALLOWED, exit_code=75)
+    assert again.stderr == ""
+    assert len(standin.records()["jobs"]) == 1
+
+
+@pytest.mark.parametrize("mode", ["batch", "session"])
+def test_wait_in_a_batch_and_a_session(model, ledger, standin, mode, monkeypatch):
+    monkeypatch.setattr(driving, "_sleep", lambda seconds, check: standin.advance(HOURS))
+    found = answer(
+        "submit", model, *ON_IBM, "--max-qpu-seconds=60", f"--mode={mode}", "--batch-size=2",
+        "--wait",
+    )  # fmt: skip
+    assert (found["state"], found["jobs"]) == ("done", 2)
+    (session,) = standin.records()["sessions"]
+    assert {job["session_id"] for job in standin.records()["jobs"]} == {session["session_id"]}
+
+
+def test_on_a_snapshot_and_on_aer(model, ledger):
+    found = answer("submit", model, *ON_FAKE)
+    assert (found["state"], found["backend"], found["used_qpu_seconds"]) == (
+        "done", "fake_manila", 0,
+    )  # fmt: skip
+    assert answer("collect", "first") == found
+    exact = answer("submit", model, "--backend=aer", "--images=3", "--run=second")
+    assert exact["max_logit_difference"] < 1e-4
+    assert exact["shots"] is None
+    assert exact["agreement"] == 1
+    listed = answer("list")
+    assert [(r["run"], r["state"]) for r in listed["runs"]] == [
+        ("first", "done"), ("second", "done"),
+    ]  # fmt: skip
+    lines = run("list").stdout.splitlines()
+    assert lines[1].split()[:4] == ["first", "done", "fake_manila", "job"]
+
+
+def test_evaluate_and_run_agree(model, ledger):
+    ran = answer("submit", model, "--backend=aer", "--images=5", "--run=aer")
+    result = qpc("evaluate", model, "--images=5", "--json")
+    evaluated = json.loads(result.stdout)
+    assert ran["accuracy"] == evaluated["accuracy"]
+    assert ran["loss"] == pytest.approx(evaluated["loss"], rel=1e-5)
+
+
+def test_other_data_are_told(model, ledger):
+    text = run("submit", model, "--backend=aer", "--images=2", "--data=digits", "--run=x").stdout
+    assert "not the data that the network was trained and tested on" in text
+
+
+def test_later_layers_continue_by_themselves(tmp_path, standin, generator):
+    """Two quantum layers: the second is sent when the first has come back."""
+    config = NetConfig(in_channels=1, image_size=4, num_classes=3, width=4)
+    layers = nn.Sequential(
+        nn.Conv2d(1, 4, 3),
+        QuantumPointwiseConv2d(4, 4, num_layers=1, generator=generator),
+        nn.ReLU(),
+        QuantumPointwiseConv2d(4, 2, num_layers=1, generator=generator),
+        nn.Flatten(),
+        nn.Linear(8, 3),
+    )
+    network = ImageClassifier(config, layers).eval()
+    images = torch.rand(2, 1, 4, 4, generator=generator)
+    task = checkpoint_runs.Task(
+        checkpoint="", checkpoint_sha256="", data=DataSource().model_dump(), data_sha256="",
+        num_images=2, batch_size=1, loss="cross-entropy", pixels={"layers.1": 8, "layers.3": 8},
+        is_training_data=True,
+    )  # fmt: skip
+    work = checkpoint_runs.Work(task, network, images, torch.tensor([0, 1]))
+    settings = checkpoint_runs.Settings(backend="ibm_manila", shots=2000, max_qpu_seconds=500)
+    told = []
+    with Ledger(tmp_path / "ledger.sqlite") as book:
+        engine = checkpoint_runs.begin(book, "two", work, settings, "ibm_manila")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(driving, "_sleep", lambda seconds, check: standin.advance(HOURS))
+            found = driving.finish(engine, work, wait=True, on_poll=told.append)
+    assert (found["state"], found["jobs"]) == ("done", 4)
+    assert found["max_logit_difference"] < 0.3
+    assert told[0] == "layers.1: 0 of 2 jobs done"
+    assert told[-1] == "layers.1: 2 of 2 jobs done, layers.3: 0 of 2 jobs done"
+
+
+# cancel
+
+
+def test_cancel_and_resume(model, ledger, standin):
+    run("submit", model, *ALLOWED, "--mode=batch", exit_code=75)
+    text = run("cancel", "first").stdout
+    assert text.startswith("first: cancelled; nothing more is sent")
+    (job,) = standin.records()["jobs"]
+    assert f"cancelled at the service: {job['job_id']}" in text
+    assert answer("status", "first")["state"] == "cancelled"
+    message = failing("collect", "first", exit_code=1)
+    assert "was cancelled. `qpc run resume first --again` lets it be sent again." in message
+    assert "was cancelled" in failing("submit", model, *ALLOWED, "--mode=batch", exit_code=1)
+    assert len(standin.records()["jobs"]) == 1
+    assert answer("resume", "first", "--again", exit_code=75)["jobs_open"] == 1
+    standin.advance(HOURS)
+    assert answer("resume", "first")["state"] == "done"
+    states = [job["state"] for job in answer("status", "first")["jobs"]]
+    assert states == ["cancelled", "done"]
+    assert len(standin.records()["jobs"]) == 2
+
+
+def test_what_cannot_be_cancelled_is_kept(model, ledger, standin):
+    run("submit", model, *ALLOWED, exit_code=75)
+    standin.advance(HOURS)
+    found = answer("cancel", "first")
+    (job,) = standin.records()["jobs"]
+    assert (found["cancelled"], found["not_cancelled"]) == ([], [job["job_id"]])
+    assert answer("collect", "first")["state"] == "done"
+
+
+def test_cancel_what_may_have_been_accepted(model, ledger, standin):
+    """The answer to the POST was lost: the job is found by its tag, as soon as it is listed."""
+    for fault in (Fault("cut_after"), Fault("lag", seconds=600, times=None)):
+        standin.add_fault(fault)
+    run("submit", model, *ALLOWED, exit_code=75)
+    found = answer("cancel", "first")
+    (job,) = standin.records()["jobs"]
+    assert found["cancelled"] == []
+    assert found["unclear"] == job["tags"]
+    text = run("cancel", "first").stdout
+    assert f"not found at the service, look again: {job['tags'][0]}" in text
+    standin.clear_faults()
+    assert answer("cancel", "first")["cancelled"] == [job["job_id"]]
+    assert answer("cancel", "first")["cancelled"] == []  # there is nothing left to do
+
+
+def test_cancel_without_the_service(model, ledger, standin, monkeypatch):
+    run("submit", model, *ALLOWED, exit_code=75)
+    with monkeypatch.context() as patch:
+        patch.setenv("QISKIT_IBM_TOKEN", "wrong" * 9)
+        found = answer("cancel", "first", exit_code=1)
+    assert "No access to ibm_manila" in found["problem"]
+    assert len(found["not_cancelled"]) == 1
+    assert len(answer("cancel", "first")["cancelled"]) == 1  # once more
+
+
+# what goes wrong
+
+
+def test_a_device_needs_permission(model, ledger, standin):
+    message = failing("submit", model, *ON_IBM, exit_code=2)
+    assert "a real device needs --max-qpu-seconds, or --yes for any time" in message
+    message = failing("submit", model, *ON_IBM, "--max-qpu-seconds=2", exit_code=1)
+    assert "are predicted, and the budget is 2 s" in message
+    assert standin.records()["jobs"] == []
+    assert answer("list")["runs"] == []
+    run("submit", model, *ON_IBM, "--yes", exit_code=75)
+
+
+def test_a_tight_budget_waits_for_what_is_under_way(model, ledger, standin, monkeypatch):
+    """Two jobs of about 4 s with caps of 7 s each: the second waits for the first one's usage."""
+    plan = answer("plan", model, "--backend=ibm_manila", "--images=4", "--shots=64",
+                  "--batch-size=2")  # fmt: skip
+    assert plan["num_jobs"] == 2
+    budget = plan["reserved_seconds"] - 1
+    assert plan["qpu_seconds"] < budget
+    arguments = (*ON_IBM, f"--max-qpu-seconds={budget}", "--batch-size=2")
+    found = answer("submit", model, *arguments, exit_code=75)
+    assert "would exceed" in found["message"] or "budget" in found["message"]
+    assert len(standin.records()["jobs"]) == 1
+    monkeypatch.setattr(driving, "_sleep", lambda seconds, check: standin.advance(HOURS))
+    assert answer("collect", "first", "--wait")["jobs"] == 2
+
+
+def test_a_new_budget(model, ledger, standin):
+    run("submit", model, *ALLOWED, exit_code=75)
+    run("collect", "first", "--max-qpu-seconds=90", exit_code=75)
+    assert answer("status", "first")["max_qpu_seconds"] == 90
+
+
+def test_a_name_that_is_taken(model, ledger):
+    run("submit", model, *ON_FAKE)
+    message = failing("submit", model, *ON_FAKE, "--shots=32", "--images=2", exit_code=1)
+    assert "(shots: begun with 64, now 32; images: begun with 3, now 2)" in message
+
+
+def test_another_checkpoint(model, ledger, standin, tmp_path):
+    run("submit", model, *ALLOWED, exit_code=75)
+    moved = model.rename(tmp_path / "elsewhere")
+    assert "found none" in failing("collect", "first", exit_code=1)
+    run("collect", "first", "--model", moved, exit_code=75)
+    network, record = checkpoint_runs.load(moved)
+    with torch.no_grad():
+        network.layers.pointwise.weight += 0.1
+    save(model, network, make_record(network, record.data))
+    message = failing("collect", "first", exit_code=1)
+    assert "Run 'first' was begun with another checkpoint than is in" in message
+    assert len(standin.records()["jobs"]) == 1
+
+
+def test_a_job_that_fails_for_good(model, ledger, standin):
+    run("submit", model, *ALLOWED, exit_code=75)
+    for _ in range(3):
+        (*_, job) = standin.records()["jobs"]
+        standin.cancel_job(job["job_id"])
+        result = CliRunner().invoke(app, ["run", "collect", "first"])
+    assert result.exit_code == 1
+    message = failing("collect", "first", exit_code=1)
+    assert f"job {job['job_id']} failed in attempt 3" in message
+    assert "`qpc run resume first --again` pays for another attempt" in message
+    assert answer("status", "first")["state"] == "failed"
+    run("resume", "first", "--again", exit_code=75)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (["plan", "--backend=fake_trino"], "Did you mean fake_torino"),
+        (["plan", "--backend=aer", "--rate=1"], "--rate has no effect on aer"),
+        (["plan", "--backend=fake_fez", "--mode=lot"], "--mode must be one of job, batch, session"),
+        (["submit", *ON_FAKE, "--backend=fake_trino"], "Did you mean fake_torino"),
+        (["submit", *ON_FAKE, "--backend=ibm_fez"], "--seed has no effect on a real device"),
+        (["submit", *ON_FAKE, "--run=a/b"], "--run must be a name of letters"),
+        (["submit", "--backend=aer", "--run=x", "--seed=1"], "--seed has no effect on exact"),
+        (["submit", "--backend=aer", "--run=x", "--max-qpu-seconds=1"], "has no effect on aer"),
+        (["submit", *ON_FAKE, "--max-qpu-seconds=nan"], "must be a number above 0; got nan"),
+        (["submit", *ON_IBM, "--mode=session", "--yes"], "it needs --max-qpu-seconds"),
+        (["submit", "--backend=aer", "--run=x", "--mode=batch"], "--mode has no effect on Aer"),
+        (["submit", *ON_FAKE, "--data-dir=x"], "--data-dir needs --data"),
+        (["submit", *ON_FAKE, "--data=mnist"], "--data: Input should be 'digits'"),
+    ],
+)
+def test_wrong_usage(model, ledger, arguments, match):
+    command, *rest = arguments
+    assert match in failing(command, model, *rest, exit_code=2)
+    assert not ledger.exists()
+
+
+def test_ledgers_that_cannot_be_read(ledger, tmp_path, model):
+    assert "there is none. Plan a run, or check the path." in failing("list", exit_code=1)
+    assert "there is none" in failing("collect", "first", exit_code=1)
+    ledger.parent.mkdir()
+    ledger.write_text("no ledger, but some text that is long enough to be taken for a header\n" * 9)
+    assert "it is damaged, or no ledger at all" in failing("status", "first", exit_code=1)
+    message = failing("submit", model, *ON_FAKE, f"--ledger={tmp_path}", exit_code=1)
+    assert "expected a file, found a folder" in message
+
+
+def test_unknown_runs(model, ledger):
+    run("submit", model, *ON_FAKE)
+    for command in ("status", "collect", "resume", "cancel"):
+        message = failing(command, "second", exit_code=1)
+        assert "it has no run 'second'; it has 'first'" in message
+
+
+def test_networks_without_a_quantum_layer(tmp_path, ledger):
+    twin = build_net(NetConfig(name="small-classical"))
+    save(tmp_path / "twin", twin, make_record(twin))
+    message = failing("submit", tmp_path / "twin", *ON_FAKE, exit_code=1)
+    assert "has no quantum layer: there is nothing to send" in message
+
+
+def test_runs_of_a_script_of_ones_own(ledger):
+    with Ledger(ledger) as book:
+        book.create_run("own", {"backend": "aer"}, now=1.0)
+    assert "begun by `qpc run submit`" in failing("collect", "own", exit_code=1)
+    assert answer("status", "own")["layers"] == []
+
+
+# interrupts
+
+
+def test_an_interrupt_while_jobs_are_sent(model, ledger, standin, monkeypatch):
+    """The job that is being sent is recorded; the next one is not sent."""
+    send = IBMJobs.send
+
+    def interrupted(self, *arguments, **options):
+        signal.raise_signal(signal.SIGTERM)
+        return send(self, *arguments, **options)
+
+    arguments = ("submit", model, *ALLOWED, "--batch-size=1")
+    with monkeypatch.context() as patch:
+        patch.setattr(IBMJobs, "send", interrupted)
+        message = failing(*arguments, exit_code=130)
+    assert message == "qpc: Stopped; nothing is lost. Go on with: qpc run collect first"
+    assert len(standin.records()["jobs"]) == 1
+    with Ledger(ledger) as book:
+        states = [attempt.state for attempt in book.attempts(book.get_run("first").id)]
+    assert states == [AttemptState.POSTED]
+    assert answer("collect", "first", exit_code=75)["jobs_open"] == 4
+
+
+def test_an_interrupt_while_waiting(model, ledger, standin, monkeypatch):
+    monkeypatch.setattr(driving.time, "sleep", lambda _: signal.raise_signal(signal.SIGINT))
+    assert "Stopped" in failing("submit", model, *ALLOWED, "--wait", exit_code=130)
+    assert answer("status", "first")["state"] == "pending"
+
+
+def test_an_unclear_post_is_cleared_up_by_the_next_process(model, ledger, standin):
+    """The connection is cut after the POST was accepted: the job is found by its tag."""
+    standin.add_fault(Fault("cut_after"))
+    run("submit", model, *ALLOWED, exit_code=75)
+    assert [job["state"] for job in answer("status", "first")["jobs"]] == ["intent"]
+    run("collect", "first", exit_code=75)
+    assert [job["state"] for job in answer("status", "first")["jobs"]] == ["posted"]
+    standin.advance(HOURS)
+    assert answer("collect", "first")["jobs"] == 1
+    assert len(standin.records()["jobs"]) == 1
+
+
+# the log, and secrets
+
+
+def test_no_token_anywhere(model, ledger, standin, monkeypatch):
+    said = run("submit", model, *ALLOWED, exit_code=75).output
+    wrong = "wrong-" + "1" * 38
+    with monkeypatch.context() as patch:
+        patch.setenv("QISKIT_IBM_TOKEN", wrong)
+        said += run("collect", "first", exit_code=1).output
+    standin.advance(HOURS)
+    said += run("collect", "first").output + run("status", "first").output
+    files = list(ledger.parent.iterdir())
+    assert {file.name for file in files} == {"ledger.sqlite", "first.log.jsonl"}
+    for file in files:
+        assert file.stat().st_mode & 0o77 == 0
+        for token in (TOKEN, wrong):
+            assert token.encode() not in file.read_bytes()
+            assert token not in said
+    lines = [
+        json.loads(line) for line in (ledger.parent / "first.log.jsonl").read_text().splitlines()
+    ]
+    events = [line["event"] for line in lines]
+    assert events[:2] == ["planned", "opened"]
+    assert events[-1] == "done"
+    assert "pending" in events
+    assert {line["run"] for line in lines} == {"first"}
+
+
+def test_secrets_are_blotted_out(monkeypatch):
+    monkeypatch.setenv("QISKIT_IBM_TOKEN", "abcdefghijkl")
+    text = 'key abcdefghijkl, "Authorization": "Bearer eyJh.bGci_x-y", apikey: 0123456789'
+    assert without_secrets(text) == 'key ***, "Authorization": "Bearer ***", apikey: ***'
+    assert without_secrets("the token is wrong") == "the token is wrong"
+
+
+def test_where_logs_lie(tmp_path):
+    assert log_path(tmp_path / "a.sqlite", "x") == tmp_path / "x.log.jsonl"
+    assert log_path("sqlite:////data/a.sqlite", "x") == Path("/data/x.log.jsonl")
+    assert log_path("postgresql://user:word@host/base", "x") == Path("runs/x.log.jsonl")
+    with run_log(tmp_path / "new" / "x.log.jsonl", "x"):
+        pass
+    assert (tmp_path / "new" / "x.log.jsonl").read_text() == ""
+
+
+# the script for batch queues
+
+
+def scripted(*arguments, exit_code=0):
+    return json.loads(call(script, *arguments, exit_code=exit_code).stdout)
+
+
+def test_the_script(model, ledger, standin):
+    wanted = scripted("--run=first", exit_code=1)
+    assert "there is none" in wanted["error"]
+    arguments = ("--model", model, *ALLOWED)
+    assert scripted(*arguments, exit_code=75)["state"] == "pending"
+    assert scripted("--run=first", exit_code=75)["jobs_open"] == 1
+    standin.advance(HOURS)
+    assert scripted("--run=first")["state"] == "done"
+    assert scripted(*arguments)["jobs"] == 1
+    assert len(standin.records()["jobs"]) == 1
+
+
+def test_the_script_in_a_process(model, ledger):
+    done = subprocess.run(
+        [sys.executable, "-m", "hardware_runs.submit", "--run=p", "--model", str(model),
+         "--backend=aer", "--images=2"],
+        capture_output=True, text=True, check=True, cwd=model, env=environment(),
+    )  # fmt: skip
+    assert json.loads(done.stdout)["state"] == "done"
+
+
+def test_the_script_when_it_fails(model, ledger, standin, monkeypatch):
+    found = scripted("--model", model, *ON_IBM, exit_code=2)
+    assert found["error"] == "A real device needs --max-qpu-seconds, the budget of the run."
+    found = scripted("--model", model, *ON_IBM, "--max-qpu-seconds=2", exit_code=1)
+    assert (found["state"], found["run"]) == ("failed", "first")
+    assert "There is no run 'first' yet" in scripted("--run=first", exit_code=2)["error"]
+    found = scripted("--model", model, *ON_FAKE, "--backend=fake_trino", exit_code=2)
+    assert "Did you mean fake_torino" in found["error"]
+    assert "a name of letters" in scripted("--run=a/b", exit_code=2)["error"]
+    assert "or --run alone" in scripted("--run=first", "--images=3", exit_code=2)["error"]
+    found = scripted("--model", model, *ON_FAKE, "--data=mnist", exit_code=2)
+    assert found["error"].startswith("Input should be 'digits'")
+    monkeypatch.setattr(driving.time, "sleep", lambda _: signal.raise_signal(signal.SIGTERM))
+    found = scripted("--model", model, *ALLOWED, "--wait", exit_code=130)
+    assert found == {"run": "first", "state": "interrupted"}
+    run("cancel", "first")
+    assert "was cancelled" in scripted("--run=first", exit_code=1)["error"]
+    text = " ".join(call(script, "--help").stdout.replace("│", " ").split())
+    assert "0 done; 75 results are pending" in text
+    assert "130 interrupted" in text
+
+
+# help, and the stand-in
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from qpc_qiskit.cli import app; from typer.testing import CliRunner; "
+        "call = lambda *words: CliRunner().invoke(app, [*words, '--help']).exit_code; "
+        "assert call('run') == call('run', 'submit') == call() == 0; "
+        "print([m for m in ('torch', 'qiskit', 'sqlalchemy', 'hardware_runs', 'numpy') "
+        "if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=True
+    )
+    assert done.stdout == "[]\n"
+
+
+def test_help_names_commands_and_exit_codes():
+    text = " ".join(run("--help").stdout.replace("│", " ").split())
+    for word in ("plan", "submit", "collect", "resume", "status", "list", "cancel", "75 results"):
+        assert word in text
+    assert "standin" in qpc("--help").stdout
+
+
+def test_standin():
+    assert "--posts-per-minute" in qpc("standin", "--help").stdout
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from qpc_qiskit.cli import main; main()", "standin", "--json"],
+        stdout=subprocess.PIPE, text=True, env=environment(),
+    )  # fmt: skip
+    with process:
+        try:
+            told = json.loads(process.stdout.readline())
+            assert Remote(told["url"]).records()["jobs"] == []
+        finally:
+            process.terminate()
+    assert told["environment"]["QISKIT_IBM_URL"].startswith(told["url"])
+    assert process.returncode == 0
