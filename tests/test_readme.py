@@ -46,10 +46,10 @@ def test_commands_of_the_readme_exist():
     from qpc_qiskit.cli import app
 
     text = (ROOT / "README.md").read_text()
-    calls = re.findall(r"^    qpc (\w+)(.*?)(?:#.*)?$", text, re.MULTILINE)
+    calls = re.findall(r"^    qpc (run \w+|\w+)(.*?)(?:#.*)?$", text, re.MULTILINE)
     assert len(calls) >= 5
     for command, rest in calls:
-        result = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"})
+        result = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "200"})
         assert result.exit_code == 0, command
         plain = re.sub(r"\x1b\[[0-9;]*m", "", result.output)
         for option in re.findall(r"(--?[a-z-]+)", rest):
