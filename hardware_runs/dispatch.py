@@ -334,7 +334,7 @@ class Dispatcher:
 
     def finish(self) -> None:
         """Close the batch or session of a run that has nothing left to send or to wait for."""
-        states = [state for state in ChunkState if state != ChunkState.DONE]
+        states = [ChunkState.UNSENT, ChunkState.OPEN]
         if self.service.is_local or self.ledger.chunks(self.run.id, states=states):
             return
         for session in self.ledger.sessions(self.run.id):

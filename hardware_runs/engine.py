@@ -111,7 +111,7 @@ class DurableEngine(Engine):
 
     def __exit__(self, *exception: object) -> None:
         self.dispatcher.leave()
-        if exception[:1] == (None,):
+        if exception[:1] in ((None,), (JobFailed,)):
             self.dispatcher.finish()
         self._estimator.close()
         self.dispatcher.leave()

@@ -1,0 +1,156 @@
+"""Durable runs for tests: a network of two quantum layers, processes that end, effects watched."""
+
+import torch
+from torch import nn
+
+from hardware_runs import Rules, durable
+from hardware_runs.ledger import ChunkState, Ledger
+from qpc_qiskit import QuantumPointwiseConv2d, use_engine
+from qpc_qiskit.errors import ResultsPending
+
+START = 1_800_000_000.0
+LEASE = 600.0
+RULES = Rules(lease_seconds=LEASE, posts_per_minute=100)
+"""Tests that are about neither need not move the clock for them."""
+LEDGER_EFFECTS = (
+    *("create_run", "add_revision", "put_layer", "freeze_block", "claim_intent", "begin_post"),
+    *("note_empty_lookup", "take_over", "drop_lease", "release_intent", "record_job"),
+    *("note_duplicates", "fail_attempt", "cancel_attempt", "record_usage", "store_result"),
+    *("open_session", "record_session", "close_session", "note_duplicate_cancelled"),
+    *("cancel_run", "resume_run", "move_unsent_chunks", "retry_failed_chunks", "renew_lease"),
+)
+SERVICE_EFFECTS = ("send", "cancel", "open_session", "close_session")
+READS = ("status", "result", "find", "results", "attempts", "chunks", "sessions", "blocks")
+
+
+def network(seed=0, width=4):
+    """Two quantum layers with a ReLU between them, and a linear one."""
+    generator = torch.Generator().manual_seed(seed)
+    head = nn.Linear(3, 2)
+    nn.init.normal_(head.weight, generator=generator)
+    nn.init.zeros_(head.bias)
+    return nn.Sequential(
+        QuantumPointwiseConv2d(4, width, generator=generator),
+        nn.ReLU(),
+        QuantumPointwiseConv2d(width, 3, generator=generator),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        head,
+    ).eval()
+
+
+def images(number=2, seed=1, size=1):
+    """(number, 4, size, size)."""
+    return torch.randn(number, 4, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+class Clock:
+    """Seconds since the epoch that only tests move, together with the stand-in's."""
+
+    def __init__(self, standin=None, now=START):
+        self.now, self.standin = now, standin
+
+    def __call__(self):
+        return self.now
+
+    def advance(self, seconds):
+        self.now += seconds
+        if self.standin is not None:
+            self.standin.advance(seconds)
+
+
+def watch(thing, names, after, before=lambda name: None):
+    """Have `before` and `after` told of each call of these methods of an object."""
+    for name in names:
+        if hasattr(thing, name):
+            setattr(thing, name, _watched(getattr(thing, name), name, before, after))
+
+
+def _watched(method, name, before, after):
+    def call(*arguments, **named):
+        before(name)
+        found = method(*arguments, **named)
+        after(name)
+        return found
+
+    return call
+
+
+class Script:
+    """A user's script: each `once` is a new process, as far as objects go.
+
+    Args:
+        path: of the ledger.
+        backend: a name, or one of the stand-in's.
+        clock: a `Clock`.
+        model: the network; `network()` by default.
+        given: to `durable`.
+    """
+
+    def __init__(self, path, backend="ibm_manila", clock=None, model=None, name="run", **given):
+        self.path, self.backend, self.name = path, backend, name
+        self.clock = clock or Clock()
+        self.model = model or network()
+        self.given = {"rules": RULES, **given}
+
+    def engine(self, ledger=None, **given):
+        """A new engine of the run."""
+        return durable(
+            ledger or self.path,
+            self.name,
+            self.backend,
+            clock=self.clock,
+            sleep=self.clock.advance,
+            **{**self.given, **given},
+        )
+
+    def once(self, x, size=1, ledger=None, **given):
+        """Logits of the images, in batches of some size.
+
+        Raises:
+            ResultsPending: not yet.
+        """
+        with (
+            self.engine(ledger, **given) as engine,
+            torch.no_grad(),
+            use_engine(self.model, engine),
+        ):
+            return torch.cat(engine.map(self.model, x.split(size)))
+
+    def finish(self, x, size=1, step=61.0, limit=40, **given):
+        """Run the script again and again, as time goes by, until it is done."""
+        for _ in range(limit):
+            try:
+                return self.once(x, size, **given)
+            except ResultsPending as error:
+                last = error
+                self.clock.advance(step)
+        raise last
+
+    def ledger(self):
+        """The ledger and the run's id."""
+        ledger = Ledger(self.path)
+        return ledger, ledger.get_run(self.name).id
+
+
+def check_paid_once(script, standin, duplicates=0, failed=0):
+    """Every chunk is done by one job that counts, and the books balance."""
+    ledger, run_id = script.ledger()
+    jobs = [
+        job
+        for job in standin.records()["jobs"]
+        if any(tag.startswith(f"qpc-{run_id.replace('-', '')[:12]}-") for tag in job["tags"])
+    ]
+    chunks = ledger.chunks(run_id)
+    assert {chunk.state for chunk in chunks} == {ChunkState.DONE}
+    assert len(jobs) == len(chunks) + duplicates + failed
+    kept = {attempt.job_id: attempt for attempt in ledger.attempts(run_id) if attempt.job_id}
+    extra = {duplicate.job_id for duplicate in ledger.duplicates(run_id)}
+    assert len(extra) == duplicates
+    assert kept.keys() | extra == {job["job_id"] for job in jobs}
+    used = sum(job["usage_seconds"] for job in jobs)
+    budget = ledger.budget(run_id)
+    if not any(attempt.is_billed_by_session for attempt in kept.values()):
+        assert abs(budget.used_seconds - used) < 1e-6
+        assert budget.reserved_seconds == 0
+    return jobs
