@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from hardware_runs.dispatch import POSTS_PER_MINUTE
 from qpc_qiskit.execution.forecast import SECONDS_PER_JOB
+from qpc_qiskit.execution.opening import AER
 
 if TYPE_CHECKING:
     from hardware_runs.plan import LayerPlan, RunPlan
@@ -24,7 +25,9 @@ def assumptions(plan: RunPlan, estimator: EstimatorEngine, margin: float) -> Ite
     """
     about = estimator.destination.about
     grid = estimator.dedupe_grid
-    if grid is not None:
+    if grid is None:
+        yield "Every pixel is run on its own, as asked for (--no-dedupe)."
+    else:
         yield (
             "Pixels of one call whose directions agree on a grid of 2^"
             f"{math.log2(grid):.0f} are run once; a call has {plan.batch_size} images at most."
@@ -34,7 +37,9 @@ def assumptions(plan: RunPlan, estimator: EstimatorEngine, margin: float) -> Ite
             f"Rows of {', '.join(layer.name for layer in plan.layers[1:])} follow from exact "
             "values of the layers before; values of a device differ, so fewer of them merge."
         )
-    if plan.backend == "aer":
+    if plan.backend == AER:
+        if plan.qpu_seconds is not None:
+            yield f"The QPU time told is what {plan.noise} itself would take."
         yield "aer is a simulator: it has no QPU time and no price."
         return
     first = plan.layers[0]

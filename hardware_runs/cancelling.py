@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from hardware_runs.checkpoint_runs import reopen
 from hardware_runs.ledger import AttemptState, ChunkState, Ledger, Run
 from hardware_runs.status import run_status
-from qpc_qiskit.errors import BackendError, FetchError
+from qpc_qiskit.errors import BackendError, FetchError, LedgerError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ def cancel(
         waiting = tuple(job.job_id for job in jobs)
         tags = tuple(intent.tag for intent in intents)
         return Cancelled(cancelled=(), not_cancelled=waiting, unclear=tags, problem=str(error))
-    service = engine.dispatcher.service
+    service, collector = engine.dispatcher.service, engine.dispatcher.collector
     unclear = []
     for intent in intents:
         found: list[str] = []
@@ -55,26 +55,39 @@ def cancel(
             ledger.record_job(intent, intent.owner, found[0], now=clock(), duplicates=found[1:])
         elif not service.is_local:
             unclear.append(intent.tag)
-    done: list[str] = []
-    left: list[str] = []
-    for job in ledger.jobs_to_cancel(run.id):
-        if not service.cancel(job.job_id):
-            left.append(job.job_id)
-            continue
-        usage = None  # its cap stays held back
-        with suppress(FetchError):
-            usage = service.status(job.job_id).usage_seconds
-        if job.is_duplicate:
-            ledger.note_duplicate_cancelled(run.id, job.job_id, now=clock(), usage_seconds=usage)
-        else:
-            ledger.cancel_attempt(job.attempt, usage_seconds=usage, now=clock(), error=reason)
-        done.append(job.job_id)
+    done, left = collector.cancel_unwanted()
     for session in sessions:
         if session.session_id is not None:
             service.close_session(session.session_id)
         ledger.close_session(session, now=clock(), usage_seconds=None)
-    engine.dispatcher.collect()  # what was done before it could be cancelled
+    collector.collect()  # what was done before it could be cancelled
     return Cancelled(cancelled=tuple(done), not_cancelled=tuple(left), unclear=tuple(unclear))
+
+
+def give_up(
+    ledger: Ledger, run: Run, job_id: str, *, clock: Callable[[], float] = time.time
+) -> None:
+    """Wait no more for a job that can never be fetched; its chunk counts as failed.
+
+    Its cap stays taken from the budget until the service says what it has used. The chunk is sent
+    again, and paid again, only after `allow_again`.
+
+    Raises:
+        LedgerError: the run waits for no such job.
+    """
+    waiting = {a.job_id: a for a in ledger.attempts(run.id, states=[AttemptState.POSTED])}
+    if job_id not in waiting:
+        names = ", ".join(str(name) for name in waiting) or "no job"
+        raise LedgerError(
+            f"Run {run.name!r} does not wait for a job {job_id!r}; it waits for {names}."
+        )
+    ledger.fail_attempt(
+        waiting[job_id],
+        usage_seconds=None,
+        error="it was given up by the user.",
+        retry=False,
+        now=clock(),
+    )
 
 
 def allow_again(ledger: Ledger, run: Run) -> None:

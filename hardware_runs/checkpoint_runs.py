@@ -7,10 +7,9 @@ settings): which checkpoint, which images, in which batches, on which backend.
 from __future__ import annotations
 
 import hashlib
-import math
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,25 +18,28 @@ from pydantic import ValidationError
 from qiskit.providers import BackendV2
 from torch import Tensor
 
-from hardware_runs.dispatch import Rules
 from hardware_runs.engine import DurableEngine, durable
 from hardware_runs.ledger import Ledger, Run
-from hardware_runs.plan import RunPlan, make_plan, planning_engine
+from hardware_runs.plan import RunPlan, make_plan
+from hardware_runs.run_settings import Settings, UsageError, differences
+from hardware_runs.status import noise_of
+from noise_models.spec import parse_noise
 from qpc_qiskit.checkpoint import Record, load
 from qpc_qiskit.data import load_source, unit_images
+from qpc_qiskit.engines import EstimatorEngine
 from qpc_qiskit.errors import (
+    BackendError,
     CheckpointError,
     LedgerConflictError,
     LedgerError,
 )
 from qpc_qiskit.evaluation import predict
-from qpc_qiskit.execution.opening import MODES
-from qpc_qiskit.execution.pubs import shots_of
 from qpc_qiskit.nets import ImageClassifier, check_data, quantum_layers
 from qpc_qiskit.options import DataSource
 
 BATCH_SIZE = 64
-POLL_SECONDS = 10.0
+DIGEST = "sha256:"
+"""Stands in the ledger for an object that is no JSON."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """Of a run: its log is a file with this name."""
 
@@ -63,6 +65,8 @@ class Task:
     """That each quantum layer reads in the run."""
     is_training_data: bool
     """Whether the images belong to the data that the network was trained and tested on."""
+    noise: str | None = None
+    """On aer, as it was given."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,28 +85,11 @@ class Work:
             yield unit_images(batch.to(parameter.device), parameter.dtype)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Where and how a run is sent."""
-
-    backend: str
-    mode: str = "job"
-    shots: int | None = None
-    """None: the backend's default, exact on aer."""
-    resilience: int = 0
-    seed: int | None = None
-    max_qpu_seconds: float | None = None
-
-    @property
-    def is_device(self) -> bool:
-        """Whether jobs are paid."""
-        return self.backend.startswith("ibm_")
-
-
 def prepare(
     checkpoint: Path,
     *,
-    source: DataSource | None = None,
+    data: str | None = None,
+    data_dir: Path | None = None,
     num_images: int | None = None,
     batch_size: int = BATCH_SIZE,
 ) -> Work:
@@ -110,27 +97,61 @@ def prepare(
 
     Args:
         checkpoint: folder of a finished training run.
-        source: of the images; None: those of the training.
+        data: name of the data set; None: that of the training.
+        data_dir: folder with its files; None: where they were.
         num_images: a random subset, the same every time; None: all.
         batch_size: images per call of the network.
 
     Raises:
         CheckpointError: it is corrupt, has no quantum layer, or does not say which data it is for.
         DataError: the images are missing, or not those of the network.
+        ValidationError: no such data set, or a folder that has no effect.
     """
+    network, record = _load(checkpoint)
+    if data is not None:
+        source = find_source({"name": data}, data_dir)
+    elif record.data is not None and record.data.source is not None:
+        source = find_source(record.data.source.model_dump(), data_dir)
+    else:
+        raise CheckpointError(f"{checkpoint} does not say which data it is for; give --data.")
+    return _work(checkpoint, network, record, source, num_images, batch_size)
+
+
+def find_source(told: Mapping[str, Any], data_dir: Path | None) -> DataSource:
+    """Where images are.
+
+    Args:
+        told: fields of a `DataSource`.
+        data_dir: folder with its files; None: as told.
+
+    Raises:
+        ValidationError: no such data set, or a folder that has no effect.
+    """
+    moved = {} if data_dir is None else {"data_dir": str(data_dir.resolve())}
+    return DataSource.model_validate({**told, **moved})
+
+
+def _load(checkpoint: Path) -> tuple[ImageClassifier, Record]:
     network, record = load(checkpoint)
     if not quantum_layers(network):
         raise CheckpointError(f"{checkpoint} has no quantum layer: there is nothing to send.")
-    if source is None:
-        source = record.data.source if record.data else None
-    if source is None:
-        raise CheckpointError(f"{checkpoint} does not say which data it is for; give --data.")
+    return network, record
+
+
+def _work(
+    checkpoint: Path,
+    network: ImageClassifier,
+    record: Record,
+    source: DataSource,
+    num_images: int | None,
+    batch_size: int,
+) -> Work:
     data = load_source(source)
     check_data(network.config, data)
     whole = data.fingerprint()
     part = data.subset(None, num_images)
     task = Task(
-        checkpoint=str(Path(checkpoint).resolve()),
+        checkpoint=str(checkpoint.resolve()),
         checkpoint_sha256=_identity(record),
         data=source.model_dump(),
         data_sha256=whole,
@@ -143,26 +164,27 @@ def prepare(
     return Work(task, network, part.test_images, part.test_labels)
 
 
-def prepare_again(run: Run, checkpoint: Path | None = None) -> Work:
+def prepare_again(
+    run: Run, checkpoint: Path | None = None, *, data_dir: Path | None = None
+) -> Work:
     """Load what a run was begun with.
 
     Args:
         run: of the ledger.
         checkpoint: where it is now; None: where it was.
+        data_dir: where the images are now; None: where they were.
 
     Raises:
         CheckpointError: it is another checkpoint.
         LedgerError: the run was begun by something else than these commands.
         DataError: the images are missing, or others than then.
+        ValidationError: a folder that has no effect.
     """
     task = task_of(run)
     folder = Path(task.checkpoint) if checkpoint is None else checkpoint
-    found = prepare(
-        folder,
-        source=DataSource.model_validate(task.data),
-        num_images=task.num_images,
-        batch_size=task.batch_size,
-    )
+    network, record = _load(folder)
+    source = find_source(task.data, data_dir)
+    found = _work(folder, network, record, source, task.num_images, task.batch_size)
     if found.task.checkpoint_sha256 != task.checkpoint_sha256:
         raise CheckpointError(
             f"Run {run.name!r} was begun with another checkpoint than is in {folder} now: its "
@@ -193,29 +215,20 @@ def task_of(run: Run) -> Task:
         ) from error
 
 
-def find_run(ledger: Ledger, name: str) -> Run | None:
-    """A run by name; None: there is none."""
-    return next((run for run in ledger.list_runs() if run.name == name), None)
-
-
 def make_run_plan(
-    work: Work, settings: Settings, backend: str | BackendV2, *, rate: float | None = None
+    work: Work, settings: Settings, estimator: EstimatorEngine, *, rate: float | None = None
 ) -> RunPlan:
     """The plan of a run.
 
     Args:
         work: to be done.
         settings: of the run.
-        backend: that of the settings, or the backend itself, if it was found already.
+        estimator: from `planning_engine`, with these settings.
         rate: price of a second of QPU time.
 
     Raises:
-        BackendError: unknown backend, or no access to it.
-        ValueError: an option that is wrong, or has no effect on this backend.
+        BackendError: a circuit does not fit on the backend.
     """
-    estimator = planning_engine(
-        backend, mode=settings.mode, shots=settings.shots, resilience=settings.resilience
-    )
     return make_plan(
         work.network,
         work.batches(),
@@ -224,6 +237,7 @@ def make_run_plan(
         max_qpu_seconds=settings.max_qpu_seconds,
         rate=rate,
         batch_size=work.task.batch_size,
+        noise=settings.noise,
     )
 
 
@@ -247,37 +261,16 @@ def find_backend(settings: Settings) -> str | BackendV2:
     return runtime.find_backend(settings.backend)
 
 
-def check_settings(settings: Settings) -> None:
-    """Refuse settings that contradict each other or have no effect.
-
-    Raises:
-        ValueError: beginning with the name of the setting.
-    """
-    budget = settings.max_qpu_seconds
-    if settings.mode not in MODES:
-        raise ValueError(f"mode must be one of {', '.join(MODES)}; got {settings.mode!r}.")
-    if budget is not None and not 0 < budget < math.inf:
-        raise ValueError(f"max_qpu_seconds must be a number above 0; got {budget}.")
-    if budget is not None and settings.backend == "aer":
-        raise ValueError("max_qpu_seconds has no effect on aer, which is no device; leave it out.")
-    if settings.seed is not None and settings.is_device:
-        raise ValueError("seed has no effect on a real device; leave it out.")
-    if settings.seed is not None and settings.backend == "aer" and settings.shots is None:
-        raise ValueError("seed has no effect on exact values; give --shots, or leave it out.")
-    if settings.mode == "session" and settings.is_device and budget is None:
-        raise ValueError("mode session is billed by the clock: it needs --max-qpu-seconds.")
-
-
 def check_name(name: str) -> None:
     """Refuse a name that cannot be that of a file.
 
     Raises:
-        ValueError: beginning with `run`.
+        UsageError: it cannot.
     """
     if not NAME.fullmatch(name):
-        raise ValueError(
-            f"run must be a name of letters, digits and . _ - that begins with a letter or digit; "
-            f"got {name!r}."
+        raise UsageError(
+            "--run must be a name of letters, digits and . _ - that begins with a letter or "
+            f"digit; got {name!r}."
         )
 
 
@@ -296,28 +289,26 @@ def begin(
         ledger: open.
         name: of the run.
         work: to be done.
-        settings: of the run.
-        backend: that of the settings, or the backend itself.
+        settings: of the run; a budget of `math.inf` is none.
+        backend: that of the settings, or the backend itself; an old run does not need it.
         check: see `durable`.
 
     Raises:
         LedgerConflictError: there is a run with this name that was begun with something else.
     """
-    known = find_run(ledger, name)
+    known = ledger.find_run(name)
     if known is not None:
-        _check_same(known, work, settings)
-    about = asdict(work.task) if known is None else dict(known.settings["about"])
+        check_same(known, work, settings)
+        return reopen(ledger, known, max_qpu_seconds=settings.max_qpu_seconds, check=check)
     return durable(
         ledger,
         name,
         backend,
-        mode=settings.mode,
-        shots=settings.shots,
-        resilience=settings.resilience,
+        **settings.for_engine(),
         max_qpu_seconds=settings.max_qpu_seconds,
         seed=settings.seed,
         check=check,
-        about=about,
+        about=asdict(replace(work.task, noise=settings.noise)),
     )
 
 
@@ -333,10 +324,21 @@ def reopen(
     Args:
         ledger: open.
         run: of it.
-        max_qpu_seconds: a new budget; None: as before.
+        max_qpu_seconds: see `durable`.
         check: see `durable`.
+
+    Raises:
+        BackendError: no access to its backend, or it is an object that only its script has.
     """
     given = run.settings
+    engine_options = dict(given.get("engine_options", {}))
+    if str(engine_options.get("noise_model", "")).startswith(DIGEST):
+        noise = noise_of(given)
+        if noise is None or noise.startswith(DIGEST):
+            raise BackendError(
+                f"Run {run.name!r} was begun with a noise model that only its script has."
+            )
+        engine_options["noise_model"] = parse_noise(noise)
     return durable(
         ledger,
         run.name,
@@ -348,38 +350,37 @@ def reopen(
         seed=given["seed"],
         max_qpu_seconds=max_qpu_seconds,
         check=check,
-        dedupe_grid=given["dedupe_grid"],
-        rules=Rules(mode=given["mode"]),
+        **{"dedupe_grid": given["dedupe_grid"], **engine_options},
     )
 
 
-def _check_same(run: Run, work: Work, settings: Settings) -> None:
+def check_same(run: Run, work: Work, settings: Settings) -> None:
+    """Refuse to go on with a run that was begun with something else.
+
+    Raises:
+        LedgerConflictError: it was.
+        LedgerError: it was begun by something else than these commands.
+    """
     begun, now = task_of(run), work.task
-    given = run.settings
-    precision = given["precision"]
-    shots = shots_of(precision) if precision else None
     pairs = {
-        "backend": (given["backend"], settings.backend),
-        "mode": (given["mode"], settings.mode),
-        "shots": (shots, settings.shots),
-        "resilience": (given["resilience"], settings.resilience),
-        "seed": (given["seed"], settings.seed),
         "images": (begun.num_images, now.num_images),
         "batch size": (begun.batch_size, now.batch_size),
         "data": (begun.data_sha256[:12], now.data_sha256[:12]),
         "checkpoint": (begun.checkpoint_sha256[:12], now.checkpoint_sha256[:12]),
     }
     changed = [
-        f"{name}: begun with {old if old is not None else 'none'}, now "
-        f"{new if new is not None else 'none'}"
-        for name, (old, new) in pairs.items()
-        if old != new
+        *differences(run.settings, settings),
+        *((name, old, new) for name, (old, new) in pairs.items() if old != new),
     ]
     if changed:
+        told = "; ".join(
+            f"{name}: begun with {'none' if old is None else old}, now "
+            f"{'none' if new is None else new}"
+            for name, old, new in changed
+        )
         raise LedgerConflictError(
-            f"There is a run {run.name!r} that was begun with other settings "
-            f"({'; '.join(changed)}). Go on with it by `qpc run collect {run.name}`, or choose "
-            "another name."
+            f"There is a run {run.name!r} that was begun with other settings ({told}). Go on with "
+            f"it by `qpc run collect {run.name}`, or choose another name."
         )
 
 

@@ -13,15 +13,14 @@ import torch
 from torch import Tensor
 
 from hardware_runs.checkpoint_runs import Work
-from hardware_runs.engine import DurableEngine
+from hardware_runs.engine import POLL_SECONDS, DurableEngine
 from hardware_runs.ledger import ChunkState
 from hardware_runs.runlog import log
+from hardware_runs.status import noise_of, progress_line
 from qpc_qiskit.connector import use_engine
 from qpc_qiskit.errors import BudgetError, LedgerConflictError, ResultsPending
 from qpc_qiskit.evaluation import accuracy_interval, compare, predict, score
 from qpc_qiskit.interrupts import StopRequested
-
-POLL_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +45,7 @@ def advance(engine: DurableEngine, work: Work) -> Pass:
         with torch.no_grad(), use_engine(work.network, engine):
             parts = engine.map(work.network, work.batches())
     except ResultsPending:
-        problems = engine.dispatcher.problems
-        return Pass(logits=None, message=" ".join(f"{k}: {text}" for k, text in problems.items()))
+        return Pass(logits=None, message=str(engine.dispatcher.problems))
     return Pass(logits=torch.cat([part.cpu() for part in parts]))
 
 
@@ -66,28 +64,31 @@ def advance_until_done(
         work: to be done.
         sleep: waits for some seconds.
         poll_seconds: between two looks.
-        on_poll: called with what is waited for.
+        on_poll: called with what is waited for, and what stands in the way.
 
     Returns:
         The logits, (N, num_classes).
     """
-    told = ""
+    told: tuple[str, str] | None = None
     while True:
         found = advance(engine, work)
         if found.logits is not None:
             return found.logits
+        problems = found.message
         while True:
-            now = _progress(engine)
-            if now != told:
-                log("waiting", progress=now, message=found.message)
-                told = now
-            on_poll(now)
+            progress = progress_line(engine.ledger, engine.run.id)
+            if told != (progress, problems):
+                level = logging.WARNING if problems else logging.INFO
+                log("waiting", level, progress=progress, problems=problems)
+                told = progress, problems
+            on_poll("; ".join(filter(None, (progress, problems))))
             sleep(poll_seconds)
             try:
                 if engine.dispatcher.step():
                     break
             except (BudgetError, LedgerConflictError):
                 break  # `advance` tells whether that ends the run
+            problems = str(engine.dispatcher.problems)
 
 
 def report(engine: DurableEngine, work: Work, logits: Tensor) -> dict[str, Any]:
@@ -103,6 +104,7 @@ def report(engine: DurableEngine, work: Work, logits: Tensor) -> dict[str, Any]:
         "run_id": engine.run.id,
         "state": "done",
         "backend": engine.run.settings["backend"],
+        "noise": noise_of(engine.run.settings),
         "images": task.num_images,
         "accuracy": found.accuracy,
         "accuracy_interval": accuracy_interval(found.accuracy, task.num_images),
@@ -115,6 +117,7 @@ def report(engine: DurableEngine, work: Work, logits: Tensor) -> dict[str, Any]:
         "executions": sum(chunk.num_rows for chunk in chunks),
         "predicted_qpu_seconds": _total([chunk.predicted_seconds for chunk in chunks]),
         "used_qpu_seconds": budget.used_seconds,
+        "reserved_qpu_seconds": budget.reserved_seconds,
     }
 
 
@@ -135,7 +138,7 @@ def finish(
         wait: see above.
         check: called every fifth of a second of waiting; may raise to stop.
         poll_seconds: between two looks.
-        on_poll: called with what is waited for.
+        on_poll: called with what is waited for, and what stands in the way.
 
     Returns:
         Plain values: `state` is `done`, with `report`, or `pending`, with a message.
@@ -177,18 +180,9 @@ def _pending(engine: DurableEngine, message: str) -> dict[str, Any]:
         "jobs_done": sum(chunk.state == ChunkState.DONE for chunk in chunks),
         "jobs_open": sum(chunk.state == ChunkState.OPEN for chunk in chunks),
         "jobs_unsent": sum(chunk.state == ChunkState.UNSENT for chunk in chunks),
-        "progress": _progress(engine),
+        "progress": progress_line(engine.ledger, engine.run.id),
         "message": message,
     }
-
-
-def _progress(engine: DurableEngine) -> str:
-    """By layer, in a line."""
-    return ", ".join(
-        f"{found.layer}: {found.num_chunks[ChunkState.DONE]} of "
-        f"{sum(found.num_chunks.values())} jobs done"
-        for found in engine.ledger.progress(engine.run.id)
-    )
 
 
 def _sleep(seconds: float, check: Callable[[], None]) -> None:

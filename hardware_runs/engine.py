@@ -1,8 +1,9 @@
 """Durable runs: a forward pass whose quantum layers survive a crash at any line.
 
-    with hardware_runs.durable("runs.sqlite", "digits", "ibm_fez", shots=1024) as engine:
-        with torch.no_grad(), use_engine(model, engine):
-            logits = torch.cat(engine.map(model, images.split(32)))
+    with hardware_runs.durable(
+        "runs.sqlite", "digits", "ibm_fez", shots=1024, max_qpu_seconds=300
+    ) as engine, torch.no_grad(), use_engine(model, engine):
+        logits = torch.cat(engine.map(model, images.split(32)))
 
 When the pass reaches a quantum layer, its rows are frozen in a ledger, sent as jobs exactly once,
 and their results kept. Results that are not there yet raise `ResultsPending`; running the same
@@ -15,31 +16,47 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import socket
+import math
 import time
-import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
 from qiskit.providers import BackendV2
-from torch import Tensor
+from qiskit_aer import AerSimulator
+from qiskit_aer.noise import NoiseModel
+from torch import Tensor, nn
 
-from hardware_runs.dispatch import Dispatcher, Payload, Rules
+from hardware_runs.collecting import Payload
+from hardware_runs.dispatch import Dispatcher, Rules
 from hardware_runs.ledger import Block, Chunk, ChunkPlan, ChunkState, FrozenRows, Ledger, Run
-from hardware_runs.services import DeviceService, JobService, LocalService
+from hardware_runs.owners import new_owner
+from hardware_runs.services import DeviceService, JobService, LocalService, NoService
+from hardware_runs.status import progress_line
 from qpc_qiskit.directions import canonical_directions
 from qpc_qiskit.engines import Engine, EstimatorEngine
-from qpc_qiskit.errors import EngineError, JobFailed, LedgerConflictError, ResultsPending
-from qpc_qiskit.execution.destinations import Prepared
+from qpc_qiskit.engines.estimator import checked_precision
+from qpc_qiskit.errors import (
+    BackendError,
+    EngineError,
+    JobFailed,
+    LedgerConflictError,
+    NotISAError,
+    ResultsPending,
+)
+from qpc_qiskit.execution.destinations import Prepared, check_runs_on
 from qpc_qiskit.execution.frozen import freeze, thaw
 from qpc_qiskit.execution.jobs import check_rows
-from qpc_qiskit.execution.pubs import Array, Rows, by_pixel_and_kernel
+from qpc_qiskit.execution.pubs import (
+    GRID,
+    Array,
+    Rows,
+    by_pixel_and_kernel,
+)
 from qpc_qiskit.spec import LayerSpec
 
 DIRECTION_TOLERANCE = 1e-4
@@ -54,7 +71,7 @@ class DurableEngine(Engine):
     Args:
         ledger: of the run.
         run: the run.
-        estimator: plans and prepares rows; sends nothing itself.
+        estimator: plans and prepares rows, and sends nothing itself; or why there is none.
         service: where jobs are done.
         rules: how they are sent.
         wait: whether to wait for results instead of raising `ResultsPending`.
@@ -72,7 +89,7 @@ class DurableEngine(Engine):
         self,
         ledger: Ledger,
         run: Run,
-        estimator: EstimatorEngine,
+        estimator: EstimatorEngine | BackendError,
         service: JobService,
         rules: Rules,
         *,
@@ -85,7 +102,7 @@ class DurableEngine(Engine):
     ) -> None:
         super().__init__()
         self.ledger, self.run = ledger, run
-        self._estimator = estimator
+        self._given_estimator = estimator
         self._wait, self._clock, self._sleep = wait, clock, sleep
         self.dispatcher = Dispatcher(
             ledger=ledger,
@@ -93,16 +110,15 @@ class DurableEngine(Engine):
             service=service,
             payload=self._payload,
             rules=rules,
-            owner=owner or f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}",
+            owner=owner or new_owner(),
             clock=clock,
             seed=seed,
             check=check,
+            may_send=self._may_send,
         )
-        self._positions: dict[str, int] = {}
-        self._called: set[str] = set()
-        self._first: str | None = None
-        self._stalled: set[str] | None = None
+        self._pass = _Pass()
         self._circuits: dict[tuple[int, str], Prepared] = {}
+        self._is_legal: dict[tuple[int, str], bool] = {}
         self._blocks: dict[int, Block] = {}
 
     def __enter__(self) -> Self:
@@ -113,37 +129,81 @@ class DurableEngine(Engine):
         self.dispatcher.leave()
         if exception[:1] in ((None,), (JobFailed,)):
             self.dispatcher.finish()
-        self._estimator.close()
+        if isinstance(self._given_estimator, EstimatorEngine):
+            self._given_estimator.close()
         self.dispatcher.leave()
+
+    @property
+    def _estimator(self) -> EstimatorEngine:
+        if isinstance(self._given_estimator, BackendError):
+            raise self._given_estimator
+        return self._given_estimator
 
     @property
     def shots(self) -> int | None:
         """Per execution; None: exact values."""
-        return self._estimator.shots
+        if isinstance(self._given_estimator, EstimatorEngine):
+            return self._given_estimator.shots
+        for layer in self.ledger.layers(self.run.id):
+            for result in self.ledger.results(self.run.id, layer.name):
+                return result.shots
+        return None
 
     def begin_pass(self) -> None:
         """Begin with the first image again."""
-        self._positions.clear()
-        self._called.clear()
-        self._first = None
-        self._stalled = None
+        self._pass = _Pass()
 
     def map(self, model: Callable[[Tensor], Tensor], batches: Iterable[Tensor]) -> list[Tensor]:
         """The model's outputs for all batches, of which as much as possible is sent first.
 
+        With `wait`, it returns when all results are there.
+
         Raises:
             ResultsPending: for some batch; everything that could be sent was sent.
+            ValueError: the model is in training mode.
         """
+        if isinstance(model, nn.Module) and model.training:
+            raise ValueError(
+                "The model is in training mode, in which the same images give other values. Call "
+                "model.eval() first."
+            )
+        if self._wait:
+            batches = list(batches)
+        begun_at = dict(self._pass.positions)
+        while True:
+            outputs, pending = self._map(model, batches)
+            if pending is None:
+                return outputs
+            if not self._wait:
+                raise pending
+            self._await_jobs()
+            self._pass = _Pass(positions=dict(begun_at))
+
+    def _map(
+        self, model: Callable[[Tensor], Tensor], batches: Iterable[Tensor]
+    ) -> tuple[list[Tensor], ResultsPending | None]:
         outputs: list[Tensor] = []
         pending: ResultsPending | None = None
-        for batch in batches:
-            try:
-                outputs.append(model(batch))
-            except ResultsPending as error:
-                pending = pending or error
-        if pending is not None:
-            raise pending
-        return outputs
+        self._pass.is_mapped = True
+        try:
+            for batch in batches:
+                self._pass.begin_call()
+                try:
+                    outputs.append(model(batch))
+                except ResultsPending as error:
+                    pending = pending or error
+        finally:
+            self._pass.is_mapped = False
+        return outputs, pending
+
+    def _await_jobs(self) -> None:
+        """Sleep until nothing that is frozen is left to send or to wait for."""
+        left = [ChunkState.UNSENT, ChunkState.OPEN]
+        while self.ledger.chunks(self.run.id, states=left):
+            self._sleep(POLL_SECONDS)
+            self.dispatcher.step()
+            if self.ledger.chunks(self.run.id, states=[ChunkState.FAILED]):
+                return
 
     def for_layer(self, name: str) -> Engine:
         """See `Engine.for_layer`."""
@@ -161,26 +221,21 @@ class DurableEngine(Engine):
         Raises:
             ResultsPending: they are not there yet.
             JobFailed: a job failed for good.
+            BackendError: the device is needed, and cannot be reached.
             EngineError: weights or images are not those that the run began with.
         """
-        if self._first in (None, layer):  # another call of the network
-            self._first = layer
-            self._called.clear()
-        self._called.add(layer)
-        if self._stalled is not None and layer not in self._stalled:
+        now = self._pass
+        layer = now.enter(layer)
+        if now.stalled is not None and layer not in now.stalled:
             raise ResultsPending(f"Run {self.run.name!r}: {layer} waits for the layers before it.")
         try:
             return self._evaluate(layer, spec, pixels, weights)
         except ResultsPending:
-            # Layers behind the one that waits were not reached: their positions are unknown.
-            known = self._called if self._stalled is None else self._stalled & self._called
-            self._stalled = set(known)
+            now.stall()
             raise
 
     def _evaluate(self, layer: str, spec: LayerSpec, pixels: Tensor, weights: Tensor) -> Tensor:
-        start = self._positions.get(layer, 0)
-        stop = start + len(pixels)
-        self._positions[layer] = stop
+        start, stop = self._pass.advance(layer, len(pixels))
         if start == stop:
             return pixels.new_zeros(0, spec.num_kernels, spec.num_qubits)
         rows = pixels.detach().cpu()
@@ -191,15 +246,18 @@ class DurableEngine(Engine):
         except LedgerConflictError as error:
             raise EngineError(str(error)) from error
         blocks = self._frozen(layer, spec, rows, kernels, start, stop)
-        while True:
+        self._place_anew(spec)
+        if self._pass.has_asked:
+            self.dispatcher.send()
+        else:  # what became of jobs is asked once in a pass, not for every batch and layer
             self.dispatcher.step()
-            values = self._values(layer, spec, blocks, start, stop)
-            if values is not None:
-                return torch.from_numpy(values).to(pixels)
-            if not self._wait:
-                break
+            self._pass.has_asked = True
+        while (values := self._values(layer, spec, blocks, start, stop)) is None:
+            if not self._wait or self._pass.is_mapped:  # `map` sends all batches, then waits
+                raise ResultsPending(self._pending(layer))
             self._sleep(POLL_SECONDS)
-        raise ResultsPending(self._pending(layer))
+            self.dispatcher.step()
+        return torch.from_numpy(values).to(pixels)
 
     def _frozen(
         self, layer: str, spec: LayerSpec, pixels: Tensor, weights: Tensor, start: int, stop: int
@@ -208,9 +266,9 @@ class DurableEngine(Engine):
         while gaps := self._gaps(layer, start, stop):
             gap_start, gap_stop = gaps[0]
             part = pixels[gap_start - start : gap_stop - start]
+            revision = self._revision_with(spec)
             plan = self._estimator.plan(spec, part, weights)
             check_rows(self._estimator.destination, self._estimator.prepare(spec), plan)
-            revision = self._revision_with(spec)
             frozen = FrozenRows(
                 pixels=part.to(torch.float64).numpy(),
                 directions=canonical_directions(part).numpy(),
@@ -276,30 +334,68 @@ class DurableEngine(Engine):
             )
 
     def _revision_with(self, spec: LayerSpec) -> int:
-        """The newest revision, if it has the layer's circuit; else one more that has it."""
+        """The newest revision with the layer's circuit, which the estimator has from then on."""
         key = circuit_key(spec)
-        revisions = self.ledger.revisions(self.run.id)
-        newest = revisions[-1]
-        if key in newest.blobs:
+        newest = self.ledger.revisions(self.run.id)[-1]
+        if key in newest.blobs and self._can_run(newest.number, key, newest.blobs):
+            self._estimator.adopt(spec, self._thawed(newest.number, key, newest.blobs))
             return newest.number
-        prepared = self._estimator.prepare(spec)
-        made = self.ledger.add_revision(
-            self.run.id,
-            reason=f"circuit of a layer with {spec.num_qubits} qubits",
-            content=newest.content,
-            max_qpu_seconds=newest.max_qpu_seconds,
-            now=self._clock(),
-            blobs={**newest.blobs, key: freeze(prepared)},
-        )
+        again = key in newest.blobs
+        return self._place(spec, f"circuit of {spec.num_qubits} qubits{', placed anew' * again}")
+
+    def _place(self, spec: LayerSpec, reason: str) -> int:
+        """A new revision with the layer's circuit on the best qubits of the device as it is now."""
+        self._estimator.forget(spec)
+        blobs = {circuit_key(spec): freeze(self._estimator.prepare(spec))}
+        made = self.ledger.add_circuits(self.run.id, reason=reason, blobs=blobs, now=self._clock())
         return made.number
 
-    def _circuit(self, chunk: Chunk) -> Prepared:
-        layers = {layer.name: layer for layer in self.ledger.layers(self.run.id)}
-        key = circuit_key(layers[chunk.layer].spec)
-        if (chunk.revision, key) not in self._circuits:
-            revisions = {r.number: r for r in self.ledger.revisions(self.run.id)}
-            self._circuits[chunk.revision, key] = thaw(revisions[chunk.revision].blobs[key])
-        return self._circuits[chunk.revision, key]
+    def _place_anew(self, spec: LayerSpec) -> None:
+        """Move what is not sent yet, where its circuit can run no more, to a new revision.
+
+        A device that is calibrated anew may have lost a qubit or a gate; as long as a circuit can
+        run it stays, so that the rows of a run belong together.
+        """
+        if self.dispatcher.service.is_local:
+            return
+        key = circuit_key(spec)
+        keys = self._keys()
+        unsent = self.ledger.chunks(self.run.id, states=[ChunkState.UNSENT])
+        if all(keys[chunk.layer] != key or self._may_send(chunk) for chunk in unsent):
+            return
+        number = self._revision_with(spec)
+        self.ledger.move_unsent_chunks(self.run.id, number)
+
+    def _may_send(self, chunk: Chunk) -> bool:
+        return self._can_run(chunk.revision, self._keys()[chunk.layer])
+
+    def _can_run(self, revision: int, key: str, blobs: Mapping[str, bytes] | None = None) -> bool:
+        """Whether a frozen circuit is one that the device, as it is now, can run."""
+        if self.dispatcher.service.is_local or isinstance(self._given_estimator, BackendError):
+            return True
+        if (revision, key) not in self._is_legal:
+            backend = self._estimator.destination.backend
+            assert backend is not None
+            try:
+                check_runs_on(self._thawed(revision, key, blobs).template.circuit, backend)
+                self._is_legal[revision, key] = True
+            except NotISAError:
+                self._is_legal[revision, key] = False
+        return self._is_legal[revision, key]
+
+    def _keys(self) -> dict[str, str]:
+        """Key of each layer's circuit."""
+        return {layer.name: circuit_key(layer.spec) for layer in self.ledger.layers(self.run.id)}
+
+    def _thawed(
+        self, revision: int, key: str, blobs: Mapping[str, bytes] | None = None
+    ) -> Prepared:
+        if (revision, key) not in self._circuits:
+            if blobs is None:
+                revisions = {r.number: r for r in self.ledger.revisions(self.run.id)}
+                blobs = revisions[revision].blobs
+            self._circuits[revision, key] = thaw(blobs[key])
+        return self._circuits[revision, key]
 
     def _payload(self, chunk: Chunk) -> Payload:
         if chunk.block_id not in self._blocks:
@@ -309,10 +405,10 @@ class DurableEngine(Engine):
         rows = Rows(frozen.encoder_angles, frozen.ansatz_angles, frozen.pairs)
         settings = self.run.settings
         return Payload(
-            self._circuit(chunk),
+            self._thawed(chunk.revision, self._keys()[chunk.layer]),
             rows.values(slice(chunk.row_start, chunk.row_stop)),
             settings["precision"],
-            self._estimator.shots,
+            self.shots,
             self._blocks[chunk.block_id].start,
         )
 
@@ -342,19 +438,65 @@ class DurableEngine(Engine):
                 raise JobFailed(
                     f"Run {self.run.name!r}, {chunk.layer}, chunk {chunk.id}: job {last.job_id} "
                     f"failed in attempt {last.number}: {last.error} The other results are kept; "
-                    "retry_failed_chunks of the ledger lets it be sent again."
+                    f"`qpc run resume {self.run.name} --again`, or retry_failed_chunks of the "
+                    "ledger in a script of yours, lets it be sent and paid again."
                 )
 
     def _pending(self, layer: str) -> str:
-        progress = self.ledger.progress(self.run.id)
-        told = ", ".join(
-            f"{p.layer}: {p.num_chunks[ChunkState.DONE]} of {sum(p.num_chunks.values())} jobs done"
-            for p in progress
-        )
-        problems = "".join(f" {what}: {text}" for what, text in self.dispatcher.problems.items())
-        return (
-            f"Run {self.run.name!r} waits at {layer} ({told}). Run the same again later.{problems}"
-        )
+        progress = progress_line(self.ledger, self.run.id)
+        told = f"Run {self.run.name!r} waits at {layer} ({progress}). Run the same again later."
+        return f"{told} {self.dispatcher.problems}".strip()
+
+
+@dataclass
+class _Pass:
+    """How far the network has come in the images."""
+
+    positions: dict[str, int] = field(default_factory=dict)
+    """Pixels that each layer has seen."""
+    called: set[str] = field(default_factory=set)
+    """Layers that the present call of the network has reached."""
+    times: dict[str, int] = field(default_factory=dict)
+    """How often it has reached each."""
+    first: str | None = None
+    """The layer that begins a call."""
+    stalled: set[str] | None = None
+    """Layers whose positions are still known; None: no result was missing yet."""
+    is_mapped: bool = False
+    """Whether it is known where a call begins."""
+    has_asked: bool = False
+    """Whether the service was asked what became of its jobs."""
+
+    def begin_call(self) -> None:
+        """The network is called with the next batch."""
+        self.called.clear()
+        self.times.clear()
+
+    def enter(self, layer: str) -> str:
+        """A layer is reached; its name, with a number if it was reached before in this call.
+
+        Without the number, the pixels of a layer that a network uses twice would be counted in an
+        order that depends on the batch size.
+        """
+        if not self.is_mapped and self.first in (None, layer):
+            self.first = layer
+            self.begin_call()
+        self.times[layer] = self.times.get(layer, 0) + 1
+        if self.is_mapped and self.times[layer] > 1:
+            layer = f"{layer}#{self.times[layer]}"
+        self.called.add(layer)
+        return layer
+
+    def advance(self, layer: str, count: int) -> tuple[int, int]:
+        """Positions of the next pixels of a layer."""
+        start = self.positions.get(layer, 0)
+        self.positions[layer] = start + count
+        return start, start + count
+
+    def stall(self) -> None:
+        """Layers behind the one that waits were not reached: their positions are unknown."""
+        known = self.called if self.stalled is None else self.stalled & self.called
+        self.stalled = set(known)
 
 
 class _LayerEngine(Engine):
@@ -403,58 +545,79 @@ def durable(
 
     Args:
         ledger: path of an SQLite file, a database URL, or a `Ledger`.
-        name: of the run. An existing run goes on, with the settings that it was begun with.
+        name: of the run. An existing run goes on, with the settings that it was begun with. One
+            whose results are all there needs no backend any more.
         backend: see `EstimatorEngine.from_backend`, as for the arguments that are not told here.
         mode: job, batch or session.
         shots: per execution.
         precision: instead of shots.
         resilience: IBM's level.
         options: of IBM's Estimator.
-        max_qpu_seconds: the budget of the run: every job reserves its cap before it is sent.
+        max_qpu_seconds: the budget of the run: every job reserves its cap before it is sent. A
+            device of IBM's needs one; math.inf is none. What an existing run was begun with, given
+            again, leaves a budget that was changed meanwhile (see `set_budget`).
         seed: of simulated shots.
-        wait: wait for results instead of raising `ResultsPending`.
+        wait: wait for results instead of raising `ResultsPending`. `map` sends all batches first.
         rules: how jobs are sent, instead of the usual rules.
         clock: seconds since the epoch.
         sleep: waits for some seconds.
         check: called before each job is sent or looked at; may raise to stop cleanly.
         about: JSON that is kept with the run, for whoever goes on with it.
-        engine_options: of `EstimatorEngine`.
+        engine_options: of `EstimatorEngine` and its `from_backend`; kept with the run.
 
     Raises:
-        EngineError: the run was begun with other settings.
+        BackendError: unknown backend, or no access to it.
+        EngineError: the run was begun with other settings, or a device was given no budget.
     """
     from qpc_qiskit.execution import runtime
     from qpc_qiskit.execution.service import IBMJobs
 
     book = ledger if isinstance(ledger, Ledger) else Ledger(ledger)
-    estimator = EstimatorEngine.from_backend(
-        backend,
-        mode=mode,
-        shots=shots,
-        precision=precision,
-        resilience=resilience,
-        options=options,
-        seed=seed,
-        **engine_options,
+    known = book.find_run(name)
+    estimator: EstimatorEngine | BackendError
+    service: JobService
+    try:
+        estimator = EstimatorEngine.from_backend(
+            backend,
+            mode=mode,
+            shots=shots,
+            precision=precision,
+            resilience=resilience,
+            options=options,
+            seed=seed,
+            **engine_options,
+        )
+        device = estimator.destination.backend
+        service = LocalService(estimator.destination)
+        if device is not None and runtime.is_ibm(device):
+            service = DeviceService(IBMJobs(device, runtime.estimator_options(resilience, options)))
+    except BackendError as error:
+        if known is None or not _is_done(book, known):
+            raise
+        estimator, service = error, NoService(error)
+    where = backend if isinstance(backend, str) else backend.name
+    own_noise = (
+        {"noise_model": backend.options.noise_model} if isinstance(backend, AerSimulator) else {}
     )
-    destination = estimator.destination
     settings = {
-        "backend": destination.name,
+        "backend": where,
         "mode": mode,
-        "precision": estimator.precision,
+        "precision": checked_precision(precision, shots),
         "resilience": resilience,
         "options": options or {},
         "seed": seed,
-        "dedupe_grid": estimator.dedupe_grid,
+        "dedupe_grid": engine_options.get("dedupe_grid", GRID),
+        "engine_options": _kept_options({**engine_options, **own_noise}),
     }
     if about is not None:
         settings["about"] = about
-    run = _run(book, name, settings, max_qpu_seconds, clock)
-    service: JobService = LocalService(destination)
-    found = destination.backend
-    if found is not None and runtime.is_ibm(found):
-        given = runtime.estimator_options(resilience, options)
-        service = DeviceService(IBMJobs(found, given))
+    is_new = known is None or not book.revisions(known.id)  # its process may have died at once
+    if is_new and not service.is_local and max_qpu_seconds is None:
+        raise EngineError(
+            f"Run {name!r} would send paid jobs to {where}: give max_qpu_seconds, its budget "
+            "(math.inf for none). Nothing was sent."
+        )
+    run = _run(book, name, known, settings, max_qpu_seconds, clock)
     return DurableEngine(
         book,
         run,
@@ -469,14 +632,63 @@ def durable(
     )
 
 
+def set_budget(ledger: Ledger, run: Run, max_qpu_seconds: float, *, now: float) -> None:
+    """Give a run another budget, what it has used before included; math.inf: none."""
+    ledger.set_budget(run.id, _finite(max_qpu_seconds), now=now)
+
+
+def _finite(budget: float | None) -> float | None:
+    return None if budget == math.inf else budget
+
+
+def _is_done(ledger: Ledger, run: Run) -> bool:
+    chunks = ledger.chunks(run.id)
+    return bool(chunks) and all(chunk.state == ChunkState.DONE for chunk in chunks)
+
+
+def _kept_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What of an engine's options decides its values, as JSON.
+
+    Raises:
+        EngineError: an option that cannot be compared when the run goes on.
+    """
+    kept = {}
+    for name, value in options.items():
+        if value is None or name in ("service", "limits", "dedupe_grid"):
+            continue  # who asks, and how much at a time; the grid is told apart
+        if isinstance(value, AerSimulator) and value.options.noise_model is not None:
+            value = value.options.noise_model
+        if isinstance(value, NoiseModel):
+            kept[name] = _noise_digest(value)
+        elif isinstance(value, BackendV2):
+            kept[name] = value.name
+        else:
+            try:
+                kept[name] = json.loads(json.dumps(value))
+            except (TypeError, ValueError) as error:
+                raise EngineError(
+                    f"{name}={value!r} cannot be kept with a durable run; give plain values."
+                ) from error
+    return kept
+
+
+def _noise_digest(noise: NoiseModel) -> str:
+    """The same for equal models, whose errors have random ids and come in any order."""
+    told = noise.to_dict(serializable=True)["errors"]
+    errors = [{name: value for name, value in each.items() if name != "id"} for each in told]
+    texts = sorted(json.dumps(each, sort_keys=True) for each in errors)
+    text = json.dumps([sorted(noise.basis_gates), texts])
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
 def _run(
     ledger: Ledger,
     name: str,
+    known: Run | None,
     settings: dict[str, Any],
     max_qpu_seconds: float | None,
     clock: Callable[[], float],
 ) -> Run:
-    known = _known(ledger, name)
     if known is None:
         try:
             known = ledger.create_run(name, settings, now=clock())
@@ -489,23 +701,12 @@ def _run(
             f"Run {name!r} was begun with other settings ({', '.join(changed)}). Give the "
             "same again, or begin a run with another name."
         )
-    revisions = ledger.revisions(known.id)
-    newest = revisions[-1] if revisions else None
-    if newest is None:  # new, or its process died right here
+    budgets = [revision.max_qpu_seconds for revision in ledger.revisions(known.id)]
+    given = _finite(max_qpu_seconds)
+    if not budgets:  # new, or its process died right here
         ledger.add_revision(
-            known.id, reason="begun", content={}, max_qpu_seconds=max_qpu_seconds, now=clock()
+            known.id, reason="begun", content={}, max_qpu_seconds=given, now=clock()
         )
-    elif max_qpu_seconds is not None and max_qpu_seconds != newest.max_qpu_seconds:
-        ledger.add_revision(
-            known.id,
-            reason="another budget",
-            content=newest.content,
-            max_qpu_seconds=max_qpu_seconds,
-            now=clock(),
-            blobs=newest.blobs,
-        )
+    elif max_qpu_seconds is not None and given not in (budgets[0], budgets[-1]):
+        ledger.set_budget(known.id, given, now=clock())
     return known
-
-
-def _known(ledger: Ledger, name: str) -> Run | None:
-    return next((run for run in ledger.list_runs() if run.name == name), None)

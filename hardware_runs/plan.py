@@ -10,21 +10,25 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from qiskit.providers import BackendV2
 from torch import Tensor
 
 from hardware_runs.assumptions import assumptions
-from hardware_runs.dispatch import LONGEST_JOB_SECONDS, MARGIN
+from hardware_runs.dispatch import MARGIN, cap_seconds
 from qpc_qiskit.connector import use_engine
 from qpc_qiskit.engines import Engine, EstimatorEngine, ExactEngine
 from qpc_qiskit.errors import BudgetError, EngineError
 from qpc_qiskit.execution.forecast import JobCost
+from qpc_qiskit.execution.opening import AER
 from qpc_qiskit.execution.planning import plan_parts
-from qpc_qiskit.execution.pubs import precision_of
+from qpc_qiskit.execution.pubs import GRID
 from qpc_qiskit.spec import LayerSpec
+
+if TYPE_CHECKING:
+    from qiskit_aer.noise import NoiseModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +93,8 @@ class RunPlan:
 
     backend: str
     """That would run it; a snapshot stands for the device that it is of."""
+    noise: str | None
+    """On aer, in a word; None: none, or the backend's own."""
     mode: str
     num_images: int
     batch_size: int
@@ -174,18 +180,25 @@ def planning_engine(
     *,
     mode: str = "job",
     shots: int | None = None,
+    precision: float | None = None,
     resilience: int = 0,
+    noise_model: NoiseModel | str | None = None,
     options: dict[str, Any] | None = None,
+    dedupe_grid: float | None = GRID,
 ) -> EstimatorEngine:
     """An engine that plans as for the device itself; it must not send.
 
     Args:
         backend: see `EstimatorEngine.from_backend`. A snapshot is planned for as if it were the
-            device: circuits of its full width, jobs as large as the service takes them.
+            device: circuits of its full width, jobs as large as the service takes them; unless
+            exact values are asked for, which no device gives.
         mode: job, batch or session.
         shots: per execution.
+        precision: instead of shots.
         resilience: IBM's level.
-        options: of IBM's Estimator.
+        noise_model: on aer.
+        options: of what runs the circuits.
+        dedupe_grid: on which equal directions are merged; None: they are not.
 
     Raises:
         BackendError: unknown backend, or no access to it.
@@ -194,16 +207,22 @@ def planning_engine(
     from qpc_qiskit.execution import runtime
 
     asked = EstimatorEngine.from_backend(
-        backend, mode=mode, shots=shots, resilience=resilience, options=options
+        backend,
+        mode=mode,
+        shots=shots,
+        precision=precision,
+        resilience=resilience,
+        noise_model=noise_model,
+        options=options,
+        dedupe_grid=dedupe_grid,
     )
-    if backend == "aer":
+    if backend == AER or asked.precision == 0:
         return asked
     found = runtime.find_backend(backend) if isinstance(backend, str) else backend
     if not runtime.is_fake(found):
         return asked
     twin = runtime.device(found, mode=mode, resilience=resilience, options=options)
-    precision = None if shots is None else precision_of(shots)
-    return EstimatorEngine(precision=precision, _destination=twin)
+    return EstimatorEngine(precision=asked.precision, dedupe_grid=dedupe_grid, _destination=twin)
 
 
 def make_plan(
@@ -216,6 +235,7 @@ def make_plan(
     rate: float | None = None,
     margin: float = MARGIN,
     batch_size: int | None = None,
+    noise: str | None = None,
 ) -> RunPlan:
     """Plan a forward pass of a model.
 
@@ -228,6 +248,7 @@ def make_plan(
         rate: price of a second of QPU time, if it is to be told.
         margin: a job is ended by the service after this many times its forecast.
         batch_size: images per call of a longer run; None: of the largest batch.
+        noise: on aer, in a word.
 
     Raises:
         BackendError: a circuit does not fit on the backend.
@@ -247,6 +268,7 @@ def make_plan(
     layers = tuple(_summed([c.layer for c in calls if c.layer.name == name]) for name in names)
     plan = RunPlan(
         backend=estimator.destination.name,
+        noise=noise,
         mode=mode,
         num_images=num_images,
         batch_size=max(largest, batch_size or 0),
@@ -394,7 +416,7 @@ def _planned(
         rep_delay_seconds=None if times is None else times.rep_delay,
         seconds_per_shot=cost.seconds_per_shot,
         qpu_seconds=plan.total_seconds,
-        reserved_seconds=sum(_cap(each, planner.margin) for each in seconds or ()),
+        reserved_seconds=sum(cap_seconds(each, planner.margin) for each in seconds or ()),
     )
     columns = plan.rows.num_columns
 
@@ -410,10 +432,6 @@ def _planned(
         return len(parts), None if told is None else sum(told)
 
     return _Call(layer, jobs_of)
-
-
-def _cap(seconds: float, margin: float) -> int:
-    return min(math.ceil(seconds * margin), LONGEST_JOB_SECONDS)
 
 
 _ADDED = ("num_pixels", "num_rows", "num_executions", "num_jobs", "reserved_seconds")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from qiskit.primitives import BaseEstimatorV2
 
-from qpc_qiskit.errors import FetchError
+from qpc_qiskit.errors import FetchError, JobDeferred, QPCError
 from qpc_qiskit.execution.destinations import Destination, JobSettings, Prepared
 from qpc_qiskit.execution.pubs import make_pub
 from qpc_qiskit.execution.service import IBMJobs, JobStatus
@@ -20,8 +20,9 @@ Array = NDArray[np.float64]
 class JobService(Protocol):
     """Jobs that are found again by tag and id, in any process.
 
-    Every method may raise `FetchError` where nothing is known; `send` raises `JobRefused` or
-    `SessionEnded` where there is certainly no job, and `JobUnclear` where there may be one.
+    Questions raise `FetchError` where nothing is known. `send` raises `JobRefused`, `JobDeferred`
+    or `SessionEnded` where there is certainly no job, and `JobUnclear` where there may be one;
+    `open_session` raises the first two.
     """
 
     is_local: bool
@@ -65,6 +66,10 @@ class JobService(Protocol):
         """Take no more jobs."""
         ...
 
+    def is_session_open(self, session_id: str) -> bool:
+        """Whether a batch or session takes jobs."""
+        ...
+
     def session_seconds(self, session_id: str) -> float | None:
         """What a batch or session that has ended is charged; None: not known yet."""
         ...
@@ -80,7 +85,7 @@ class DeviceService:
         self.find, self.status, self.result = jobs.find, jobs.status, jobs.result
         self.cancel = jobs.cancel
         self.open_session, self.close_session = jobs.open_session, jobs.close_session
-        self.session_seconds = jobs.session_seconds
+        self.is_session_open, self.session_seconds = jobs.is_session_open, jobs.session_seconds
 
     def send(
         self,
@@ -159,6 +164,31 @@ class LocalService:
     def close_session(self, session_id: str) -> None:
         """See `JobService.close_session`."""
 
+    def is_session_open(self, session_id: str) -> bool:
+        """See `JobService.is_session_open`."""
+        return True
+
     def session_seconds(self, session_id: str) -> float | None:
         """See `JobService.session_seconds`."""
         return 0.0
+
+
+class NoService:
+    """Stands for a service that cannot be reached, where everything may be in the ledger already.
+
+    Args:
+        error: why it cannot.
+    """
+
+    is_local = False
+
+    def __init__(self, error: QPCError) -> None:
+        self._error = error
+
+    def __getattr__(self, name: str) -> Any:
+        def ask(*arguments: Any, **named: Any) -> Any:
+            if name in ("send", "open_session"):
+                raise JobDeferred(str(self._error))
+            raise FetchError(str(self._error))
+
+        return ask

@@ -57,11 +57,24 @@ class RunStatus:
     run_id: str
     state: str
     """`done`: every value is there; `failed`: a chunk failed for good; `cancelled`; `pending`:
-    jobs are under way; `unfinished`: something is still to be sent."""
+    jobs are under way; `unfinished`: something is still to be sent, or may be: how much there is in
+    all is not known of a run that was begun by a script of its own."""
     created: str
     """ISO 8601, UTC."""
     backend: str | None
     mode: str | None
+    shots: int | None
+    """Asked for, of each execution; None: the backend's default, or exact values."""
+    precision: float | None
+    """The same as a standard error; 0: exact values."""
+    resilience: int | None
+    seed: int | None
+    noise: str | None
+    """On aer, as it was given; the digest of a model that was an object."""
+    options: Mapping[str, Any]
+    """Of what runs the circuits."""
+    dedupe: bool
+    """Whether pixels of equal direction are run once."""
     cancel_reason: str | None
     layers: tuple[LayerStatus, ...]
     jobs: tuple[JobRecord, ...]
@@ -81,7 +94,8 @@ class RunStatus:
 
 def run_status(ledger: Ledger, run: Run) -> RunStatus:
     """What the ledger says of a run."""
-    about = run.settings.get("about")
+    given = run.settings
+    about = given.get("about")
     pixels = about.get("pixels", {}) if isinstance(about, Mapping) else {}
     chunks = {chunk.id: chunk for chunk in ledger.chunks(run.id)}
     jobs = tuple(_job(attempt, chunks[attempt.chunk_id]) for attempt in ledger.attempts(run.id))
@@ -99,13 +113,22 @@ def run_status(ledger: Ledger, run: Run) -> RunStatus:
         for found in ledger.progress(run.id)
     )
     budget = ledger.budget(run.id)
+    precision = given.get("precision")
     return RunStatus(
         run=run.name,
         run_id=run.id,
         state=_state(run, layers, pixels),
         created=datetime.fromtimestamp(run.created_at, UTC).isoformat(timespec="seconds"),
-        backend=run.settings.get("backend"),
-        mode=run.settings.get("mode"),
+        backend=given.get("backend"),
+        mode=given.get("mode"),
+        # as `shots_of`, whose module would have every `qpc run list` load Qiskit
+        shots=math.ceil(1 / precision**2) if precision else None,
+        precision=precision,
+        resilience=given.get("resilience"),
+        seed=given.get("seed"),
+        noise=noise_of(given),
+        options=given.get("options") or {},
+        dedupe=given.get("dedupe_grid", "") is not None,
         cancel_reason=run.cancel_reason,
         layers=layers,
         jobs=jobs,
@@ -116,6 +139,22 @@ def run_status(ledger: Ledger, run: Run) -> RunStatus:
         left_seconds=budget.left_seconds,
         usage_over_forecast=_ratio(jobs),
     )
+
+
+def progress_line(ledger: Ledger, run_id: str) -> str:
+    """How many jobs are done, by layer."""
+    return ", ".join(
+        f"{found.layer}: {found.num_chunks[ChunkState.DONE]} of "
+        f"{sum(found.num_chunks.values())} jobs done"
+        for found in ledger.progress(run_id)
+    )
+
+
+def noise_of(settings: Mapping[str, Any]) -> str | None:
+    """The noise in a run's settings, as it was given; the digest of a model that was an object."""
+    about = settings.get("about")
+    told: str | None = about.get("noise") if isinstance(about, Mapping) else None
+    return told or settings.get("engine_options", {}).get("noise_model")
 
 
 def _job(attempt: Attempt, chunk: Chunk) -> JobRecord:

@@ -7,35 +7,25 @@ same line again (a queue's retry, a cron job) until it exits with 0: nothing is 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import ValidationError
 
-from hardware_runs import checkpoint_runs
-from hardware_runs.cancelling import needs_again
-from hardware_runs.checkpoint_runs import BATCH_SIZE, Settings, Work
-from hardware_runs.driving import POLL_SECONDS, finish
-from hardware_runs.engine import DurableEngine
-from hardware_runs.ledger import Ledger
-from hardware_runs.runlog import log, log_path, run_log, without_secrets
-from qpc_qiskit.errors import BackendError, LedgerConflictError, QPCError
-from qpc_qiskit.interrupts import Interrupts, StopRequested, deferred_interrupts
-from qpc_qiskit.options import DataSource
+from hardware_runs import commands
+from hardware_runs.checkpoint_runs import check_name
+from hardware_runs.engine import POLL_SECONDS
+from hardware_runs.run_settings import UsageError
+from hardware_runs.runlog import without_secrets
+from qpc_qiskit import cli_run
+from qpc_qiskit.errors import QPCError
+from qpc_qiskit.interrupts import StopRequested, deferred_interrupts
 
 DONE, FAILED, WRONG_USAGE, PENDING, INTERRUPTED = 0, 1, 2, 75, 130
 EXIT_CODES = (
     "Exit codes: 0 done; 75 results are pending, run the same again later; 1 it failed; 2 wrong "
     "usage; 130 interrupted (Ctrl-C or SIGTERM), run the same again."
 )
-
-
-class UsageError(Exception):
-    """What was asked for cannot be meant."""
-
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -49,66 +39,39 @@ def submit(
     backend: Annotated[
         str | None, typer.Option(help="ibm_... (paid), fake_... or aer; to begin a run.")
     ] = None,
-    images: Annotated[int | None, typer.Option(min=1, help="Test images, a random subset.")] = None,
-    shots: Annotated[int | None, typer.Option(min=1, help="Per circuit execution.")] = None,
-    mode: Annotated[str, typer.Option(metavar="job|batch|session")] = "job",
-    resilience: Annotated[int, typer.Option(min=0, max=2, help="IBM's level.")] = 0,
-    max_qpu_seconds: Annotated[
-        float | None, typer.Option(help="Budget of the run; needed for ibm_...")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of simulated shots.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images per call.")] = BATCH_SIZE,
-    data: Annotated[str | None, typer.Option(help="Other images than the training's.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Folder of their files.")] = None,
-    ledger: Annotated[
-        str, typer.Option(envvar="QPC_LEDGER", help="File, or URL of a database.")
-    ] = "runs/ledger.sqlite",
-    wait: Annotated[bool, typer.Option("--wait", help="Until all results are there.")] = False,
-    poll_seconds: Annotated[float, typer.Option(min=0.1, help="Between two looks.")] = POLL_SECONDS,
+    images: cli_run.Images = None,
+    shots: cli_run.Shots = None,
+    precision: cli_run.Precision = None,
+    noise: cli_run.Noise = None,
+    mode: cli_run.Mode = None,
+    resilience: cli_run.Resilience = None,
+    options: cli_run.Options = None,
+    no_dedupe: cli_run.NoDedupe = False,
+    seed: cli_run.Seed = None,
+    batch_size: cli_run.BatchSize = None,
+    data: cli_run.Data = None,
+    data_dir: cli_run.DataDir = None,
+    max_qpu_seconds: cli_run.Budget = None,
+    yes: cli_run.Yes = False,
+    ledger: cli_run.Where = cli_run.LEDGER,
+    wait: cli_run.Wait = False,
+    poll_seconds: cli_run.Poll = POLL_SECONDS,
 ) -> None:
     """Begin a durable run of a checkpoint on its test images, or go on with it.
 
     Prints one JSON object to stdout: `state` is done, pending, failed, wrong usage or interrupted.
-    A run that exists needs --run and --ledger only; with more, all must be as it was. Events are
-    appended, as JSON lines, to RUN.log.jsonl beside the ledger.
+    A run that exists needs --run and --ledger only, and takes a new budget with --max-qpu-seconds;
+    with --model and --backend, all must be as it was. Events are appended, as JSON lines, to
+    RUN.log.jsonl beside the ledger.
     """
-    settings = None
-    if backend is not None:
-        settings = Settings(
-            backend=backend,
-            mode=mode,
-            shots=shots,
-            resilience=resilience,
-            seed=seed,
-            max_qpu_seconds=max_qpu_seconds,
-        )
-    is_named = model is not None and settings is not None
+    given = locals()
+    for name in ("run", "ledger", "wait", "poll_seconds"):
+        del given[name]
     answer: dict[str, Any] = {"run": run}
     with deferred_interrupts() as interrupts:
+        pace = commands.Pace(wait=wait, poll_seconds=poll_seconds, check=interrupts.check)
         try:
-            with ExitStack() as stack:
-                with _usage_errors(settings):
-                    checkpoint_runs.check_name(run)
-                    if not is_named and any(
-                        given is not None for given in (model, settings, images, shots, seed, data)
-                    ):
-                        raise UsageError(
-                            "Give --model and --backend with the other options, or --run alone to "
-                            "go on with a run."
-                        )
-                    book = stack.enter_context(Ledger(ledger, create=is_named))
-                    stack.enter_context(run_log(log_path(ledger, run), run))
-                    if model is None or settings is None:
-                        engine, work = _reopened(book, run, max_qpu_seconds, interrupts)
-                    else:
-                        source = _source(data, data_dir)
-                        work = checkpoint_runs.prepare(
-                            model, source=source, num_images=images, batch_size=batch_size
-                        )
-                        engine = _begun(book, run, work, settings, interrupts)
-                answer = finish(
-                    engine, work, wait=wait, check=interrupts.check, poll_seconds=poll_seconds
-                )
+            answer = _begin_or_go_on(ledger, run, given, pace)
             code = DONE if answer["state"] == "done" else PENDING
         except StopRequested:
             answer |= {"state": "interrupted"}
@@ -123,66 +86,21 @@ def submit(
     raise typer.Exit(code)
 
 
-@contextmanager
-def _usage_errors(settings: Settings | None) -> Iterator[None]:
-    """Wrong arguments, before anything is sent, as `UsageError`."""
-    try:
-        yield
-    except ValidationError as error:
-        raise UsageError(error.errors()[0]["msg"]) from error
-    except BackendError as error:
-        if settings is None or settings.is_device:  # the name may be right, the access missing
-            raise
-        raise UsageError(str(error)) from error
-    except QPCError:  # some are ValueErrors as well
-        raise
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-
-
-def _reopened(
-    book: Ledger, run: str, max_qpu_seconds: float | None, interrupts: Interrupts
-) -> tuple[DurableEngine, Work]:
-    known = checkpoint_runs.find_run(book, run)
-    if known is None:
-        raise UsageError(f"There is no run {run!r} yet: give --model and --backend.")
-    _check_open(book, run)
-    work = checkpoint_runs.prepare_again(known)
-    engine = checkpoint_runs.reopen(
-        book, known, max_qpu_seconds=max_qpu_seconds, check=interrupts.check
-    )
-    return engine, work
-
-
-def _begun(
-    book: Ledger, run: str, work: Work, settings: Settings, interrupts: Interrupts
-) -> DurableEngine:
-    checkpoint_runs.check_settings(settings)
-    backend = checkpoint_runs.find_backend(settings)
-    if checkpoint_runs.find_run(book, run) is None:
-        if settings.is_device and settings.max_qpu_seconds is None:
-            raise UsageError("A real device needs --max-qpu-seconds, the budget of the run.")
-        plan = checkpoint_runs.make_run_plan(work, settings, backend)
-        plan.check_budget()
-        log("planned", **checkpoint_runs.brief(plan))
-    else:
-        _check_open(book, run)
-    return checkpoint_runs.begin(book, run, work, settings, backend, check=interrupts.check)
-
-
-def _check_open(book: Ledger, run: str) -> None:
-    problem = needs_again(book, book.get_run(run))
-    if problem is not None:
-        raise LedgerConflictError(problem)
-
-
-def _source(data: str | None, data_dir: Path | None) -> DataSource | None:
-    if data is None:
-        if data_dir is not None:
-            raise UsageError("--data-dir needs --data.")
-        return None
-    folder = None if data_dir is None else str(data_dir.resolve())
-    return DataSource.model_validate({"name": data, "data_dir": folder})
+def _begin_or_go_on(
+    ledger: str, run: str, given: dict[str, Any], pace: commands.Pace
+) -> dict[str, Any]:
+    check_name(run)
+    if given["model"] is not None and given["backend"] is not None:
+        any_time = given.pop("yes")
+        return commands.submit(ledger, run, commands.ask(**given), pace, any_time=any_time)
+    budget = given.pop("max_qpu_seconds")
+    told = [name for name, value in given.items() if value is not None and value is not False]
+    if told:
+        raise UsageError(
+            f"{', '.join('--' + name.replace('_', '-') for name in told)}: give both --model and "
+            "--backend to begin a run, or --run alone to go on with one."
+        )
+    return commands.collect(ledger, run, pace, max_qpu_seconds=budget)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,9 @@ A thin shell over `hardware_runs`; everything heavy is imported inside the comma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,19 +18,15 @@ from qpc_qiskit.cli_support import (
     INTERRUPTED,
     PENDING,
     USAGE_ERROR,
-    backend_errors,
     fail,
     option_from,
     reported,
     say,
-    usage_errors,
 )
 from qpc_qiskit.options import DataSource
 
 if TYPE_CHECKING:
-    from hardware_runs.checkpoint_runs import Settings, Work
-    from hardware_runs.engine import DurableEngine
-    from hardware_runs.ledger import Ledger
+    from hardware_runs.commands import Pace
     from qpc_qiskit.interrupts import Interrupts
 
 EXIT_CODES = (
@@ -45,6 +42,12 @@ run_app = typer.Typer(
     no_args_is_help=True,
 )
 
+
+def _sent(*flags: str, **options: Any) -> Any:
+    panel = "What is sent"
+    return typer.Option(*flags, rich_help_panel=panel, show_default=False, **options)
+
+
 Model = Annotated[
     Path, typer.Argument(help="Folder of a finished training run (model.json, model.safetensors).")
 ]
@@ -57,21 +60,52 @@ Images = Annotated[
 ]
 Shots = Annotated[
     int | None,
-    typer.Option(
-        min=1, help="Per circuit execution. (default: exact on aer, else 4096)", show_default=False
+    _sent(min=1, help="Per circuit execution. (default: exact on aer, else 4096)"),
+]
+Precision = Annotated[
+    float | None,
+    _sent(min=0, help="Standard error of every value, instead of shots; 0: exact, on aer."),
+]
+Noise = Annotated[
+    str | None,
+    _sent(
+        metavar="SPEC",
+        help="Noise on aer: a device's name, for its noise on its best patch, or "
+        "depolarizing:0.01. (default none)",
     ),
 ]
-Mode = Annotated[str, typer.Option(metavar="job|batch|session", help="Of IBM's devices.")]
+Mode = Annotated[
+    str | None, _sent(metavar="job|batch|session", help="Of IBM's devices. (default job)")
+]
 Resilience = Annotated[
-    int,
-    typer.Option(min=0, max=2, help="IBM's level: 0 none, 1 readout, 2 also extrapolation."),
+    int | None,
+    _sent(
+        min=0,
+        max=2,
+        help="IBM's level: 0 none, 1 readout mitigation, 2 also zero-noise extrapolation. "
+        "(default 0)",
+    ),
+]
+Options = Annotated[
+    str | None,
+    _sent(
+        metavar="JSON",
+        help="Options of IBM's Estimator (on aer without resilience: of AerSimulator): a JSON "
+        "object, or @FILE with one.",
+    ),
+]
+NoDedupe = Annotated[
+    bool, _sent("--no-dedupe", help="Run pixels of equal direction each on its own.")
+]
+Seed = Annotated[int | None, _sent(min=0, help="Of shots and twirls; not for a real device.")]
+BatchSize = Annotated[
+    int | None,
+    _sent(min=1, help="Images per call of the network; a job has rows of one call. (default 64)"),
 ]
 Budget = Annotated[
     float | None, typer.Option(help="Budget of the run: no job is sent that could exceed it.")
 ]
-BatchSize = Annotated[
-    int, typer.Option(min=1, help="Images per call of the network; a job has rows of one call.")
-]
+Yes = Annotated[bool, typer.Option("--yes", help="Send to a real device without a budget.")]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON object to stdout, and nothing else.")
 ]
@@ -92,13 +126,17 @@ def plan(
     backend: Backend,
     images: Images = None,
     shots: Shots = None,
-    mode: Mode = "job",
+    precision: Precision = None,
+    noise: Noise = None,
+    mode: Mode = None,
+    resilience: Resilience = None,
+    options: Options = None,
+    no_dedupe: NoDedupe = False,
+    batch_size: BatchSize = None,
     max_qpu_seconds: Budget = None,
     rate: Annotated[
         float | None, typer.Option(min=0, help="Price of a second of QPU time, in dollars.")
     ] = None,
-    resilience: Resilience = 0,
-    batch_size: BatchSize = 64,
     as_json: AsJson = False,
     data: Data = None,
     data_dir: DataDir = None,
@@ -112,22 +150,18 @@ def plan(
 
       qpc run plan runs/digits --backend fake_fez --images 32 --shots 1024 --rate 1.6
     """
-    with reported():
-        from hardware_runs.checkpoint_runs import Settings
+    given = locals()
+    names = ("rate", "as_json")
+    with _reported():
+        from hardware_runs import commands
+        from qpc_qiskit.progress import spinner
         from qpc_qiskit.run_texts import plan_text
 
-        settings = Settings(
-            backend=backend,
-            mode=mode,
-            shots=shots,
-            resilience=resilience,
-            max_qpu_seconds=max_qpu_seconds,
-        )
         if rate is not None and backend == "aer":
             fail("--rate has no effect on aer, which is no device; leave it out.", USAGE_ERROR)
-        _check(settings)
-        work = _prepared(model, _source(data, data_dir), images, batch_size)
-        found = _planned(work, settings, None, rate)
+        asked = commands.ask(**{k: value for k, value in given.items() if k not in names})
+        with spinner("Finding the backend") as show:
+            found = commands.plan(asked, rate=rate, on_step=show)
         say(as_json, found.to_dict(), plan_text(found))
 
 
@@ -138,16 +172,16 @@ def submit(
     run: Annotated[str, typer.Option(help="Name of the run, by which it is found again.")],
     images: Images = None,
     shots: Shots = None,
-    mode: Mode = "job",
+    precision: Precision = None,
+    noise: Noise = None,
+    mode: Mode = None,
+    resilience: Resilience = None,
+    options: Options = None,
+    no_dedupe: NoDedupe = False,
+    seed: Seed = None,
+    batch_size: BatchSize = None,
     max_qpu_seconds: Budget = None,
-    yes: Annotated[
-        bool, typer.Option("--yes", help="Send to a real device without a budget.")
-    ] = False,
-    resilience: Resilience = 0,
-    seed: Annotated[
-        int | None, typer.Option(min=0, help="Of simulated shots; not for a real device.")
-    ] = None,
-    batch_size: BatchSize = 64,
+    yes: Yes = False,
     ledger: Where = LEDGER,
     wait: Wait = False,
     poll_seconds: Poll = 10.0,
@@ -166,55 +200,23 @@ def submit(
       qpc run submit runs/digits --backend ibm_fez --images 32 --shots 1024 --run digits-1
         --max-qpu-seconds 300
     """
-    with reported(), _stopping(run) as interrupts:
-        from hardware_runs import checkpoint_runs
-        from hardware_runs.ledger import Ledger
-        from hardware_runs.plan import planning_engine
+    given = locals()
+    names = ("run", "yes", "ledger", "wait", "poll_seconds", "as_json")
+    with _reported(), _stopping(run) as interrupts:
+        from hardware_runs import commands
+        from qpc_qiskit.run_texts import plan_line
 
-        settings = checkpoint_runs.Settings(
-            backend=backend,
-            mode=mode,
-            shots=shots,
-            resilience=resilience,
-            seed=seed,
-            max_qpu_seconds=max_qpu_seconds,
-        )
-        _check_name(run)
-        _check(settings)
-        work = _prepared(model, _source(data, data_dir), images, batch_size)
-        with ExitStack() as stack:
-            with backend_errors("--backend", backend):
-                found = checkpoint_runs.find_backend(settings)
-                if not settings.is_device:  # an unknown name is told before a ledger is made
-                    planning_engine(backend, mode=mode, shots=shots, resilience=resilience)
-            book = stack.enter_context(Ledger(ledger))
-            stack.enter_context(_logged(ledger, run))
-            if checkpoint_runs.find_run(book, run) is not None:
-                _check_open(book, run)
-            elif settings.is_device:
-                _permit(work, settings, found, yes)
-            with backend_errors("--backend", backend):
-                engine = checkpoint_runs.begin(
-                    book, run, work, settings, found, check=interrupts.check
-                )
-            _finish(engine, work, interrupts, wait, poll_seconds, as_json)
-
-
-def _permit(work: Work, settings: Settings, backend: Any, yes: bool) -> None:
-    """Say the plan on stderr; leave if it is not allowed."""
-    from hardware_runs.checkpoint_runs import brief
-    from hardware_runs.runlog import log
-    from qpc_qiskit.run_texts import plan_line
-
-    found = _planned(work, settings, backend)
-    typer.echo(plan_line(found), err=True)
-    if settings.max_qpu_seconds is None and not yes:
-        fail(
-            "Nothing was sent: a real device needs --max-qpu-seconds, or --yes for any time.",
-            USAGE_ERROR,
-        )
-    found.check_budget()
-    log("planned", **brief(found))
+        asked = commands.ask(**{k: value for k, value in given.items() if k not in names})
+        with _pace(run, interrupts, wait, poll_seconds) as pace:
+            result = commands.submit(
+                ledger,
+                run,
+                asked,
+                pace,
+                any_time=yes,
+                on_plan=lambda found: typer.echo(plan_line(found), err=True),
+            )
+        _say_result(as_json, result)
 
 
 @run_app.command(epilog=EXIT_CODES)
@@ -223,6 +225,9 @@ def collect(
     model: Annotated[
         Path | None, typer.Option(help="Where the checkpoint is now, if it was moved.")
     ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Where the files of the data are now, if they were moved.")
+    ] = None,
     max_qpu_seconds: Annotated[
         float | None, typer.Option(help="A new budget of the whole run. (default: as before)")
     ] = None,
@@ -230,6 +235,15 @@ def collect(
         bool,
         typer.Option("--again", help="Also send what was cancelled, or failed for good."),
     ] = False,
+    give_up: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="JOB",
+            help="Wait no more for a job whose result can never be fetched. It may have been paid: "
+            "its cap stays taken from the budget until the service says what it has used, and only "
+            "--again sends, and pays, its rows anew. May be repeated.",
+        ),
+    ] = None,
     ledger: Where = LEDGER,
     wait: Wait = False,
     poll_seconds: Poll = 10.0,
@@ -238,29 +252,24 @@ def collect(
     """Go on with a run: fetch results, send what is left, print the score when all is there.
 
     Everything else stands in the ledger. Later quantum layers continue by themselves. While results
-    are pending the exit code is 75. `qpc run resume` is the same.
+    are pending the exit code is 75. A run that was cancelled, or of which a job failed for good,
+    sends nothing without --again; what is there is fetched. `qpc run resume` is the same.
     """
-    with reported(), _stopping(run) as interrupts:
-        from hardware_runs import checkpoint_runs
-        from hardware_runs.cancelling import allow_again
-        from hardware_runs.ledger import Ledger
-        from qpc_qiskit.progress import busy
+    with _reported(), _stopping(run) as interrupts:
+        from hardware_runs import commands
 
-        if max_qpu_seconds is not None and not 0 < max_qpu_seconds < float("inf"):
-            fail(f"--max-qpu-seconds must be a number above 0; got {max_qpu_seconds}.", USAGE_ERROR)
-        with Ledger(ledger, create=False) as book:
-            known = book.get_run(run)
-            checkpoint_runs.task_of(known)
-            if again:
-                allow_again(book, known)
-            _check_open(book, run)
-            with _logged(ledger, known.name):
-                with busy("Loading the network"):
-                    work = checkpoint_runs.prepare_again(known, model)
-                engine = checkpoint_runs.reopen(
-                    book, known, max_qpu_seconds=max_qpu_seconds, check=interrupts.check
-                )
-                _finish(engine, work, interrupts, wait, poll_seconds, as_json)
+        with _pace(run, interrupts, wait, poll_seconds) as pace:
+            result = commands.collect(
+                ledger,
+                run,
+                pace,
+                model=model,
+                data_dir=data_dir,
+                max_qpu_seconds=max_qpu_seconds,
+                again=again,
+                give_up=give_up or (),
+            )
+        _say_result(as_json, result)
 
 
 run_app.command("resume", epilog=EXIT_CODES, help="The same as `collect`.")(collect)
@@ -310,18 +319,30 @@ def cancel(run: Name, ledger: Where = LEDGER, as_json: AsJson = False) -> None:
     with reported():
         from hardware_runs import cancelling
         from hardware_runs.ledger import Ledger
-        from hardware_runs.runlog import log
+        from hardware_runs.runlog import log, log_path, run_log
         from qpc_qiskit.run_texts import cancel_text
 
         with Ledger(ledger, create=False) as book:
             known = book.get_run(run)
-            with _logged(ledger, known.name):
+            with run_log(log_path(ledger, known.name), known.name):
                 found = cancelling.cancel(book, known)
                 log("cancelled", **asdict(found))
         result = {"run": known.name, "run_id": known.id, "state": "cancelled", **asdict(found)}
         say(as_json, result, cancel_text(known.name, found))
         if found.problem:
             raise typer.Exit(1)
+
+
+@contextmanager
+def _reported() -> Iterator[None]:
+    """`reported`, and what cannot be meant as wrong usage."""
+    with reported():
+        from hardware_runs.run_settings import UsageError
+
+        try:
+            yield
+        except UsageError as error:
+            fail(str(error), USAGE_ERROR)
 
 
 @contextmanager
@@ -337,91 +358,37 @@ def _stopping(run: str) -> Iterator[Interrupts]:
 
 
 @contextmanager
-def _logged(ledger: str, run: str) -> Iterator[None]:
-    from hardware_runs.runlog import log_path, run_log
-
-    with run_log(log_path(ledger, run), run):
-        yield
-
-
-def _finish(
-    engine: DurableEngine,
-    work: Work,
-    interrupts: Interrupts,
-    wait: bool,
-    poll_seconds: float,
-    as_json: bool,
-) -> None:
-    from hardware_runs.driving import finish
+def _pace(run: str, interrupts: Interrupts, wait: bool, poll_seconds: float) -> Iterator[Pace]:
+    """What is going on, behind a spinner; without a terminal, what is waited for, in lines."""
+    from hardware_runs.commands import Pace
     from qpc_qiskit.progress import spinner
+
+    said = ""
+    with spinner(f"Run {run}") as show:
+
+        def on_poll(text: str) -> None:
+            nonlocal said
+            show(f"Run {run}: {text}")
+            if text != said and not sys.stderr.isatty():
+                typer.echo(f"{run}: {text}", err=True)
+            said = text
+
+        yield Pace(
+            wait=wait,
+            poll_seconds=poll_seconds,
+            check=interrupts.check,
+            on_step=lambda text: show(f"Run {run}: {text}"),
+            on_poll=on_poll,
+            tell=lambda text: typer.echo(text, err=True),
+        )
+
+
+def _say_result(as_json: bool, result: dict[str, Any]) -> None:
     from qpc_qiskit.run_texts import result_text
 
-    with spinner(f"Run {engine.run.name}") as show:
-        result = finish(
-            engine,
-            work,
-            wait=wait,
-            check=interrupts.check,
-            poll_seconds=poll_seconds,
-            on_poll=lambda text: show(f"Run {engine.run.name}: {text}"),
-        )
     say(as_json, result, result_text(result))
     if result["state"] != "done":
         raise typer.Exit(PENDING)
-
-
-def _prepared(model: Path, source: DataSource | None, images: int | None, batch_size: int) -> Work:
-    from hardware_runs.checkpoint_runs import prepare
-    from qpc_qiskit.progress import busy
-
-    with busy("Loading the network"):
-        return prepare(model, source=source, num_images=images, batch_size=batch_size)
-
-
-def _planned(work: Work, settings: Settings, backend: Any, rate: float | None = None) -> Any:
-    from hardware_runs.checkpoint_runs import make_run_plan
-    from qpc_qiskit.progress import busy
-
-    with busy("Planning"), backend_errors("--backend", settings.backend):
-        return make_run_plan(work, settings, backend or settings.backend, rate=rate)
-
-
-def _source(data: str | None, data_dir: Path | None) -> DataSource | None:
-    if data is None:
-        if data_dir is not None:
-            fail("--data-dir needs --data.", USAGE_ERROR)
-        return None
-    given: dict[str, Any] = {"name": data}
-    if data_dir is not None:
-        given["data_dir"] = str(data_dir.resolve())
-    with usage_errors({("DataSource", "name"): "--data"}):
-        return DataSource(**given)
-
-
-def _check(settings: Settings) -> None:
-    from hardware_runs.checkpoint_runs import check_settings
-
-    _usage(lambda: check_settings(settings))
-
-
-def _check_name(run: str) -> None:
-    from hardware_runs.checkpoint_runs import check_name
-
-    _usage(lambda: check_name(run))
-
-
-def _usage(check: Callable[[], None]) -> None:
-    with backend_errors("", ""):
-        check()
-
-
-def _check_open(book: Ledger, run: str) -> None:
-    from hardware_runs.cancelling import needs_again
-    from qpc_qiskit.cli_support import RUNTIME_ERROR
-
-    problem = needs_again(book, book.get_run(run))
-    if problem is not None:
-        fail(problem, RUNTIME_ERROR)
 
 
 def _public(ledger: str) -> str:

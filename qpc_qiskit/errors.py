@@ -9,6 +9,7 @@
     │   ├── BudgetError                 what is to be sent would cost more than was allowed
     │   ├── FetchError                  a result could not be fetched; its job may be well
     │   ├── JobRefused                  a job was not taken: there is none
+    │   ├── JobDeferred                 a job was not taken for now: there is none
     │   ├── JobUnclear                  a job may have been taken or not
     │   ├── JobFailed                   a job failed for good; its run can go on without it
     │   └── SessionEnded                a batch or session takes no more jobs
@@ -68,11 +69,15 @@ class FetchError(EngineError):
 
 
 class JobRefused(EngineError):
-    """A service has certainly not taken a job.
+    """A service has certainly not taken a job, and will not take it as it is."""
+
+
+class JobDeferred(EngineError):
+    """A service has certainly not taken a job, and may take the same later.
 
     Args:
         message: why.
-        is_rate_limit: whether it would have been taken later.
+        is_rate_limit: whether too much was sent within a minute.
     """
 
     def __init__(self, message: str, is_rate_limit: bool = False) -> None:

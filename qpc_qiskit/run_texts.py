@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,9 @@ def plan_line(plan: RunPlan) -> str:
     """A plan in a line."""
     shots = "exact values" if plan.shots is None else f"{plan.shots:,} shots each"
     return (
-        f"{plan.backend}: {_count(plan.num_images, 'image')}, {plan.num_executions:,} circuit "
-        f"executions of {plan.num_rows:,} rows, {shots}, in {_count(plan.num_jobs, 'job')}; "
+        f"{_place(plan.backend, plan.noise)}: {_count(plan.num_images, 'image')}, "
+        f"{plan.num_executions:,} circuit executions of {plan.num_rows:,} rows, {shots}, in "
+        f"{_count(plan.num_jobs, 'job')}; "
         f"{_price(plan.qpu_seconds, plan.cost)}{_budget(plan)}"
     )
 
@@ -111,9 +113,9 @@ def result_text(result: Mapping[str, Any]) -> str:
     shots = "exact values" if result["shots"] is None else f"{result['shots']:,} shots each"
     low, high = result["accuracy_interval"]
     text = (
-        f"{result['run']} on {result['backend']}: accuracy {100 * result['accuracy']:.2f} % (95 % "
-        f"interval {100 * low:.1f} to {100 * high:.1f} %), loss {result['loss']:.4f} on "
-        f"{result['images']} test images\n"
+        f"{result['run']} on {_place(result['backend'], result['noise'])}: accuracy "
+        f"{100 * result['accuracy']:.2f} % (95 % interval {100 * low:.1f} to "
+        f"{100 * high:.1f} %), loss {result['loss']:.4f} on {result['images']} test images\n"
         f"exact: accuracy {100 * result['exact_accuracy']:.2f} %; {100 * result['agreement']:.2f} "
         f"% of the predictions agree, logits differ by {result['max_logit_difference']:.2g} at "
         f"most\n{result['executions']:,} circuit executions, {shots}, in "
@@ -124,6 +126,8 @@ def result_text(result: Mapping[str, Any]) -> str:
             f"; {result['used_qpu_seconds']:,.1f} s of QPU time, "
             f"{_known(result['predicted_qpu_seconds'])} predicted"
         )
+        if held := result["reserved_qpu_seconds"]:
+            text += f"; {held:,.0f} s are held back until the service says what was used"
     if not result["same_data_as_in_training"]:
         text += "\nNote: these are not the data that the network was trained and tested on."
     return text
@@ -134,7 +138,8 @@ def status_text(status: RunStatus) -> str:
     reason = f" ({status.cancel_reason})" if status.cancel_reason else ""
     lines = [
         f"{status.run}: {status.state}{reason}; {status.backend}, mode {status.mode}, begun "
-        f"{status.created}"
+        f"{status.created}",
+        _settings_text(status),
     ]
     if status.layers:
         heading = ("layer", "blocks", "pixels", "rows done", "unsent", "open", "done", "failed")
@@ -160,6 +165,25 @@ def status_text(status: RunStatus) -> str:
     if status.duplicates:
         lines.append(f"duplicate jobs, which do not count: {', '.join(status.duplicates)}")
     return "\n".join(lines)
+
+
+def _settings_text(status: RunStatus) -> str:
+    """What was asked for, beyond defaults."""
+    is_exact_on_aer = status.backend == "aer" and not status.resilience
+    if status.precision == 0 or (status.precision is None and is_exact_on_aer):
+        shots = "exact values"
+    elif status.precision is None:
+        shots = "as many shots as the backend's default"
+    else:
+        shots = f"{status.shots:,} shots each"
+    told = {
+        "resilience": status.resilience or None,
+        "noise": status.noise,
+        "options": json.dumps(status.options) if status.options else None,
+        "seed": status.seed,
+    }
+    parts = [shots, *(f"{name} {value}" for name, value in told.items() if value is not None)]
+    return ", ".join(parts) + ("" if status.dedupe else ", equal directions not merged")
 
 
 def _job_row(job: JobRecord) -> tuple[object, ...]:
@@ -220,6 +244,10 @@ def cancel_text(name: str, found: Cancelled) -> str:
     if found.problem:
         lines.append(f"the service was not asked: {found.problem}")
     return "\n".join(lines)
+
+
+def _place(backend: str, noise: str | None) -> str:
+    return backend if noise is None else f"{backend} with noise {noise}"
 
 
 def _price(seconds: float | None, cost: float | None) -> str:

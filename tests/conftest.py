@@ -39,7 +39,7 @@ def pytest_collection_modifyitems(config, items):
         return
     skip = pytest.mark.skip(reason="needs a real IBM account; run with --hardware")
     for item in items:
-        if "hardware" in item.keywords:
+        if item.get_closest_marker("hardware"):
             item.add_marker(skip)
 
 

@@ -1,5 +1,7 @@
 """Durable runs for tests: a network of two quantum layers, processes that end, effects watched."""
 
+import math
+
 import torch
 from torch import nn
 
@@ -13,7 +15,16 @@ LEASE = 600.0
 RULES = Rules(lease_seconds=LEASE, posts_per_minute=100)
 """Tests that are about neither need not move the clock for them."""
 LEDGER_EFFECTS = (
-    *("create_run", "add_revision", "put_layer", "freeze_block", "claim_intent", "begin_post"),
+    *(
+        "create_run",
+        "add_revision",
+        "add_circuits",
+        "set_budget",
+        "put_layer",
+        "freeze_block",
+        "claim_intent",
+        "begin_post",
+    ),
     *("note_empty_lookup", "take_over", "drop_lease", "release_intent", "record_job"),
     *("note_duplicates", "fail_attempt", "cancel_attempt", "record_usage", "store_result"),
     *("open_session", "record_session", "close_session", "note_duplicate_cancelled"),
@@ -91,7 +102,7 @@ class Script:
         self.path, self.backend, self.name = path, backend, name
         self.clock = clock or Clock()
         self.model = model or network()
-        self.given = {"rules": RULES, **given}
+        self.given = {"rules": RULES, "max_qpu_seconds": math.inf, **given}
 
     def engine(self, ledger=None, **given):
         """A new engine of the run."""

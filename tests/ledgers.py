@@ -185,6 +185,16 @@ STEPS = {
             now=3.0,
         ),
     ),
+    "add_circuits": (
+        _with(lambda ledger, run, block: run),
+        lambda ledger, run: ledger.add_circuits(
+            run.id, reason="placed anew", blobs={"circuit": b"QPY"}, now=3.0
+        ),
+    ),
+    "set_budget": (
+        _with(lambda ledger, run, block: run),
+        lambda ledger, run: ledger.set_budget(run.id, 71.0, now=3.0),
+    ),
     "put_layer": (
         _with(lambda ledger, run, block: run),
         lambda ledger, run: ledger.put_layer(run.id, "features.2", {"n": 3}, "def"),

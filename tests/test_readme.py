@@ -1,25 +1,29 @@
 """What the documentation shows runs, and its links lead somewhere."""
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from readme import five_commands
+
+from hardware_runs.standin import Rules, Standin
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "benchmarks" / "README.md"]
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/backends.md"])
-def test_the_examples_print_what_they_say(page):
+@pytest.mark.parametrize("page", ["README.md", "docs/backends.md", "docs/hardware-runs.md"])
+def test_the_examples_print_what_they_say(page, tmp_path):
     text = (ROOT / page).read_text()
     code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
     answer = "".join(re.findall(r"```text\n(.*?)```", text, re.DOTALL))
     assert code
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
-        cwd=ROOT,
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         check=False,
@@ -54,3 +58,33 @@ def test_commands_of_the_readme_exist():
         plain = re.sub(r"\x1b\[[0-9;]*m", "", result.output)
         for option in re.findall(r"(--?[a-z-]+)", rest):
             assert option in plain, (command, option)
+
+
+@pytest.mark.slow
+def test_the_five_commands(tmp_path):
+    """From simulator to device, against the stand-in: real client, HTTP, one process for each."""
+    text = (ROOT / "README.md").read_text()
+    commands = five_commands(text)
+    assert [words[1] for words in commands] == ["train", "run", "run", "run", "run"]
+    qpc = str(Path(sys.executable).parent / "qpc")
+    with Standin(Rules()) as standin:
+        environment = {**os.environ, **standin.environment()}
+        for words in commands:
+            done = subprocess.run(
+                [qpc, *words[1:]],
+                cwd=tmp_path,
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode in ((0, 75) if "submit" in words else (0,)), done.stderr
+        jobs = standin.records()["jobs"]
+    assert len(jobs) == 1
+    assert "accuracy" in done.stdout
+    assert 60 < jobs[0]["usage_seconds"] < 150
+    told = re.search(
+        r"one job of ([\d,]+) executions, about (\d+) s", (ROOT / "README.md").read_text()
+    )
+    assert int(told[1].replace(",", "")) * 256 == jobs[0]["num_executions"]
+    assert abs(int(told[2]) - jobs[0]["usage_seconds"]) < 2

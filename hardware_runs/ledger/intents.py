@@ -8,6 +8,8 @@ apart and both after the POST before, have found none.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from sqlalchemy import Connection, select
 
 from hardware_runs.ledger import schema
@@ -185,15 +187,30 @@ class Intents(Store):
             return first
 
     def take_over(
-        self, attempt: Attempt, new_owner: str, *, now: float, lease_seconds: float
+        self,
+        attempt: Attempt,
+        new_owner: str,
+        *,
+        now: float,
+        lease_seconds: float,
+        is_owner_gone: Callable[[str], bool] = lambda owner: False,
     ) -> Attempt | None:
         """Take an intent whose lease has expired from its owner; None: it is not to be had.
 
         Where `post_begun_at` is set, a job may exist: look its tag up before posting.
+
+        Args:
+            attempt: an intent of somebody.
+            new_owner: who takes it.
+            now: seconds since the epoch.
+            lease_seconds: of the new owner.
+            is_owner_gone: whether an owner certainly posts no more, whatever its lease says.
         """
         with self._writing(attempt.run_id) as connection:
             stored = load_attempt(connection, attempt.id)
-            if stored.state != AttemptState.INTENT or stored.lease_expires_at > now:
+            if stored.state != AttemptState.INTENT:
+                return None
+            if stored.lease_expires_at > now and not is_owner_gone(stored.owner):
                 return None
             return update_attempt(
                 connection, stored, owner=new_owner, lease_expires_at=now + lease_seconds

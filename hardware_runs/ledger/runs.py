@@ -67,6 +67,12 @@ class Runs(Store):
             f"{', '.join(repr(name) for name in names[-5:]) or 'none'}."
         )
 
+    def find_run(self, name: str) -> Run | None:
+        """A run by its name; None: there is none."""
+        with self._reading() as connection:
+            row = _run_row(connection, schema.runs.c.name == name)
+            return None if row is None else _run(row)
+
     def list_runs(self) -> tuple[Run, ...]:
         """All runs, the oldest first."""
         with self._reading() as connection:
@@ -94,33 +100,29 @@ class Runs(Store):
             now: seconds since the epoch.
             blobs: bytes by name, such as ISA circuits as QPY.
         """
-        if max_qpu_seconds is not None and not max_qpu_seconds >= 0:
-            raise ValueError(f"Expected max_qpu_seconds >= 0, or None; got {max_qpu_seconds}.")
+        _check_budget(max_qpu_seconds)
         text = to_json(content, "The revision")
         with self._writing(run_id) as connection:
-            table = schema.revisions
-            last = connection.scalar(
-                select(func.max(table.c.number)).where(table.c.run_id == run_id)
-            )
-            number = (last or 0) + 1
-            connection.execute(
-                insert(table).values(
-                    run_id=run_id,
-                    number=number,
-                    created_at=now,
-                    reason=reason,
-                    max_qpu_seconds=max_qpu_seconds,
-                    content=text,
-                )
-            )
-            for name, blob in (blobs or {}).items():
-                checked_blob(blob, f"{name!r} of revision {number}")
-                connection.execute(
-                    insert(schema.revision_blobs).values(
-                        run_id=run_id, number=number, name=name, content=blob, sha256=digest(blob)
-                    )
-                )
-            return _revisions(connection, run_id)[-1]
+            return _append(connection, run_id, reason, text, max_qpu_seconds, blobs or {}, now)
+
+    def add_circuits(
+        self, run_id: str, *, reason: str, blobs: Mapping[str, bytes], now: float
+    ) -> Revision:
+        """Append a revision that is the newest one with some blobs added, or replaced."""
+        with self._writing(run_id) as connection:
+            newest = _revisions(connection, run_id)[-1]
+            text = to_json(newest.content, "The revision")
+            kept = {**newest.blobs, **blobs}
+            return _append(connection, run_id, reason, text, newest.max_qpu_seconds, kept, now)
+
+    def set_budget(self, run_id: str, max_qpu_seconds: float | None, *, now: float) -> Revision:
+        """Append a revision that is the newest one with another budget; None: no limit."""
+        _check_budget(max_qpu_seconds)
+        with self._writing(run_id) as connection:
+            newest = _revisions(connection, run_id)[-1]
+            text = to_json(newest.content, "The revision")
+            reason = "another budget"
+            return _append(connection, run_id, reason, text, max_qpu_seconds, newest.blobs, now)
 
     def revisions(self, run_id: str) -> tuple[Revision, ...]:
         """All revisions of a run, the newest last.
@@ -174,6 +176,43 @@ class Runs(Store):
         """The layers that a run has reached, in order of first use."""
         with self._reading() as connection:
             return _layers(connection, run_id)
+
+
+def _check_budget(max_qpu_seconds: float | None) -> None:
+    if max_qpu_seconds is not None and not max_qpu_seconds >= 0:
+        raise ValueError(f"Expected max_qpu_seconds >= 0, or None; got {max_qpu_seconds}.")
+
+
+def _append(
+    connection: Connection,
+    run_id: str,
+    reason: str,
+    content: str,
+    max_qpu_seconds: float | None,
+    blobs: Mapping[str, bytes],
+    now: float,
+) -> Revision:
+    table = schema.revisions
+    last = connection.scalar(select(func.max(table.c.number)).where(table.c.run_id == run_id))
+    number = (last or 0) + 1
+    connection.execute(
+        insert(table).values(
+            run_id=run_id,
+            number=number,
+            created_at=now,
+            reason=reason,
+            max_qpu_seconds=max_qpu_seconds,
+            content=content,
+        )
+    )
+    for name, blob in blobs.items():
+        checked_blob(blob, f"{name!r} of revision {number}")
+        connection.execute(
+            insert(schema.revision_blobs).values(
+                run_id=run_id, number=number, name=name, content=blob, sha256=digest(blob)
+            )
+        )
+    return _revisions(connection, run_id)[-1]
 
 
 def _run_row(connection: Connection, where: Any) -> Row[Any] | None:

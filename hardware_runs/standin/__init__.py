@@ -1,8 +1,8 @@
 """A stand-in of the IBM Quantum service on this machine, for trials and tests without an account.
 
 The real client talks to it over HTTP on the loopback interface, unmodified: account from the
-environment, backends, batches, sessions, Estimator and jobs. Jobs are executed on Aer with the
-noise of a small fake device; what a job returns depends on its content alone. Faults that a
+environment, backends, batches, sessions, Estimator and jobs. Jobs are executed on Aer, with noise
+where the device is small enough; what a job returns depends on its content alone. Faults that a
 network, a service or a device may have are scripted (`faults`), time is a clock that can be moved.
 
     with Standin(Rules(noisy=False)) as standin:

@@ -36,10 +36,10 @@ def search(service: Service, request: Request) -> Any:
 
 
 def plan(service: Service, request: Request, plan: str) -> Any:
-    """The plan of an instance."""
+    """The plan of an instance: one that has sessions, as the stand-in does; `Open` has none."""
     return {
-        "overview_ui": {"en": {"display_name": "Open"}},
-        "metadata": {"pricing": {"type": "free"}},
+        "overview_ui": {"en": {"display_name": "Pay-as-you-go"}},
+        "metadata": {"pricing": {"type": "paygo"}},
     }
 
 

@@ -22,6 +22,8 @@ Kind = Literal[
     "too_large",
     "queue",
     "usage",
+    "pending_usage",
+    "no_usage",
     "closed_session",
     "recalibrated",
 ]
@@ -38,6 +40,8 @@ OF_JOBS: tuple[Kind, ...] = (
     "too_large",
     "queue",
     "usage",
+    "pending_usage",
+    "no_usage",
     "closed_session",
     "recalibrated",
 )
@@ -52,7 +56,8 @@ class Fault:
     """One thing that goes wrong.
 
     On a request (any route):
-        `status`: the answer is an error, nothing was done.
+        `status`: the answer is an error, nothing was done. 404 on `GET /jobs/*` or
+            `GET /sessions/*`: the service has forgotten a job, a session.
         `cut`: the connection ends without an answer, nothing was done.
         `expired_token`: 401, and every access token given out so far has ended.
         `status_after`, `cut_after`: the same two, but what was asked for has been done.
@@ -66,6 +71,8 @@ class Fault:
         `too_large`: FAILED with code 5302.
         `queue`: waits `seconds` more by the stand-in's clock.
         `usage`: uses `factor` times the forecast.
+        `pending_usage`: its metrics say `pending`, and 0 s, until `seconds` after its end.
+        `no_usage`: its metrics say nothing of usage (null).
         `closed_session`: its session or batch is closed as it comes; the job is refused (1217).
         `recalibrated`: the device is calibrated anew right after it.
     """

@@ -34,7 +34,7 @@ def post_job(service: Service, request: Request) -> Any:
         raise Refusal(409, "The instance's usage limit has been reached.")
     params = body["params"]
     try:
-        program = programs.decode(backend, params, noisy=service.rules.noisy)
+        program = programs.decode(backend, params)
     except (KeyError, ValueError) as error:
         raise Refusal(400, f"The job's inputs are not valid: {error}") from error
     posted = json.dumps(params["quantum_program"]).encode()
@@ -157,9 +157,8 @@ def result(service: Service, request: Request, job_id: str) -> Any:
     with service.executing:
         text = service.store.result(job)
         if text is None:
-            noisy = service.rules.noisy
-            program = programs.decode(job.backend, service.store.params(job), noisy=noisy)
-            text = programs.execute(program, noisy=noisy)
+            program = programs.decode(job.backend, service.store.params(job))
+            text = programs.execute(program, noisy=service.rules.noisy)
             service.store.set_result(job, text)
     return text
 
@@ -170,17 +169,19 @@ def metrics(service: Service, request: Request, job_id: str) -> Any:
     state = service.state(job)
     ran = job.cancelled is None or job.cancelled > job.starts
     ran = ran and state.reason_code != SESSION_CLOSED and job.starts <= service.now
-    ends = min(job.ends, service.now)
+    ends = service.closes(job) if state.reason_code == SESSION_CLOSED else job.ends
+    is_known = state.is_final and service.now >= ends + job.usage_pending_seconds
+    usage = {
+        "qpu_charge_time_seconds": state.usage_seconds if is_known else 0.0,
+        "status": "complete" if is_known else "pending",
+    }
     return {
         "timestamps": {
             "created": date_text(job.created),
             "running": date_text(job.starts) if ran else None,
             "finished": date_text(ends) if state.is_final else None,
         },
-        "usage": {
-            "qpu_charge_time_seconds": state.usage_seconds,
-            "status": "complete" if state.is_final else "pending",
-        },
+        "usage": usage if job.has_usage else None,
     }
 
 
@@ -239,4 +240,8 @@ def _fated(job: Job, faults: list[Fault]) -> Job:
         elif fault.kind == "usage":
             factor = 1.0 if fault.factor is None else fault.factor
             job = replace(job, usage_factor=job.usage_factor * factor)
+        elif fault.kind == "pending_usage":
+            job = replace(job, usage_pending_seconds=fault.seconds)
+        elif fault.kind == "no_usage":
+            job = replace(job, has_usage=False)
     return job

@@ -14,7 +14,6 @@ from collections import defaultdict
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
@@ -24,6 +23,7 @@ from qiskit import QuantumCircuit, qpy
 from qiskit.transpiler import Target
 from qiskit_aer import AerSimulator
 from qiskit_ibm_runtime.fake_provider import (
+    FakeFez,
     FakeFractionalBackend,
     FakeGuadalupeV2,
     FakeJakartaV2,
@@ -37,13 +37,16 @@ from qiskit_ibm_runtime.quantum_program.converters.converters_2_0 import passthr
 from qiskit_ibm_runtime.quantum_program.params_converters import QUANTUM_PROGRAM_PARAMS_CONVERTERS
 from qiskit_ibm_runtime.utils.utils import is_isa_circuit
 
+from hardware_runs.standin.protocol import date_text, seconds_of
+
 _DEVICES: Mapping[str, Any] = {
     "ibm_manila": FakeManilaV2,  # 5 qubits in a line, cx
     "ibm_lagos": FakeLagosV2,  # 7 qubits, cx
     "ibm_jakarta": FakeJakartaV2,  # 7 qubits, cx
     "ibm_guadalupe": FakeGuadalupeV2,  # 16 qubits, cx: about 10 s per row with noise
     "ibm_fractional": FakeFractionalBackend,  # 5 qubits, cz; rx and rzz if asked for
-    "ibm_torino": FakeTorino,  # 133 qubits, cz: without noise only
+    "ibm_torino": FakeTorino,  # 133 qubits, cz: without noise
+    "ibm_fez": FakeFez,  # 156 qubits, cz: without noise
 }
 _WIDEST_NOISY = 16
 _SUB_JOB_SECONDS = 2.0
@@ -63,6 +66,11 @@ def device(name: str) -> Any:
 def device_names() -> tuple[str, ...]:
     """All that the stand-in has."""
     return tuple(_DEVICES)
+
+
+def has_noise(name: str) -> bool:
+    """Whether a device is narrow enough to be simulated with its noise."""
+    return int(device(name).num_qubits) <= _WIDEST_NOISY
 
 
 def configuration(name: str) -> dict[str, Any]:
@@ -85,19 +93,32 @@ def properties(name: str, calibrations: list[float]) -> dict[str, Any]:
         calibrations: times of all calibrations after the snapshot's own; each has its date and
             errors a quarter larger than before. (What jobs return does not change.)
     """
-    fake = device(name)
-    found = {**_snapshot(name, fake.props_filename), "backend_name": name}
+    found = _properties(name)
     if not calibrations:
         return found
     found = deepcopy(found)
-    date = datetime.fromtimestamp(calibrations[-1], UTC).isoformat()
-    for entry in [e for qubit in found["qubits"] for e in qubit] + [
-        e for gate in found["gates"] for e in gate["parameters"]
-    ]:
+    date = date_text(calibrations[-1])
+    for entry in _entries(found):
         entry["date"] = date
         if entry["name"].endswith("_error"):
             entry["value"] = min(0.5, entry["value"] * _DRIFT ** len(calibrations))
     return {**found, "last_update_date": date}
+
+
+@cache
+def _properties(name: str) -> dict[str, Any]:
+    """Of the snapshot, with dates in UTC as the service gives them: the client drops an offset."""
+    found = deepcopy(_snapshot(name, device(name).props_filename))
+    for entry in _entries(found):
+        entry["date"] = date_text(seconds_of(entry["date"]))
+    date = date_text(seconds_of(found["last_update_date"]))
+    return {**found, "backend_name": name, "last_update_date": date}
+
+
+def _entries(properties: dict[str, Any]) -> list[dict[str, Any]]:
+    return [e for qubit in properties["qubits"] for e in qubit] + [
+        e for gate in properties["gates"] for e in gate["parameters"]
+    ]
 
 
 @dataclass(frozen=True)
@@ -117,13 +138,12 @@ class Program:
     """Why the device cannot run it: the client does not check circuits."""
 
 
-def decode(backend: str, params: dict[str, Any], *, noisy: bool) -> Program:
+def decode(backend: str, params: dict[str, Any]) -> Program:
     """The program in what was posted.
 
     Args:
         backend: name of the device.
         params: of the job, as they come out of the JSON.
-        noisy: whether it will be executed with noise.
 
     Raises:
         ValueError, KeyError: not the inputs of an executor job.
@@ -135,8 +155,6 @@ def decode(backend: str, params: dict[str, Any], *, noisy: bool) -> Program:
             item.samplex.finalize()
     target = device(backend).target
     refusals = [is_isa_circuit(item.circuit, target) for item in program.items]
-    if noisy and target.num_qubits > _WIDEST_NOISY:
-        refusals.append(f"{backend} is too wide to be simulated with noise by the stand-in.")
     rep_delay = options.execution.rep_delay if hasattr(options, "execution") else options.rep_delay
     if rep_delay is None:
         rep_delay = configuration(backend)["default_rep_delay"] * 1e-6
@@ -157,7 +175,12 @@ def decode(backend: str, params: dict[str, Any], *, noisy: bool) -> Program:
 
 
 def execute(program: Program, *, noisy: bool) -> str:
-    """The result's JSON, as the service writes it; its bits depend on the program alone."""
+    """The result's JSON, as the service writes it; its bits depend on the program alone.
+
+    Args:
+        program: to be run.
+        noisy: with the device's noise, unless it is too wide for that.
+    """
     result = run_quantum_program(
         _simulator(program.backend, noisy),
         program.decoded,
@@ -185,9 +208,9 @@ def execute(program: Program, *, noisy: bool) -> str:
 @cache
 def _simulator(name: str, noisy: bool) -> Any:
     fake = device(name)
-    if noisy:
+    if noisy and has_noise(name):
         return AerSimulator.from_backend(fake, max_parallel_experiments=0)
-    method = "matrix_product_state" if fake.num_qubits > _WIDEST_NOISY else "automatic"
+    method = "automatic" if has_noise(name) else "matrix_product_state"
     return AerSimulator(method=method, max_parallel_experiments=0)
 
 

@@ -41,6 +41,10 @@ class Job:
     num_executions: int = 0
     forecast_seconds: float = 0.0
     usage_factor: float = 1.0
+    usage_pending_seconds: float = 0.0
+    """From its end until its metrics tell the usage."""
+    has_usage: bool = True
+    """Whether its metrics ever tell it."""
     queue_seconds: float = 0.0
     run_seconds: float = 0.0
     ending: str = "Completed"

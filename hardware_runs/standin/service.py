@@ -31,7 +31,8 @@ class Rules:
     """How the service behaves while nothing goes wrong."""
 
     noisy: bool = True
-    """Execute with the devices' noise; `ibm_torino` executes without noise only."""
+    """Execute with the devices' noise; those too wide for that (`ibm_fez`, `ibm_torino`) execute
+    without it."""
     token: str = TOKEN
     """The API key that is accepted."""
     token_seconds: float = 3600.0
@@ -115,13 +116,16 @@ class Service:
         with self.store.lock:
             self.store.update_job(cancel(self.job(job_id), self.now))
 
+    def closes(self, job: Job) -> float:
+        """When the session of a job closes; infinite without one."""
+        if job.session_id is None:
+            return float("inf")
+        session = self.session(job.session_id)
+        return closing_time(session, self.store.jobs_of(session.session_id))
+
     def state(self, job: Job) -> State:
         """Of a job, now."""
-        closes = float("inf")
-        if job.session_id is not None:
-            session = self.session(job.session_id)
-            closes = closing_time(session, self.store.jobs_of(session.session_id))
-        return state_of(job, self.now, closes)
+        return state_of(job, self.now, self.closes(job))
 
     def records(self) -> dict[str, Any]:
         """All that happened, as JSON values."""

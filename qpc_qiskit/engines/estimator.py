@@ -295,6 +295,15 @@ class EstimatorEngine(Engine):
         """
         return self._make_ready(spec).prepared
 
+    def adopt(self, spec: LayerSpec, prepared: Prepared) -> None:
+        """Use a circuit that `prepare` made before, perhaps in another process."""
+        encoder = make_encoder(self._encoder_name, spec.num_qubits)
+        self._ready[spec.ansatz] = _Ready(encoder, prepared, None)
+
+    def forget(self, spec: LayerSpec) -> None:
+        """Prepare the circuit of a layer anew when it is needed next."""
+        self._ready.pop(spec.ansatz, None)
+
     def forecast(self, spec: LayerSpec, num_pixels: int) -> Forecast:
         """What a forward pass of so many pixels would send.
 

@@ -14,7 +14,7 @@ from datetime import UTC
 from typing import Any
 
 import numpy as np
-from qiskit import transpile
+from qiskit import QuantumCircuit, transpile
 from qiskit.exceptions import QiskitError
 from qiskit.primitives import BackendEstimatorV2, BaseEstimatorV2
 from qiskit.providers import BackendV2, Options
@@ -301,11 +301,20 @@ def embedded(
     placement = placed_on(template, backend, qubits)
     width = backend.num_qubits
     circuit = embed(placement.circuit, placement.patch.qubits, width)
-    check_isa(circuit, backend.target)
-    check_faulty(circuit, *faulty(backend))
+    check_runs_on(circuit, backend)
     observables = embed_observables(template.observables, placement.layout, width)
     sent = Template(circuit, template.parameters, tuple(observables))
     return Prepared(sent, placement, _times(placement, backend))
+
+
+def check_runs_on(circuit: QuantumCircuit, backend: BackendV2) -> None:
+    """Check that a backend, as it is now, can run a circuit as it stands.
+
+    Raises:
+        NotISAError: a gate is not one of the backend's, or stands on faulty qubits.
+    """
+    check_isa(circuit, backend.target)
+    check_faulty(circuit, *faulty(backend))
 
 
 def any_backend(

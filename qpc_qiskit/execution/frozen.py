@@ -31,7 +31,7 @@ def freeze(prepared: Prepared) -> bytes:
         "format": FORMAT,
         "parameters": [p.name for p in template.parameters],
         "observables": [
-            [[str(p) for p in o.paulis], [c.real for c in o.coeffs]] for o in template.observables
+            [o.paulis.to_labels(), [c.real for c in o.coeffs]] for o in template.observables
         ],
         "placement": None
         if placement is None

@@ -8,6 +8,7 @@ Beside `runtime` this is the only module that imports IBM's client.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from contextvars import Context
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -26,16 +27,21 @@ from qiskit_ibm_runtime.exceptions import (
 from qiskit_ibm_runtime.executor_estimator import Estimator
 from qiskit_ibm_runtime.options_models import EstimatorOptions
 from qiskit_ibm_runtime.runtime_job_v2 import RuntimeJobV2
+from requests import RequestException
 
-from qpc_qiskit.errors import FetchError, JobRefused, JobUnclear, SessionEnded
+from qpc_qiskit.errors import FetchError, JobDeferred, JobRefused, JobUnclear, SessionEnded
 
 State = Literal["waiting", "done", "failed", "cancelled"]
 
 REFUSED = range(400, 500)
-"""HTTP status codes with which the service certainly has not taken a job."""
+"""HTTP status codes of a POST, sent once, that the service certainly has not taken."""
 RATE_LIMITED = 429
 _SAYS_CLOSED = re.compile(r"(?<![\w-])1217(?![\w-])|session is closed")
 """The code alone, not as a part of an id."""
+
+
+_UNANSWERED = (IBMRuntimeError, IBMInputValueError, RequestsApiError, IBMNotAuthorizedError)
+"""With which the client says that a question was not answered."""
 
 
 @dataclass(frozen=True)
@@ -70,35 +76,54 @@ class IBMJobs:
         """Open a batch or a session; its id.
 
         Raises:
-            JobRefused: the service refused, or could not be reached.
+            JobRefused: the service refused.
+            JobDeferred: it did not answer, or will not now.
         """
         kind = Batch if mode == "batch" else Session
         try:
             opened = Context().run(kind, self.backend, max_time=max_seconds)
         except (IBMRuntimeError, RequestsApiError, IBMNotAuthorizedError) as error:
-            raise JobRefused(f"No {mode} on {self.backend.name}: {error}") from error
+            text = f"No {mode} on {self.backend.name}: {error}"
+            code = _status_code(error)
+            if code in REFUSED and code != RATE_LIMITED:
+                raise JobRefused(text) from error
+            raise JobDeferred(text, is_rate_limit=code == RATE_LIMITED) from error
         return str(opened.session_id)
 
     def close_session(self, session_id: str) -> None:
         """Take no more jobs; those that wait still run. A session that is closed stays so."""
-        try:
+        with suppress(*_UNANSWERED, SessionEnded, JobDeferred):  # ended, or ends at its time limit
             self._session(session_id).close()
-        except (IBMRuntimeError, IBMInputValueError, RequestsApiError, SessionEnded, JobRefused):
-            return  # ended by itself, or ends at its time limit
 
-    def session_seconds(self, session_id: str) -> float | None:
-        """What a batch or session that has ended is charged; None: it has not ended.
+    def is_session_open(self, session_id: str) -> bool:
+        """Whether a batch or session takes jobs.
 
         Raises:
             FetchError: the service did not answer.
         """
         try:
-            session = self._session(session_id)
-            details = session.details() or {}
-        except (IBMRuntimeError, RequestsApiError, SessionEnded, JobRefused) as error:
-            raise FetchError(f"{session_id} could not be looked up: {error}") from error
+            return self._details(session_id).get("state") != "closed"
+        except SessionEnded:
+            return False
+
+    def session_seconds(self, session_id: str) -> float | None:
+        """What a batch or session that has ended is charged; None: it has not ended.
+
+        Raises:
+            FetchError: the service did not answer, or does not know it.
+        """
+        try:
+            details = self._details(session_id)
+        except SessionEnded as error:
+            raise FetchError(str(error)) from error
         used = details.get("usage_time")
         return float(used) if details.get("state") == "closed" and used is not None else None
+
+    def _details(self, session_id: str) -> dict[str, Any]:
+        try:
+            return self._session(session_id).details() or {}
+        except (*_UNANSWERED, JobDeferred) as error:
+            raise FetchError(f"{session_id} could not be looked up: {error}") from error
 
     def send(
         self,
@@ -119,6 +144,7 @@ class IBMJobs:
         Raises:
             SessionEnded: the batch or session takes no more jobs; there is no job.
             JobRefused: there is certainly no job.
+            JobDeferred: there is certainly none, and the same may be sent later.
             JobUnclear: there may be one; look for its tag.
         """
         options = self._options.model_copy(deep=True)
@@ -135,14 +161,22 @@ class IBMJobs:
             raise _why_not_sent(error, self.backend.name, session_id) from error
 
     def _session(self, session_id: str) -> Batch | Session:
+        """A batch or session by its id, on the backend as it was opened.
+
+        Raises:
+            SessionEnded: the service does not know it (any more).
+            JobDeferred: it did not answer.
+        """
+        gates = bool(getattr(self.backend.options, "use_fractional_gates", False))
         try:
-            return Batch.from_id(session_id, self._service)
-        except IBMInputValueError:  # it is the other kind
-            return Session.from_id(session_id, self._service)
-        except IBMRuntimeError as error:
+            try:
+                return Batch.from_id(session_id, self._service, use_fractional_gates=gates)
+            except IBMInputValueError:  # it is the other kind, or there is none
+                return Session.from_id(session_id, self._service, use_fractional_gates=gates)
+        except (IBMInputValueError, IBMRuntimeError) as error:
             raise SessionEnded(f"{session_id}: {error}") from error
-        except (RequestsApiError, IBMNotAuthorizedError) as error:
-            raise JobRefused(f"{session_id} could not be looked up: {error}") from error
+        except (RequestsApiError, IBMNotAuthorizedError, QiskitBackendNotFoundError) as error:
+            raise JobDeferred(f"{session_id} could not be looked up: {error}") from error
 
     def find(self, tag: str) -> list[str]:
         """Ids of the jobs with a tag, oldest first.
@@ -152,7 +186,7 @@ class IBMJobs:
         """
         try:
             jobs = self._service.jobs(limit=None, job_tags=[tag])
-        except (RequestsApiError, IBMRuntimeError, IBMNotAuthorizedError) as error:
+        except _UNANSWERED as error:
             raise FetchError(f"Jobs with the tag {tag} could not be listed: {error}") from error
         jobs = jobs[::-1]  # the service gives the newest first, also of equal dates
         return [str(job.job_id()) for job in sorted(jobs, key=lambda job: job.creation_date)]
@@ -168,14 +202,17 @@ class IBMJobs:
             told = str(job.status())
             if told not in ("DONE", "ERROR", "CANCELLED"):
                 return JobStatus("waiting")
-            usage = job.metrics().get("usage", {}).get("qpu_charge_time_seconds")
+            usage = job.metrics().get("usage") or {}
+            charged = usage.get("qpu_charge_time_seconds")
+            if usage.get("status") == "pending":  # some of it may be told already
+                charged = None
             state: State = {"DONE": "done", "ERROR": "failed"}.get(told, "cancelled")  # type: ignore[assignment]
             error = "" if state == "done" else str(job.error_message() or "")
             # Not merely "1305": the id of the job is in the text, too.
             too_long = "Error code 1305" in error or "maximum execution time" in error
-        except (RequestsApiError, IBMRuntimeError, IBMNotAuthorizedError) as problem:
+        except _UNANSWERED as problem:
             raise FetchError(f"The state of job {job_id} is not known: {problem}") from problem
-        return JobStatus(state, error, too_long, None if usage is None else float(usage))
+        return JobStatus(state, error, too_long, None if charged is None else float(charged))
 
     def result(self, job_id: str) -> Any:
         """The data of a finished job's one PUB.
@@ -195,30 +232,56 @@ class IBMJobs:
         """Cancel a job that waits; false if it is too late or the service did not answer."""
         try:
             self._job(job_id).cancel()
-        except (RuntimeInvalidStateError, IBMRuntimeError, RequestsApiError, FetchError):
+        except (RuntimeInvalidStateError, *_UNANSWERED, FetchError):
             return False
         return True
 
     def _job(self, job_id: str) -> RuntimeJobV2:
         try:
             return self._service.job(job_id)
-        except (IBMRuntimeError, RequestsApiError, IBMNotAuthorizedError) as error:
+        except _UNANSWERED as error:
             raise FetchError(f"Job {job_id} could not be looked up: {error}") from error
 
 
 def _why_not_sent(error: Exception, name: str, session_id: str | None) -> Exception:
     """The error to raise for one of the client's, in `send`."""
     text = f"{name}: {type(error).__name__}: {error}"
-    if isinstance(error, SessionEnded | JobRefused):
+    if isinstance(error, SessionEnded | JobDeferred):
         return error
+    if isinstance(error, QiskitBackendNotFoundError):
+        # Asked before every POST; the client says that also where the service is down.
+        return JobDeferred(text)
+    if _was_repeated(error):
+        # The client posts again after an answer of 5xx: the first may have been accepted.
+        return JobUnclear(text)
     if session_id is not None and _SAYS_CLOSED.search(str(error)):
         return SessionEnded(text)
+    if isinstance(error, IBMNotAuthorizedError | IBMInputValueError):
+        return JobRefused(text)
     if isinstance(error, IBMRuntimeError):
-        cause = error.__context__
-        code = getattr(cause, "status_code", None) if isinstance(cause, RequestsApiError) else None
+        code = _status_code(error)
+        if code == RATE_LIMITED:
+            return JobDeferred(text, is_rate_limit=True)
         if code in REFUSED:
-            return JobRefused(text, is_rate_limit=code == RATE_LIMITED)
-        return JobUnclear(text)
-    if isinstance(error, QiskitBackendNotFoundError | IBMNotAuthorizedError | IBMInputValueError):
-        return JobRefused(text)  # raised before anything is posted
+            return JobRefused(text)
     return JobUnclear(text)
+
+
+def _status_code(error: BaseException) -> int | None:
+    """HTTP status of the client's error, or of the one that it was made of."""
+    for each in (error, error.__context__):
+        if isinstance(each, RequestsApiError):
+            return int(each.status_code)
+    return None
+
+
+def _was_repeated(error: BaseException) -> bool:
+    """Whether a request behind an error was sent more than once."""
+    each: BaseException | None = error
+    while each is not None:
+        if isinstance(each, RequestException) and each.response is not None:
+            retries = getattr(each.response.raw, "retries", None)
+            if retries is None or retries.history:
+                return True
+        each = each.__cause__ or each.__context__
+    return False

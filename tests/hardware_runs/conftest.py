@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from durable_runs import Clock, Script, images
 from qiskit import QuantumCircuit
 from qiskit.circuit import ParameterVector
 from qiskit.quantum_info import SparsePauliOp
@@ -30,6 +31,33 @@ def start():
     for standin in reversed(running):
         standin.__exit__(None, None, None)
         assert standin.errors == []
+
+
+@pytest.fixture
+def broken(start, tmp_path):
+    """broken(faults, rules..., script=...) -> a stand-in and a script that runs on it."""
+
+    def broken(*faults, script=None, **rules):
+        standin = start(**rules)
+        backend = standin.service().backend("ibm_manila")
+        for fault in faults:
+            standin.add_fault(fault)
+        given = {"shots": 64, "max_qpu_seconds": 100, **(script or {})}
+        return standin, Script(tmp_path / "runs.sqlite", backend, Clock(standin), **given)
+
+    return broken
+
+
+@pytest.fixture(scope="session")
+def logits(tmp_path_factory):
+    """Of `images(2)` in a run of 64 shots in which nothing goes wrong.
+
+    What a job gives depends on its content alone.
+    """
+    with Standin(Rules(noisy=False)) as standin:
+        backend = standin.service().backend("ibm_manila")
+        path = tmp_path_factory.mktemp("whole") / "runs.sqlite"
+        return Script(path, backend, Clock(standin), shots=64).finish(images(2))
 
 
 @pytest.fixture

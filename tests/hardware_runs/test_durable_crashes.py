@@ -17,15 +17,11 @@ from hardware_runs.ledger import Ledger
 from qpc_qiskit import use_engine
 from qpc_qiskit.errors import ResultsPending
 
-pytestmark = pytest.mark.skipif(
-    "QPC_CRASH_TESTS" not in os.environ,
-    reason="not finished and slow; set QPC_CRASH_TESTS=1 (issue 4)",
-)
-
 SHOTS = {"shots": 64}
 
 
-@pytest.mark.parametrize(("mode", "every"), [("batch", 1), ("session", 4)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("mode", "every"), [("batch", 1), ("job", 3), ("session", 3)])
 def test_death_after_every_effect(tmp_path, mode, every):
     tests = Path(durable_crashes.__file__).parent
     done = subprocess.run(

@@ -1,11 +1,12 @@
 """Everything that a network, a service or a device may do wrong: success, or one clear message."""
 
 import logging
+import math
 import re
 
 import pytest
 import torch
-from durable_runs import RULES, Clock, Script, check_paid_once, images
+from durable_runs import RULES, check_paid_once, images
 
 from hardware_runs import Rules
 from hardware_runs.ledger import AttemptState
@@ -14,7 +15,6 @@ from hardware_runs.standin.service import TOKEN
 from qpc_qiskit.errors import BudgetError, EngineError, JobFailed, QPCError, ResultsPending
 
 pytestmark = pytest.mark.usefixtures("no_backoff", "no_secrets")
-SHOTS = {"shots": 64}
 X = images(2)
 
 
@@ -29,33 +29,6 @@ def no_secrets(tmp_path, caplog):
     for file in tmp_path.rglob("*"):
         if file.is_file():
             assert TOKEN.encode() not in file.read_bytes(), file
-
-
-@pytest.fixture
-def broken(start, tmp_path):
-    """broken(faults, rules..., script=...) -> a stand-in and a script."""
-
-    def broken(*faults, script=None, **rules):
-        standin = start(**rules)
-        backend = standin.service().backend("ibm_manila")
-        for fault in faults:
-            standin.add_fault(fault)
-        given = {**SHOTS, "max_qpu_seconds": 100, **(script or {})}
-        return standin, Script(tmp_path / "runs.sqlite", backend, Clock(standin), **given)
-
-    return broken
-
-
-@pytest.fixture(scope="module")
-def logits(tmp_path_factory):
-    """Of a run that nothing goes wrong in: what a job gives depends on its content alone."""
-    from hardware_runs.standin import Rules as StandinRules
-    from hardware_runs.standin import Standin
-
-    with Standin(StandinRules(noisy=False)) as standin:
-        backend = standin.service().backend("ibm_manila")
-        path = tmp_path_factory.mktemp("whole") / "runs.sqlite"
-        return Script(path, backend, Clock(standin), **SHOTS).finish(X)
 
 
 def check(script, standin, logits, x=X, step=61.0, **counts):
@@ -265,7 +238,13 @@ def test_errors_that_would_come_again(broken, logits, fault, said):
 
 
 def test_cancelled_by_somebody_else(broken, logits):
+    """The dashboard is where one stops a run in a hurry: what was stopped is not sent again."""
     standin, script = broken(Fault("cancelled"))
+    with pytest.raises(JobFailed, match=r"Run 'run'.*cancelled at the service, not by this run"):
+        script.finish(X)
+    ledger, run_id = script.ledger()
+    assert len(standin.records()["jobs"]) == 2
+    assert ledger.retry_failed_chunks(run_id) == 1
     check(script, standin, logits, failed=1)
 
 
@@ -347,7 +326,7 @@ def test_opening_a_batch_is_refused(broken, logits):
 def test_at_most_five_posts_a_minute(broken):
     """Also by processes that follow one another."""
     standin, script = broken(
-        posts_per_minute=5, script={"rules": Rules(max_in_flight=50), "max_qpu_seconds": None}
+        posts_per_minute=5, script={"rules": Rules(max_in_flight=50), "max_qpu_seconds": math.inf}
     )
     x = images(7)
     script.finish(x, step=7.0, limit=60)

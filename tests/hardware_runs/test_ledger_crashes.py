@@ -33,7 +33,16 @@ def test_every_writing_method_is_a_step():
     """A new method joins the crash tests, or this fails."""
     reading = {
         *("attempts", "blocks", "budget", "chunks", "close", "duplicates", "find_attempt"),
-        *("get_chunk", "get_run", "jobs_to_cancel", "layers", "list_runs", "name", "progress"),
+        *(
+            "find_run",
+            "get_chunk",
+            "get_run",
+            "jobs_to_cancel",
+            "layers",
+            "list_runs",
+            "name",
+            "progress",
+        ),
         *("results", "revisions", "sessions"),
     }
     public = {name for name in dir(Ledger) if not name.startswith("_")}

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from hardware_runs.dispatch import cap_seconds
 from hardware_runs.engine import durable
 from hardware_runs.ledger import Ledger
 from hardware_runs.plan import make_plan, planning_engine
@@ -28,9 +29,11 @@ def images(generator):
 
 
 def planned(model, images, backend="fake_manila", batch=4, **options):
-    known = {"shots", "resilience", "mode"} & set(options)
-    engine = planning_engine(backend, **{name: options[name] for name in known})
-    rest = {name: value for name, value in options.items() if name not in ("shots", "resilience")}
+    ours = {"shots", "precision", "resilience", "noise_model", "dedupe_grid"}
+    engine = planning_engine(
+        backend, **{name: options[name] for name in (ours | {"mode"}) & set(options)}
+    )
+    rest = {name: value for name, value in options.items() if name not in ours}
     return make_plan(model, images.split(batch), engine, **rest)
 
 
@@ -46,6 +49,31 @@ def test_rows_are_counted_before_and_after_merging(model, images):
     assert first.num_jobs == 2
     assert plan.num_rows == first.num_rows + second.num_rows
     assert plan.num_executions == first.num_executions + second.num_executions
+
+
+@pytest.mark.parametrize("backend", ["fake_manila", "aer"])
+def test_no_rows_are_merged_if_asked_for(model, images, backend):
+    plan = planned(model, images[[0, 0, 0, 0]], backend, shots=100, dedupe_grid=None)
+    assert plan.num_executions == plan.num_rows
+    assert plan.assumptions[0] == "Every pixel is run on its own, as asked for (--no-dedupe)."
+    assert planned(model, images[[0, 0, 0, 0]], backend, shots=100).num_executions < plan.num_rows
+
+
+def test_a_precision_is_so_many_shots(model, images):
+    """Exact values are none that a device gives: then the snapshot itself is planned for."""
+    assert planned(model, images, precision=0.05).to_dict() == (
+        planned(model, images, shots=400).to_dict()
+    )
+    assert planned(model, images, precision=0.05).shots == 400
+    exact = planned(model, images, precision=0)
+    assert (exact.backend, exact.shots) == ("aer", None)
+
+
+def test_caps_are_those_of_the_dispatcher(model, images):
+    plan = planned(model, images, shots=500, batch=6, margin=2.0)
+    for layer in plan.layers:
+        assert layer.num_jobs == 1
+        assert layer.reserved_seconds == cap_seconds(layer.qpu_seconds, 2.0)
 
 
 def test_the_formula(model, images):

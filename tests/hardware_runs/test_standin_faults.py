@@ -8,6 +8,7 @@ from qiskit_ibm_runtime import Batch, QiskitRuntimeService, Session
 from qiskit_ibm_runtime.accounts import InvalidAccountError
 from qiskit_ibm_runtime.api.exceptions import RequestsApiError
 from qiskit_ibm_runtime.exceptions import (
+    IBMInputValueError,
     IBMNotAuthorizedError,
     IBMRuntimeError,
     RuntimeInvalidStateError,
@@ -210,6 +211,57 @@ def test_more_used_than_forecast_is_stopped_at_the_cap(opened, send):
     assert send(backend, max_execution_time=4).result()
 
 
+def usage_of(job):
+    return job.metrics()["usage"]
+
+
+def test_usage_that_is_told_later(opened, send):
+    """By the client's own `usage`, a job that ended is free until then."""
+    fault = Fault("pending_usage", seconds=60)
+    standin, _, backend = opened(run_seconds=10, faults=[fault])
+    job = send(backend)
+    forecast = job.usage_estimation["quantum_seconds"]
+    waiting = {"qpu_charge_time_seconds": 0, "status": "pending"}
+    assert usage_of(job) == waiting
+    standin.advance(69)
+    assert job.status() == "DONE"
+    assert usage_of(job) == waiting
+    assert job.usage() == job.usage(partial=True) == 0
+    standin.advance(1)
+    assert usage_of(job) == {"qpu_charge_time_seconds": forecast, "status": "complete"}
+    assert job.usage() == forecast
+    other = send(backend)
+    standin.advance(10)
+    assert usage_of(other)["status"] == "complete"
+
+
+def test_usage_that_is_never_told(opened, send):
+    """The client itself stumbles over it."""
+    standin, _, backend = opened(faults=[Fault("no_usage")])
+    job = send(backend)
+    assert usage_of(job) is None
+    with pytest.raises(AttributeError):
+        job.usage()
+    (record,) = standin.records()["jobs"]
+    assert record["usage_seconds"] > 2
+    assert send(backend).usage() > 2
+
+
+def test_usage_of_what_a_closed_session_left(opened, send):
+    """It ended as its session closed, not when it would have run."""
+    faults = [Fault("queue", seconds=600), Fault("pending_usage", seconds=60)]
+    standin, _, backend = opened(faults=faults)
+    batch = Batch(backend)
+    job = send(batch)
+    standin.advance(5)
+    standin.close_session(batch.session_id)
+    closed = job.metrics()["timestamps"]["finished"]
+    assert usage_of(job)["status"] == "pending"
+    standin.advance(60)
+    assert usage_of(job) == {"qpu_charge_time_seconds": 0, "status": "complete"}
+    assert job.metrics()["timestamps"]["finished"] == closed
+
+
 def test_hours_in_the_queue(opened, send):
     standin, service, backend = opened(faults=[Fault("queue", seconds=7200)])
     job = send(backend)
@@ -290,6 +342,34 @@ def test_unknown_job(opened):
     _, service, _ = opened()
     with pytest.raises(RuntimeJobNotFound, match="nothing"):
         service.job("nothing")
+
+
+def test_forgotten_job(opened, send):
+    """It is still listed, and nothing else is known of it."""
+    standin, service, backend = opened()
+    job, other = (send(backend, tags=[tag]) for tag in ("chunk-1", "chunk-2"))
+    standin.add_fault(Fault("status", status=404, route="GET /jobs/*", tag="chunk-1", times=None))
+    with pytest.raises(RuntimeJobNotFound, match=job.job_id()):
+        service.job(job.job_id())
+    with pytest.raises(RequestsApiError) as raw:
+        job.result()
+    assert raw.value.status_code == 404
+    assert len(service.jobs(job_tags=["chunk-1"], limit=None)) == 1
+    assert service.job(other.job_id()).result()
+
+
+@pytest.mark.parametrize("mode", [Batch, Session])
+def test_forgotten_session(opened, send, mode):
+    standin, service, backend = opened()
+    place = mode(backend)
+    job = send(place)
+    standin.add_fault(Fault("status", status=404, route="GET /sessions/*", times=None))
+    with pytest.raises(RequestsApiError) as raw:
+        place.details()
+    assert raw.value.status_code == 404
+    with pytest.raises(IBMInputValueError, match="Session not found"):
+        mode.from_id(place.session_id, service)
+    assert job.result()
 
 
 def test_deleted_job(opened, send):

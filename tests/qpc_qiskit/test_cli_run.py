@@ -7,22 +7,28 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 from typer.testing import CliRunner
+from urllib3.util.retry import Retry
 
 import qpc_qiskit
-from hardware_runs import checkpoint_runs, driving
+from hardware_runs import checkpoint_runs, driving, durable
 from hardware_runs.ledger import AttemptState, Ledger
+from hardware_runs.run_settings import Settings
+from hardware_runs.problems import Problems
 from hardware_runs.runlog import log_path, run_log, without_secrets
 from hardware_runs.standin import Fault, Remote, Rules, Standin
 from hardware_runs.standin.service import TOKEN
 from hardware_runs.submit import app as script
-from qpc_qiskit import QuantumPointwiseConv2d
+from noise_models.spec import parse_noise
+from qpc_qiskit import QuantumPointwiseConv2d, use_engine
 from qpc_qiskit.checkpoint import make_record, save
 from qpc_qiskit.cli import app
+from qpc_qiskit.errors import BackendError, ResultsPending
 from qpc_qiskit.execution.service import IBMJobs
 from qpc_qiskit.nets import ImageClassifier, NetConfig, build_net
 from qpc_qiskit.options import DataSource
@@ -88,6 +94,7 @@ def standin():
 
 ON_IBM = ("--backend=ibm_manila", "--images=4", "--shots=64", "--run=first")
 ALLOWED = (*ON_IBM, "--max-qpu-seconds=60")
+NOISY = ("--backend=aer", "--images=3", "--noise=depolarizing:0.01")
 ON_FAKE = ("--backend=fake_manila", "--images=3", "--shots=64", "--run=first", "--seed=1")
 
 
@@ -178,6 +185,61 @@ def test_the_same_line_again_sends_nothing_twice(model, ledger, standin):
     assert len(standin.records()["jobs"]) == 1
 
 
+def test_waiting_tells_what_is_wrong(model, ledger, standin, monkeypatch):
+    """An access that has ended looks like no queue: it is said and logged, once."""
+    run("submit", model, *ALLOWED, exit_code=75)
+    standin.add_fault(Fault("status", status=500, route="GET /jobs/*", times=None))
+    looks = []
+
+    def sleep(seconds, check):
+        looks.append(seconds)
+        if len(looks) == 4:
+            standin.clear_faults()
+            standin.advance(HOURS)
+
+    monkeypatch.setattr(driving, "_sleep", sleep)
+    monkeypatch.setattr(Retry, "sleep", lambda self, response=None: None)
+    result = run("collect", "first", "--wait")
+    told = [line for line in result.stderr.splitlines() if line.startswith("first: layers.")]
+    (job,) = standin.records()["jobs"]
+    (line,) = told
+    assert line.startswith(f"first: layers.pointwise: 0 of 1 jobs done; job {job['job_id']}: ")
+    assert "500" in line
+    lines = [json.loads(text) for text in log_path(ledger, "first").read_text().splitlines()]
+    (waiting,) = [line for line in lines if line["event"] == "waiting"]
+    assert waiting["progress"] == "layers.pointwise: 0 of 1 jobs done"
+    assert waiting["level"] == "warning"
+    assert "500" in waiting["problems"]
+
+
+def test_the_same_problem_is_told_once(tmp_path, monkeypatch):
+    """Texts of the client name objects by their address, another one each time."""
+    texts = iter([f"<Connection object at 0x7f{n:010x}>: refused" for n in range(9)])
+    problems = Problems("x")
+
+    def step():
+        problems.note("job 1", next(texts))
+        return False
+
+    done = driving.Pass(logits=torch.zeros(1))
+    passes = iter([driving.Pass(logits=None), done])
+    monkeypatch.setattr(driving, "advance", lambda engine, work: next(passes))
+    with Ledger(tmp_path / "ledger.sqlite") as book, run_log(tmp_path / "log", "x"):
+        found = book.create_run("x", {}, now=1.0)
+        dispatcher = SimpleNamespace(step=step, problems=problems)
+        engine = SimpleNamespace(ledger=book, run=found, dispatcher=dispatcher)
+        told, polls = [], []
+
+        def sleep(seconds):
+            polls.append(seconds)
+            if len(polls) == 5:
+                dispatcher.step = lambda: True
+
+        driving.advance_until_done(engine, None, sleep=sleep, on_poll=told.append)
+    assert told == ["", *["job 1: <Connection object at 0x...>: refused"] * 4]
+    assert len((tmp_path / "log").read_text().splitlines()) == 2
+
+
 @pytest.mark.parametrize("mode", ["batch", "session"])
 def test_wait_in_a_batch_and_a_session(model, ledger, standin, mode, monkeypatch):
     monkeypatch.setattr(driving, "_sleep", lambda seconds, check: standin.advance(HOURS))
@@ -240,7 +302,7 @@ def test_later_layers_continue_by_themselves(tmp_path, standin, generator):
         is_training_data=True,
     )  # fmt: skip
     work = checkpoint_runs.Work(task, network, images, torch.tensor([0, 1]))
-    settings = checkpoint_runs.Settings(backend="ibm_manila", shots=2000, max_qpu_seconds=500)
+    settings = Settings(backend="ibm_manila", shots=2000, max_qpu_seconds=500)
     told = []
     with Ledger(tmp_path / "ledger.sqlite") as book:
         engine = checkpoint_runs.begin(book, "two", work, settings, "ibm_manila")
@@ -321,6 +383,8 @@ def test_a_device_needs_permission(model, ledger, standin):
     assert standin.records()["jobs"] == []
     assert answer("list")["runs"] == []
     run("submit", model, *ON_IBM, "--yes", exit_code=75)
+    assert answer("status", "first")["max_qpu_seconds"] is None
+    assert scripted("--model", model, *ON_IBM, "--yes", exit_code=75)["jobs_open"] == 1
 
 
 def test_a_tight_budget_waits_for_what_is_under_way(model, ledger, standin, monkeypatch):
@@ -342,12 +406,158 @@ def test_a_new_budget(model, ledger, standin):
     run("submit", model, *ALLOWED, exit_code=75)
     run("collect", "first", "--max-qpu-seconds=90", exit_code=75)
     assert answer("status", "first")["max_qpu_seconds"] == 90
+    run("submit", model, *ALLOWED, exit_code=75)  # the same line again takes nothing back
+    assert answer("status", "first")["max_qpu_seconds"] == 90
+    for _ in range(2):
+        run("collect", "first", "--max-qpu-seconds=60", exit_code=75)
+    assert answer("status", "first")["max_qpu_seconds"] == 60
+    with Ledger(ledger) as book:
+        revisions = book.revisions(book.get_run("first").id)
+    budgets = [r.max_qpu_seconds for r in revisions if r.reason == "another budget"]
+    assert budgets == [90, 60]
+    message = failing("collect", "first", "--max-qpu-seconds=0", exit_code=2)
+    assert "--max-qpu-seconds must be a number above 0; got 0" in message
+
+
+def test_nothing_is_loaded_for_a_wrong_argument(tmp_path, ledger, monkeypatch):
+    """The checkpoint, which is not there, is not looked for."""
+    nowhere = tmp_path / "nowhere"
+    for command, arguments in [
+        ("plan", ["--backend=fake_trino"]),
+        ("plan", ["--backend=fake_fez", "--mode=lot"]),
+        ("plan", ["--backend=fake_fez", "--data=mnist"]),
+        ("submit", [*ON_FAKE, "--mode=lot"]),
+        ("submit", [*ON_FAKE, "--run=a/b"]),
+        ("submit", [*ON_FAKE, "--backend=fake_trino"]),
+    ]:
+        assert "nowhere" not in failing(command, nowhere, *arguments, exit_code=2)
+    for arguments in (
+        [*ON_FAKE, "--mode=lot"], [*ON_FAKE, "--run=a/b"], [*ON_FAKE, "--backend=fake_trino"],
+    ):  # fmt: skip
+        found = scripted("--model", nowhere, *arguments, exit_code=2)
+        assert "nowhere" not in found["error"]
+    assert "nowhere" in failing("plan", nowhere, "--backend=fake_fez", exit_code=1)
 
 
 def test_a_name_that_is_taken(model, ledger):
     run("submit", model, *ON_FAKE)
     message = failing("submit", model, *ON_FAKE, "--shots=32", "--images=2", exit_code=1)
     assert "(shots: begun with 64, now 32; images: begun with 3, now 2)" in message
+
+
+@pytest.mark.parametrize(
+    ("changed", "match"),
+    [
+        (["--precision=0.25"], "(precision: begun with 0.125, now 0.25)"),
+        (["--shots=64", "--noise=fake_manila"], "(noise: begun with depolarizing:0.01, now fake"),
+        (["--shots=64", "--no-dedupe"], "(no-dedupe: begun with False, now True)"),
+        (["--shots=64", '--options={"precision": "single"}'], "now {'precision': 'single'})"),
+        (["--shots=64", "--resilience=1"], "(resilience: begun with 0, now 1)"),
+        (["--shots=64", "--seed=2"], "(seed: begun with 1, now 2)"),
+    ],
+)
+def test_every_setting_is_compared(model, ledger, changed, match):
+    """The last of an option counts."""
+    run("submit", model, *NOISY, "--shots=64", "--seed=1", "--run=first")
+    message = failing("submit", model, *NOISY, "--seed=1", "--run=first", *changed, exit_code=1)
+    assert match in message
+
+
+def test_noise_and_options_are_kept(model, ledger, tmp_path):
+    file = tmp_path / "options.json"
+    file.write_text('{"precision": "double"}')
+    planned = (*NOISY, "--shots=64", "--no-dedupe", f"--options=@{file}")
+    plan = answer("plan", model, *planned)
+    options = (*planned, "--run=first", "--seed=1")
+    assert plan["noise"] == "depolarizing:0.01"
+    assert plan["num_executions"] == plan["num_rows"]
+    assert "Every pixel is run on its own, as asked for (--no-dedupe)." in plan["assumptions"]
+    found = answer("submit", model, *options)
+    assert (found["state"], found["noise"]) == ("done", "depolarizing:0.01")
+    assert found["executions"] == plan["num_executions"]
+    assert answer("submit", model, *options) == answer("collect", "first") == found
+    assert "first on aer with noise depolarizing:0.01: accuracy " in run("collect", "first").stdout
+    status = answer("status", "first")
+    told = {name: status[name] for name in ("shots", "noise", "options", "dedupe", "seed")}
+    assert told == {
+        "shots": 64, "noise": "depolarizing:0.01", "options": {"precision": "double"},
+        "dedupe": False, "seed": 1,
+    }  # fmt: skip
+    text = run("status", "first").stdout
+    assert (
+        '64 shots each, noise depolarizing:0.01, options {"precision": "double"}, seed 1, equal '
+        "directions not merged"
+    ) in text
+
+
+def test_noise_in_the_next_process(model, ledger):
+    """The run was begun, and its process died before anything was sent."""
+    ledger.parent.mkdir()
+    work = checkpoint_runs.prepare(model, num_images=2)
+    with Ledger(ledger) as book:
+        settings = Settings(backend="aer", noise="depolarizing:0.2")
+        checkpoint_runs.begin(book, "first", work, settings, "aer")
+    found = answer("collect", "first")
+    assert found["noise"] == "depolarizing:0.2"
+    assert found["max_logit_difference"] > 1e-3
+
+
+@pytest.mark.parametrize("noise", ["depolarizing:0.2", "fake_manila"])
+def test_noise_as_evaluate_has_it(model, ledger, noise):
+    given = ("--images=3", f"--noise={noise}", "--json")
+    ran = answer("submit", model, "--backend=aer", "--run=first", *given)
+    evaluated = json.loads(qpc("evaluate", model, "--engine=estimator", *given).stdout)
+    assert ran["shots"] is None
+    assert ran["loss"] == pytest.approx(evaluated["loss"], rel=1e-6)
+    assert ran["max_logit_difference"] == pytest.approx(evaluated["max_logit_difference"], rel=1e-4)
+    assert ran["max_logit_difference"] > 1e-3
+
+
+def test_a_plan_with_noise_of_a_device(model):
+    found = answer("plan", model, "--backend=aer", "--noise=fake_manila", "--images=2",
+                   "--precision=0.125")  # fmt: skip
+    assert (found["shots"], found["layers"][0]["patch"] is None) == (64, False)
+    assert "The QPU time told is what fake_manila itself would take." in found["assumptions"]
+    text = run("plan", model, "--backend=aer", "--noise=fake_manila", "--images=2").stdout
+    assert text.startswith("aer with noise fake_manila: 2 images, ")
+
+
+def test_options_reach_the_service(model, ledger, standin):
+    options = '{"twirling": {"enable_gates": true}}'
+    run("submit", model, *ALLOWED, f"--options={options}", exit_code=75)
+    assert answer("status", "first")["options"] == {"twirling": {"enable_gates": True}}
+    message = failing("submit", model, *ALLOWED, exit_code=1)
+    assert "options: begun with {'twirling': {'enable_gates': True}}, now none" in message
+    run("collect", "first", exit_code=75)
+    standin.advance(HOURS)
+    assert answer("collect", "first")["state"] == "done"
+
+
+def test_a_run_that_is_done_needs_no_service(model, ledger, standin, monkeypatch):
+    run("submit", model, *ALLOWED, exit_code=75)
+    standin.advance(HOURS)
+    found = answer("collect", "first")
+    monkeypatch.setenv("QISKIT_IBM_TOKEN", "wrong" * 9)
+    assert answer("collect", "first") == found
+    assert answer("submit", model, *ALLOWED) == found
+
+
+def test_images_that_were_moved(model, ledger, tmp_path, monkeypatch):
+    """The folder given now takes the place of the one that was recorded."""
+    asked = []
+
+    def load_source(source):
+        asked.append(source.data_dir)
+        return load(DataSource())
+
+    load = checkpoint_runs.load_source
+    monkeypatch.setattr(checkpoint_runs, "load_source", load_source)
+    there, now = tmp_path / "there", tmp_path / "now"
+    fashion = ("--data=fashion-mnist", f"--data-dir={there}")
+    run("submit", model, "--backend=aer", "--images=2", "--run=first", *fashion)
+    run("collect", "first")
+    run("collect", "first", f"--data-dir={now}")
+    assert asked == [str(there), str(there), str(now)]
 
 
 def test_another_checkpoint(model, ledger, standin, tmp_path):
@@ -366,16 +576,77 @@ def test_another_checkpoint(model, ledger, standin, tmp_path):
 
 def test_a_job_that_fails_for_good(model, ledger, standin):
     run("submit", model, *ALLOWED, exit_code=75)
-    for _ in range(3):
-        (*_, job) = standin.records()["jobs"]
-        standin.cancel_job(job["job_id"])
-        result = CliRunner().invoke(app, ["run", "collect", "first"])
-    assert result.exit_code == 1
-    message = failing("collect", "first", exit_code=1)
-    assert f"job {job['job_id']} failed in attempt 3" in message
+    (job,) = standin.records()["jobs"]
+    standin.cancel_job(job["job_id"])
+    for _ in range(2):
+        message = failing("collect", "first", exit_code=1)
+        assert f"job {job['job_id']} failed in attempt 1" in message
     assert "`qpc run resume first --again` pays for another attempt" in message
     assert answer("status", "first")["state"] == "failed"
+    assert len(standin.records()["jobs"]) == 1
     run("resume", "first", "--again", exit_code=75)
+    standin.advance(HOURS)
+    assert answer("collect", "first")["state"] == "done"
+
+
+@pytest.mark.parametrize("through", ["collect", "submit", "script"])
+def test_results_of_other_jobs_are_fetched_after_a_failure(model, ledger, standin, through):
+    """Nobody has to agree to another payment to see what is there."""
+    given = (*ALLOWED, "--batch-size=1")
+    run("submit", model, *given, exit_code=75)
+    first, *others = standin.records()["jobs"]
+    standin.cancel_job(first["job_id"])
+    assert "failed in attempt 1" in failing("collect", "first", exit_code=1)
+    before = {job["state"] for job in answer("status", "first")["jobs"]}
+    assert before == {"failed", "posted"}
+    standin.advance(HOURS)
+    message = {
+        "collect": lambda: failing("collect", "first", exit_code=1),
+        "submit": lambda: failing("submit", model, *given, exit_code=1),
+        "script": lambda: scripted("--run=first", exit_code=1)["error"],
+    }[through]()
+    assert "`qpc run resume first --again` pays for another attempt" in message
+    assert "Results of its other jobs: 3 fetched now, 0 still to come." in message
+    states = [job["state"] for job in answer("status", "first")["jobs"]]
+    assert states == ["failed", "done", "done", "done"]
+    assert len(standin.records()["jobs"]) == len([first, *others]) == 4
+    assert "fetched" not in failing("collect", "first", exit_code=1)
+    run("resume", "first", "--again", exit_code=75)
+
+
+def test_results_that_cannot_be_fetched_after_a_failure(model, ledger, standin, monkeypatch):
+    """The reason to refuse is told all the same."""
+    run("submit", model, *ALLOWED, "--batch-size=2", exit_code=75)
+    standin.cancel_job(standin.records()["jobs"][0]["job_id"])
+    failing("collect", "first", exit_code=1)
+    monkeypatch.setenv("QISKIT_IBM_TOKEN", "wrong" * 9)
+    message = failing("collect", "first", exit_code=1)
+    assert "`qpc run resume first --again` pays for another attempt" in message
+    assert "could not be fetched now: No access to ibm_manila" in message
+
+
+def test_a_job_is_given_up(model, ledger, standin):
+    run("submit", model, *ALLOWED, exit_code=75)
+    (job,) = standin.records()["jobs"]
+    forgotten = Fault("status", status=404, route="GET /jobs/*", times=None)
+    standin.add_fault(forgotten)
+    assert answer("collect", "first", exit_code=75)["jobs_open"] == 1
+    result = run("resume", "first", "--give-up", job["job_id"], exit_code=1)
+    notice, refusal = result.stderr.splitlines()[0], result.stderr.splitlines()[-1]
+    cap = answer("status", "first")["jobs"][0]["reserved_seconds"]
+    assert cap > 0
+    assert f"first: job {job['job_id']} is given up" in notice
+    assert f"its cap of {cap} s stays taken from the budget" in notice
+    assert "given up by the user" in refusal
+    assert "--again` pays for another attempt" in refusal
+    assert answer("status", "first")["reserved_seconds"] == cap
+    standin.clear_faults()
+    assert answer("resume", "first", "--again", exit_code=75)["jobs_open"] == 1
+    standin.advance(HOURS)
+    assert answer("collect", "first")["state"] == "done"
+    assert len(standin.records()["jobs"]) == 2
+    message = failing("resume", "first", "--give-up", job["job_id"], exit_code=1)
+    assert "does not wait for a job" in message
 
 
 @pytest.mark.parametrize(
@@ -392,8 +663,19 @@ def test_a_job_that_fails_for_good(model, ledger, standin):
         (["submit", *ON_FAKE, "--max-qpu-seconds=nan"], "must be a number above 0; got nan"),
         (["submit", *ON_IBM, "--mode=session", "--yes"], "it needs --max-qpu-seconds"),
         (["submit", "--backend=aer", "--run=x", "--mode=batch"], "--mode has no effect on Aer"),
-        (["submit", *ON_FAKE, "--data-dir=x"], "--data-dir needs --data"),
+        (["submit", *ON_FAKE, "--data-dir=x"], "data_dir would have no effect with the digits"),
         (["submit", *ON_FAKE, "--data=mnist"], "--data: Input should be 'digits'"),
+        (["submit", *ON_FAKE, "--noise=fake_torino"], "--noise belongs to --backend aer"),
+        (["plan", "--backend=aer", "--noise=loud"], "--noise: Unknown noise 'loud'"),
+        (["plan", "--backend=aer", "--noise=fake_trino"], "--noise: Unknown backend"),
+        (["plan", "--backend=aer", "--precision=1e-9"], "--precision must be 0 (exact) or"),
+        (["submit", *ON_FAKE, "--precision=0.1"], "--shots and --precision contradict each other"),
+        (["plan", "--backend=fake_fez", "--precision=0"], "--backend aer --noise fake_fez"),
+        (["submit", "--backend=aer", "--run=x", "--precision=0", "--seed=1"], "on exact values"),
+        (["plan", "--backend=fake_fez", "--options=[]"], "--options must be a JSON object"),
+        (["plan", "--backend=fake_fez", "--options={"], "--options must be a JSON object, or @"),
+        (["plan", "--backend=fake_fez", "--options=@none.json"], "cannot read none.json"),
+        (["plan", "--backend=fake_fez", '--options={"no": 1}'], "Option 'no' of the Estimator"),
     ],
 )
 def test_wrong_usage(model, ledger, arguments, match):
@@ -426,11 +708,64 @@ def test_networks_without_a_quantum_layer(tmp_path, ledger):
     assert "has no quantum layer: there is nothing to send" in message
 
 
-def test_runs_of_a_script_of_ones_own(ledger):
+def test_runs_of_a_script_of_ones_own(ledger, standin, tmp_path):
+    """What is sent by `hardware_runs.durable` alone: looked at, cancelled, given up here."""
+    layers = nn.Sequential(QuantumPointwiseConv2d(4, 4, num_layers=1)).eval()
+    images = torch.rand(2, 4, 1, 1)
+    ledger.parent.mkdir()
+
+    def script(name, **given):
+        with (
+            durable(ledger, name, "ibm_manila", shots=64, max_qpu_seconds=60, **given) as engine,
+            torch.no_grad(),
+            use_engine(layers, engine),
+        ):
+            return engine.map(layers, images.split(1))
+
+    with pytest.raises(ResultsPending):
+        script("own", about={"whose": "mine"}, dedupe_grid=None, qubits=[0, 1])
+    status = answer("status", "own")
+    assert (status["state"], status["shots"], status["dedupe"]) == ("pending", 64, False)
+    assert status["layers"][0]["num_pixels_expected"] is None
+    assert "own: pending; ibm_manila, mode job" in run("status", "own").stdout
+    assert [r["run"] for r in answer("list")["runs"]] == ["own"]
+    message = failing("collect", "own", exit_code=1)
+    assert "was not begun by `qpc run submit`" in message
+    assert "run that script again" in message
+
+    found = answer("cancel", "own")
+    jobs = {job["job_id"] for job in standin.records()["jobs"]}
+    assert set(found["cancelled"]) == jobs
+    assert len(jobs) == 2
+    assert answer("status", "own")["state"] == "cancelled"
+    assert "begun by `qpc run submit`" in failing("resume", "own", "--again", exit_code=1)
+    assert answer("status", "own")["state"] == "unfinished"  # and may be sent again
+    with pytest.raises(ResultsPending):
+        script("own", about={"whose": "mine"}, dedupe_grid=None, qubits=[0, 1])
+    last = answer("status", "own")["jobs"][-1]["job_id"]
+    result = run("resume", "own", "--give-up", last, exit_code=1)
+    assert f"job {last} is given up" in result.stderr
+
+
+def test_a_noise_model_that_only_its_script_has(ledger, tmp_path):
+    ledger.parent.mkdir()
+    with Ledger(ledger) as book:
+        durable(book, "own", "aer", shots=8, noise_model=parse_noise("depolarizing:0.1"))
+        found = book.get_run("own")
+        with pytest.raises(BackendError, match="a noise model that only its script has"):
+            checkpoint_runs.reopen(book, found)
+    assert answer("status", "own")["noise"].startswith("sha256:")
+    assert answer("cancel", "own")["state"] == "cancelled"
+
+
+def test_settings_that_say_little(ledger):
     with Ledger(ledger) as book:
         book.create_run("own", {"backend": "aer"}, now=1.0)
     assert "begun by `qpc run submit`" in failing("collect", "own", exit_code=1)
     assert answer("status", "own")["layers"] == []
+    assert "own: unfinished; aer" in run("status", "own").stdout
+    assert "own" in run("list").stdout
+    assert answer("cancel", "own")["cancelled"] == []
 
 
 # interrupts
@@ -531,10 +866,26 @@ def test_the_script(model, ledger, standin):
     arguments = ("--model", model, *ALLOWED)
     assert scripted(*arguments, exit_code=75)["state"] == "pending"
     assert scripted("--run=first", exit_code=75)["jobs_open"] == 1
+    scripted("--run=first", "--max-qpu-seconds=70", exit_code=75)
+    assert answer("status", "first")["max_qpu_seconds"] == 70
     standin.advance(HOURS)
     assert scripted("--run=first")["state"] == "done"
     assert scripted(*arguments)["jobs"] == 1
     assert len(standin.records()["jobs"]) == 1
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["--mode=job", "--resilience=0", "--batch-size=64", "--data-dir=x", "--data=digits",
+     "--images=3", "--shots=64", "--seed=1", "--noise=fake_manila", "--options={}", "--no-dedupe",
+     "--precision=0.1", "--backend=aer", "--model=x", "--yes"],
+)  # fmt: skip
+def test_the_script_ignores_nothing(model, ledger, option):
+    """Defaults included: with --run alone a run goes on as it was begun."""
+    scripted("--model", model, *ON_FAKE)
+    found = scripted("--run=first", option, exit_code=2)
+    assert found["error"].startswith(f"{option.split('=')[0]}: give both --model and --backend")
+    assert found["state"] == "wrong usage"
 
 
 def test_the_script_in_a_process(model, ledger):
@@ -548,16 +899,18 @@ def test_the_script_in_a_process(model, ledger):
 
 def test_the_script_when_it_fails(model, ledger, standin, monkeypatch):
     found = scripted("--model", model, *ON_IBM, exit_code=2)
-    assert found["error"] == "A real device needs --max-qpu-seconds, the budget of the run."
+    assert found["error"] == (
+        "Nothing was sent: a real device needs --max-qpu-seconds, or --yes for any time."
+    )
     found = scripted("--model", model, *ON_IBM, "--max-qpu-seconds=2", exit_code=1)
     assert (found["state"], found["run"]) == ("failed", "first")
-    assert "There is no run 'first' yet" in scripted("--run=first", exit_code=2)["error"]
+    assert "it has no run 'first'" in scripted("--run=first", exit_code=1)["error"]
     found = scripted("--model", model, *ON_FAKE, "--backend=fake_trino", exit_code=2)
     assert "Did you mean fake_torino" in found["error"]
     assert "a name of letters" in scripted("--run=a/b", exit_code=2)["error"]
     assert "or --run alone" in scripted("--run=first", "--images=3", exit_code=2)["error"]
     found = scripted("--model", model, *ON_FAKE, "--data=mnist", exit_code=2)
-    assert found["error"].startswith("Input should be 'digits'")
+    assert found["error"].startswith("--data: Input should be 'digits'")
     monkeypatch.setattr(driving.time, "sleep", lambda _: signal.raise_signal(signal.SIGTERM))
     found = scripted("--model", model, *ALLOWED, "--wait", exit_code=130)
     assert found == {"run": "first", "state": "interrupted"}
@@ -585,11 +938,22 @@ def test_help_imports_nothing_heavy():
     assert done.stdout == "[]\n"
 
 
+def test_looking_at_runs_loads_neither_torch_nor_qiskit():
+    code = "import sys, hardware_runs.status; print({'torch', 'qiskit'} & set(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=True
+    )
+    assert done.stdout == "set()\n"
+
+
 def test_help_names_commands_and_exit_codes():
     text = " ".join(run("--help").stdout.replace("│", " ").split())
     for word in ("plan", "submit", "collect", "resume", "status", "list", "cancel", "75 results"):
         assert word in text
     assert "standin" in qpc("--help").stdout
+    text = " ".join(run("resume", "--help").stdout.replace("│", " ").split())
+    assert "--give-up" in text
+    assert "cap stays taken from the budget" in text
 
 
 def test_standin():

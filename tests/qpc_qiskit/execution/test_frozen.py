@@ -7,10 +7,14 @@ import sys
 import numpy as np
 import pytest
 from qiskit.quantum_info import Statevector
+from qiskit_ibm_runtime.fake_provider import FakeFez
 
 from qpc_qiskit import EstimatorEngine, make_spec
+from qpc_qiskit.encoder import make_encoder
 from qpc_qiskit.errors import EngineError
+from qpc_qiskit.execution.destinations import embedded
 from qpc_qiskit.execution.frozen import freeze, thaw
+from qpc_qiskit.execution.pubs import make_template
 
 
 @pytest.mark.parametrize("backend", ["aer", "fake_torino", "fake_sherbrooke"])
@@ -30,6 +34,16 @@ def test_round_trip(backend):
         assert found.placement.patch == prepared.placement.patch
         assert found.placement.final == prepared.placement.final
         assert found.placement.circuit == prepared.placement.circuit
+
+
+def test_full_width_of_a_device():
+    """Texts of Pauli operators on more than fifty qubits are cut short by Qiskit."""
+    encoder = make_encoder("multiplexor", 2)
+    spec = make_spec(4, 2)
+    prepared = embedded(make_template(encoder, spec.ansatz), FakeFez())
+    found = thaw(freeze(prepared))
+    assert found.template.circuit.num_qubits == 156
+    assert found.template.observables == prepared.template.observables
 
 
 def test_another_process_gets_the_same_values(tmp_path, rng):
