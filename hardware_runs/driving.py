@@ -69,7 +69,7 @@ def advance_until_done(
     Returns:
         The logits, (N, num_classes).
     """
-    told: tuple[str, str] | None = None
+    told: str | None = None
     while True:
         found = advance(engine, work)
         if found.logits is not None:
@@ -77,10 +77,9 @@ def advance_until_done(
         problems = found.message
         while True:
             progress = progress_line(engine.ledger, engine.run.id)
-            if told != (progress, problems):
-                level = logging.WARNING if problems else logging.INFO
-                log("waiting", level, progress=progress, problems=problems)
-                told = progress, problems
+            if told != progress:  # problems are logged where they are noted
+                log("waiting", progress=progress)
+                told = progress
             on_poll("; ".join(filter(None, (progress, problems))))
             sleep(poll_seconds)
             try:

@@ -208,8 +208,9 @@ def test_waiting_tells_what_is_wrong(model, ledger, standin, monkeypatch):
     lines = [json.loads(text) for text in log_path(ledger, "first").read_text().splitlines()]
     (waiting,) = [line for line in lines if line["event"] == "waiting"]
     assert waiting["progress"] == "layers.pointwise: 0 of 1 jobs done"
-    assert waiting["level"] == "warning"
-    assert "500" in waiting["problems"]
+    (warning,) = [line for line in lines if line["level"] == "warning"]
+    assert job["job_id"] in warning["event"]
+    assert "500" in warning["event"]
 
 
 def test_the_same_problem_is_told_once(tmp_path, monkeypatch):
