@@ -36,8 +36,8 @@ def cancel(
     """
     jobs = ledger.cancel_run(run.id, now=clock(), reason=reason)
     intents = ledger.attempts(run.id, states=[AttemptState.INTENT])
-    sessions = [s for s in ledger.sessions(run.id) if s.closed_at is None]
-    if not jobs and not intents and not sessions:
+    is_in_session = any(session.closed_at is None for session in ledger.sessions(run.id))
+    if not jobs and not intents and not is_in_session:
         return Cancelled(cancelled=(), not_cancelled=(), unclear=())
     try:
         engine = reopen(ledger, run)
@@ -56,10 +56,10 @@ def cancel(
         elif not service.is_local:
             unclear.append(intent.tag)
     done, left = collector.cancel_unwanted()
-    for session in sessions:
-        if session.session_id is not None:
-            service.close_session(session.session_id)
-        ledger.close_session(session, now=clock(), usage_seconds=None)
+    if unclear:  # after two look-ups in vain there certainly is no job
+        engine.dispatcher.resolve()
+        unclear = [a.tag for a in ledger.attempts(run.id, states=[AttemptState.INTENT])]
+    engine.dispatcher.sessions.close_all()
     collector.collect()  # what was done before it could be cancelled
     return Cancelled(cancelled=tuple(done), not_cancelled=tuple(left), unclear=tuple(unclear))
 

@@ -152,7 +152,7 @@ class Dispatcher:
         """
         self.problems.clear()
         changed = self.collect()
-        if self._resolve():
+        if self.resolve():
             changed = True
             if self.service.is_local:
                 self.collect()
@@ -367,7 +367,7 @@ class Dispatcher:
             self.collector.cancel_unwanted()  # a process that sends may end right after it
         return recorded.is_kept
 
-    def _resolve(self) -> bool:
+    def resolve(self) -> bool:
         """Intents of ours that are unclear, and those whose owner is gone: is there a job?"""
         changed = False
         for attempt in self.ledger.attempts(self.run.id, states=[AttemptState.INTENT]):
@@ -427,6 +427,7 @@ class Dispatcher:
             self.problems.note(
                 attempt.tag,
                 "The service may have accepted this job, and does not list it (yet). It is looked "
-                f"up again after {self._lookup_interval:g} s before it is sent anew.",
+                f"up again {self._lookup_interval:g} s later; if it is not there then, there is "
+                "no job.",
             )
             return False

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any, Self
 
@@ -127,9 +128,9 @@ class DurableEngine(Engine):
 
     def __exit__(self, *exception: object) -> None:
         self.dispatcher.leave()
-        if exception[:1] in ((None,), (JobFailed,)):
-            self.dispatcher.finish()
-        if isinstance(self._given_estimator, EstimatorEngine):
+        if isinstance(self._given_estimator, EstimatorEngine):  # else nobody can be told to close
+            if exception[:1] in ((None,), (JobFailed,)):
+                self.dispatcher.finish()
             self._given_estimator.close()
         self.dispatcher.leave()
 
@@ -653,9 +654,15 @@ def _kept_options(options: Mapping[str, Any]) -> dict[str, Any]:
         EngineError: an option that cannot be compared when the run goes on.
     """
     kept = {}
+    defaults = {
+        **signature(EstimatorEngine.__init__).parameters,
+        **signature(EstimatorEngine.from_backend).parameters,
+    }
     for name, value in options.items():
-        if value is None or name in ("service", "limits", "dedupe_grid"):
+        if name in ("service", "limits", "dedupe_grid"):
             continue  # who asks, and how much at a time; the grid is told apart
+        if name in defaults and value == defaults[name].default:
+            continue
         if isinstance(value, AerSimulator) and value.options.noise_model is not None:
             value = value.options.noise_model
         if isinstance(value, NoiseModel):

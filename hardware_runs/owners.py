@@ -26,13 +26,13 @@ def is_gone(owner: str) -> bool:
     place = _place()
     if len(parts) != 4 or not place or parts[:2] != [socket.gethostname(), place]:
         return False
-    if not parts[2].isdigit():
+    if not parts[2].isdecimal():
         return False
     try:
         os.kill(int(parts[2]), 0)
     except ProcessLookupError:
         return True
-    except OSError:  # it is somebody else's
+    except (OSError, OverflowError):  # it is somebody else's, or no number of a process
         return False
     return False
 

@@ -63,7 +63,7 @@ class JobService(Protocol):
         ...
 
     def close_session(self, session_id: str) -> None:
-        """Take no more jobs."""
+        """Take no more jobs; raises `FetchError` where it may still be open."""
         ...
 
     def is_session_open(self, session_id: str) -> bool:
@@ -184,6 +184,10 @@ class NoService:
 
     def __init__(self, error: QPCError) -> None:
         self._error = error
+
+    def cancel(self, job_id: str) -> bool:
+        """See `JobService.cancel`."""
+        return False
 
     def __getattr__(self, name: str) -> Any:
         def ask(*arguments: Any, **named: Any) -> Any:

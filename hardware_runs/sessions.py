@@ -73,7 +73,10 @@ class RunSessions:
         try:
             return self.ledger.record_session(made, session_id)
         except LedgerConflictError:  # it took so long that somebody else opened another one
-            self.service.close_session(session_id)
+            try:
+                self.service.close_session(session_id)
+            except FetchError as error:
+                self.problems.note(f"{self.mode} {session_id}", error)
             return None
 
     def _cap(self) -> int:
@@ -103,10 +106,20 @@ class RunSessions:
         states = [ChunkState.UNSENT, ChunkState.OPEN]
         if self.service.is_local or self.ledger.chunks(self.run.id, states=states):
             return
+        self.close_all()
+
+    def close_all(self) -> None:
+        """Close what is open; where the service does not answer it stays to be tried again."""
         for session in self.ledger.sessions(self.run.id):
-            if session.closed_at is None and session.session_id is not None:
-                self.service.close_session(session.session_id)
-                self._record_end(session)
+            if session.closed_at is not None:
+                continue
+            if session.session_id is not None:
+                try:
+                    self.service.close_session(session.session_id)
+                except FetchError as error:
+                    self.problems.note(f"{session.mode} {session.session_id}", error)
+                    continue
+            self._record_end(session)
 
     def settle(self) -> bool:
         """Ask what sessions that have ended are charged; whether anything changed."""

@@ -25,6 +25,7 @@ from qpc_qiskit.execution.isa import check_isa, is_isa
 from qpc_qiskit.execution.regions import Sets, Shape
 from qpc_qiskit.execution.targets import (
     BROKEN,
+    Array,
     Device,
     Qargs,
     read_device,
@@ -34,12 +35,17 @@ from qpc_qiskit.execution.targets import (
 
 SEEDS = tuple(range(16))
 """Of the transpiler; the best result is taken."""
+SHAPES = 12
+"""Transpiled with the first seeds."""
+FIRST_SEEDS = 3
+"""Tried on every shape."""
+FINALISTS = 3
+"""Shapes transpiled with all seeds."""
+NEARLY = 1.05
+"""Losses within this factor of the best count as equal."""
+VERSION = 2
+"""Of this algorithm: older placements in a cache are not used."""
 _SETS = 4000  # heavy-hex devices of 156 qubits have 1500 connected sets of seven
-_SHAPES = 12  # transpiled with the first seeds
-_FINALISTS = 3  # transpiled with all seeds
-_FIRST_SEEDS = 3
-_NEARLY = 1.05  # losses within this factor of the best count as equal
-_VERSION = 2  # of this algorithm: older placements in a cache are not used
 
 
 @dataclass(frozen=True)
@@ -111,7 +117,7 @@ def place(
     chosen = None if qubits is None else sorted(int(q) for q in qubits)
     if cache is None:
         return _place(circuit, target, seeds, bad_qubits, bad_edges, chosen)
-    arguments = [_VERSION, [int(seed) for seed in seeds], bad_qubits, bad_edges, chosen]
+    arguments = [VERSION, [int(seed) for seed in seeds], bad_qubits, bad_edges, chosen]
     key = placement_cache.key(circuit, target, arguments)
     found = placement_cache.load(cache, key, circuit)
     if found is not None:
@@ -160,30 +166,46 @@ def _place(
     qubits: Sequence[int] | None,
 ) -> Placement:
     device = read_device(target, circuit.num_qubits, bad_qubits, bad_edges)
-    sets = _candidates(circuit, device) if qubits is None else _chosen(circuit, device, qubits)
-    shapes = regions.group_by_shape(device, sets)[:_SHAPES]
+    sets = candidate_sets(circuit, device) if qubits is None else _chosen(circuit, device, qubits)
+    shapes = regions.group_by_shape(device, sets)[:SHAPES]
     tried = sorted(
-        (_on_shape(circuit, device, shape, seeds[:_FIRST_SEEDS]) for shape in shapes), key=_rank
+        (on_shape(circuit, device, shape, seeds[:FIRST_SEEDS]) for shape in shapes), key=_rank
     )
-    further = seeds[_FIRST_SEEDS:]
-    finalists = [found.shape for found in tried[:_FINALISTS]] if further else []
-    tried += [_on_shape(circuit, device, shape, further) for shape in finalists]
-    return _finished(_best(tried), device, circuit.name)
+    further = seeds[FIRST_SEEDS:]
+    finalists = [found.shape for found in tried[:FINALISTS]] if further else []
+    tried += [on_shape(circuit, device, shape, further) for shape in finalists]
+    return finished(_best(tried), device, circuit.name)
 
 
 @dataclass(frozen=True, eq=False)
-class _Candidate:
+class Candidate:
     """A circuit on a shape, and the best place for it."""
 
     circuit: QuantumCircuit
+    """In the device's common gates, on the shape's wires."""
     final: tuple[int, ...]
+    """See `Placement`."""
     shape: Shape
     qubits: tuple[int, ...]
+    """The best place: `qubits[i]` carries wire i."""
     loss: float
+    """Predicted there."""
 
 
-def _candidates(circuit: QuantumCircuit, device: Device) -> Sets:
-    """Connected sets of usable qubits, those with the lowest estimated loss first."""
+def candidate_sets(
+    circuit: QuantumCircuit, device: Device, width: int = _SETS, *, spread: bool = False
+) -> Sets:
+    """Connected sets of usable qubits, those with the lowest estimated loss first.
+
+    Args:
+        circuit: n qubits.
+        device: where to look.
+        width: sets kept where there are more.
+        spread: keep the best ones of every qubit, rather than the best of all.
+
+    Raises:
+        BackendError: there are none.
+    """
     size = circuit.num_qubits
     if device.num_qubits < size:
         raise BackendError(
@@ -191,13 +213,15 @@ def _candidates(circuit: QuantumCircuit, device: Device) -> Sets:
             "Use a larger backend, or a layer with fewer channels."
         )
     gates = circuit.num_nonlocal_gates()
-    sets = regions.connected_sets(
-        device.coupled,
-        device.usable,
-        size,
-        _SETS,
-        lambda s: regions.estimated_loss(device, s, gates),
-    )
+
+    def loss(sets: Sets) -> Array:
+        return regions.estimated_loss(device, sets, gates)
+
+    def by_qubit(sets: Sets) -> Array:
+        return regions.ranks_by_qubit(sets, loss(sets))
+
+    order = by_qubit if spread else loss
+    sets = regions.connected_sets(device.coupled, device.usable, size, width, order)
     if not len(sets):
         raise BackendError(
             f"The backend has no {size} connected healthy qubits: {int(device.usable.sum())} of "
@@ -205,7 +229,7 @@ def _candidates(circuit: QuantumCircuit, device: Device) -> Sets:
             f"between them work (an error of {BROKEN} or more, or a fault that the backend tells, "
             "rules one out). Use another backend, or wait for its next calibration."
         )
-    return sets
+    return regions.best_first(sets, loss(sets)) if spread else sets
 
 
 def _chosen(circuit: QuantumCircuit, device: Device, qubits: Sequence[int]) -> Sets:
@@ -236,9 +260,9 @@ def _chosen(circuit: QuantumCircuit, device: Device, qubits: Sequence[int]) -> S
     return sets
 
 
-def _on_shape(
+def on_shape(
     circuit: QuantumCircuit, device: Device, shape: Shape, seeds: Sequence[int]
-) -> _Candidate:
+) -> Candidate:
     """The best of several transpilations onto a shape, on its best place.
 
     Those with the fewest two-qubit gates and layers are laid on every place; they differ in what
@@ -255,12 +279,12 @@ def _on_shape(
                 f"The circuit {circuit.name!r} cannot be translated into the backend's gates "
                 f"{', '.join(device.gates) or '(none)'}: {error.message}"
             ) from error
-    fewest = min(_cost(result)[:2] for result in results)
-    best = [result for result in results if _cost(result)[:2] == fewest]
+    fewest = min(cost(result)[:2] for result in results)
+    best = [result for result in results if cost(result)[:2] == fewest]
     return min((_laid(result, device, shape) for result in best), key=_rank)
 
 
-def _laid(circuit: QuantumCircuit, device: Device, shape: Shape) -> _Candidate:
+def _laid(circuit: QuantumCircuit, device: Device, shape: Shape) -> Candidate:
     """A circuit for a shape, on its best place."""
     layout = circuit.layout
     final = range(circuit.num_qubits) if layout is None else layout.final_index_layout()
@@ -268,10 +292,11 @@ def _laid(circuit: QuantumCircuit, device: Device, shape: Shape) -> _Candidate:
     losses = regions.predicted_losses(device, profile, shape.embeddings)
     place = int(np.argmin(np.round(losses, 12)))  # the first of equals, whatever the last bit
     qubits = tuple(int(q) for q in shape.embeddings[place])
-    return _Candidate(circuit, tuple(final), shape, qubits, float(losses[place]))
+    return Candidate(circuit, tuple(final), shape, qubits, float(losses[place]))
 
 
-def _cost(circuit: QuantumCircuit) -> tuple[int, int, int]:
+def cost(circuit: QuantumCircuit) -> tuple[int, int, int]:
+    """Two-qubit gates, layers of them, all gates."""
     return circuit.num_nonlocal_gates(), _two_qubit_depth(circuit), circuit.size()
 
 
@@ -281,21 +306,21 @@ def _two_qubit_depth(circuit: QuantumCircuit) -> int:
     )
 
 
-def _rank(candidate: _Candidate) -> tuple[float, tuple[int, int, int]]:
-    return round(candidate.loss, 12), _cost(candidate.circuit)
+def _rank(candidate: Candidate) -> tuple[float, tuple[int, int, int]]:
+    return round(candidate.loss, 12), cost(candidate.circuit)
 
 
-def _best(tried: Sequence[_Candidate]) -> _Candidate:
+def _best(tried: Sequence[Candidate]) -> Candidate:
     """The shortest of those that are predicted to be about equally good.
 
     A prediction is a product of calibrated errors: too rough to pay for a few percent of it with a
     third more gates.
     """
-    enough = _NEARLY * min(candidate.loss for candidate in tried)
-    return min((c for c in tried if c.loss <= enough), key=lambda c: (_cost(c.circuit), c.loss))
+    enough = NEARLY * min(candidate.loss for candidate in tried)
+    return min((c for c in tried if c.loss <= enough), key=lambda c: (cost(c.circuit), c.loss))
 
 
-def _finished(found: _Candidate, device: Device, name: str) -> Placement:
+def finished(found: Candidate, device: Device, name: str) -> Placement:
     """The placed circuit in the gates and directions that its very qubits have."""
     part = restrict_target(device.target, found.qubits)
     circuit = found.circuit

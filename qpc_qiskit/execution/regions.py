@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -63,13 +63,38 @@ def connected_sets(
         which, new = np.nonzero(coupled[sets].any(axis=1) & ~inside)
         grown = np.sort(np.column_stack([sets[which], new]), axis=1)
         grown = np.unique(grown, axis=0)
-        sets = grown if len(grown) <= width else _best(grown, loss)[:width]
-    return _best(sets, loss)[:width]
+        sets = grown if len(grown) <= width else best_first(grown, loss(grown))[:width]
+    return best_first(sets, loss(sets))[:width]
 
 
-def _best(sets: Sets, loss: Callable[[Sets], Array]) -> Sets:
-    # Rounded, so that sums in another order do not decide; `sets` is in lexical order already.
-    return sets[np.argsort(np.round(loss(sets), 12), kind="stable")]
+def best_first(sets: Sets, losses: Array) -> Sets:
+    """Sets by increasing loss, equals in the order they have."""
+    # Rounded, so that sums in another order do not decide.
+    return sets[np.argsort(np.round(losses, 12), kind="stable")]
+
+
+def ranks_by_qubit(sets: Sets, losses: Array) -> Array:
+    """The rank of each set among those with one of its qubits, for the qubit that suits it best.
+
+    The first sets in this order are the best one of every qubit, then come the second best ones: a
+    part of them still covers the whole device.
+
+    Args:
+        sets: (S, k).
+        losses: (S,).
+
+    Returns:
+        (S,), all different: ties go to the lower loss.
+    """
+    count, size = sets.shape
+    overall = np.empty(count, np.int64)
+    overall[np.argsort(np.round(losses, 12), kind="stable")] = np.arange(count)
+    qubits, position = sets.ravel(), np.repeat(overall, size)
+    order = np.lexsort((position, qubits))
+    ordered = qubits[order]
+    ranks = np.empty(count * size)
+    ranks[order] = np.arange(count * size) - np.searchsorted(ordered, ordered)
+    return ranks.reshape(count, size).min(1) + overall / max(count, 1)
 
 
 def estimated_loss(device: Device, sets: Sets, num_two_qubit_gates: int) -> Array:
@@ -162,6 +187,42 @@ def _embeddings(shape: rx.PyGraph, sets: Sets, inner: Mask, labels: NDArray[np.i
         if len(rows) * len(rows[0]) >= MAX_EMBEDDINGS:
             break
     return np.concatenate(rows)
+
+
+def spanning_embeddings(
+    device: Device, sets: Sets, edges: Iterable[tuple[int, int]]
+) -> tuple[Sets, NDArray[np.int64]]:
+    """Ways to lay wires on sets whose couplings include some edges, and may be more.
+
+    Args:
+        device: the couplings.
+        sets: (S, n), S > 0.
+        edges: pairs of the wires 0..n-1 that need a coupling.
+
+    Returns:
+        (M, n) as `Shape.embeddings`, but of every set no more than its share of `MAX_EMBEDDINGS`;
+        and (M,) the index of the set.
+    """
+    count, size = sets.shape
+    wanted = rx.PyGraph()
+    wanted.add_nodes_from(range(size))
+    wanted.add_edges_from_no_data(sorted(edges))
+    share = min(max(MAX_EMBEDDINGS // count, 1), MAX_SYMMETRIES)
+    inner = device.coupled[sets[:, :, None], sets[:, None, :]]
+    packed = np.packbits(inner.reshape(count, -1), axis=1)
+    _, first, which = np.unique(packed, axis=0, return_index=True, return_inverse=True)
+    which = which.reshape(-1)
+    embeddings, index = [np.empty((0, size), np.int64)], [np.empty(0, np.int64)]
+    for label, example in enumerate(first):
+        mappings = rx.graph_vf2_mapping(
+            _graph(inner[example]), wanted, subgraph=True, induced=False
+        )
+        ways = [sorted(m, key=m.__getitem__) for m in itertools.islice(mappings, share)]
+        if ways:
+            members = np.flatnonzero(which == label)
+            embeddings.append(sets[members][:, np.array(ways)].reshape(-1, size))
+            index.append(np.repeat(members, len(ways)))
+    return np.concatenate(embeddings), np.concatenate(index)
 
 
 def _graph(adjacent: Mask) -> rx.PyGraph:

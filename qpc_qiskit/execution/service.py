@@ -8,7 +8,6 @@ Beside `runtime` this is the only module that imports IBM's client.
 from __future__ import annotations
 
 import re
-from contextlib import suppress
 from contextvars import Context
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -91,9 +90,17 @@ class IBMJobs:
         return str(opened.session_id)
 
     def close_session(self, session_id: str) -> None:
-        """Take no more jobs; those that wait still run. A session that is closed stays so."""
-        with suppress(*_UNANSWERED, SessionEnded, JobDeferred):  # ended, or ends at its time limit
+        """Take no more jobs; those that wait still run. One that is closed stays so.
+
+        Raises:
+            FetchError: the service did not answer: a session may still be open, and billed.
+        """
+        try:
             self._session(session_id).close()
+        except SessionEnded:
+            return
+        except (*_UNANSWERED, JobDeferred) as error:
+            raise FetchError(f"{session_id} could not be closed: {error}") from error
 
     def is_session_open(self, session_id: str) -> bool:
         """Whether a batch or session takes jobs.

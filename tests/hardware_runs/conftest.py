@@ -15,6 +15,14 @@ from hardware_runs.standin import Rules, Standin
 START = 1_800_000_000.0
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_usage_data():
+    """The client looks through its callers at every request, for IBM: half of a test's time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("USAGE_DATA_OPT_OUT", "True")
+        yield
+
+
 @pytest.fixture
 def start():
     """start(rules..., faults=[...]) -> a running stand-in whose clock stands still."""

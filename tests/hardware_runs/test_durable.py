@@ -430,7 +430,8 @@ torch.set_num_threads(int(threads))
 model, x = network(), images(40)
 for attempt in range(4):
     try:
-        with durable(path, "run", "ibm_manila", shots=64, max_qpu_seconds=99, rules=RULES) as engine:
+        given = {"shots": 64, "max_qpu_seconds": 99, "rules": RULES}
+        with durable(path, "run", "ibm_manila", **given) as engine:
             with torch.no_grad(), use_engine(model, engine):
                 logits = torch.cat(engine.map(model, x.split(int(size))))
         break
