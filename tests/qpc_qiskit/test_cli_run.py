@@ -18,8 +18,8 @@ from urllib3.util.retry import Retry
 import qpc_qiskit
 from hardware_runs import checkpoint_runs, driving, durable
 from hardware_runs.ledger import AttemptState, Ledger
-from hardware_runs.run_settings import Settings
 from hardware_runs.problems import Problems
+from hardware_runs.run_settings import Settings
 from hardware_runs.runlog import log_path, run_log, without_secrets
 from hardware_runs.standin import Fault, Remote, Rules, Standin
 from hardware_runs.standin.service import TOKEN
