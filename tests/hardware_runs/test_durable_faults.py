@@ -77,7 +77,7 @@ def test_connection_is_cut_before_a_job_was_accepted(broken, logits):
         script.once(X)
     for _ in range(3):
         script.clock.advance(10)
-        with pytest.raises(ResultsPending, match=r"qpc-[\w-]+: .*may have accepted .* after 60 s"):
+        with pytest.raises(ResultsPending, match=r"qpc-[\w-]+: .*may have accepted .* again 60 s later"):
             script.once(X)
         ledger, run_id = script.ledger()
         assert len(ledger.attempts(run_id, states=[AttemptState.INTENT])) == 1
