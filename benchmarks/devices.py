@@ -202,7 +202,7 @@ def _transpiled(template: Template, backend: BackendV2, seed: int) -> Wired:
     small = embed(small, range(len(qubits)), len(qubits))
     layout = [qubits.index(q) for q in final]
     observables = embed_observables(template.observables, layout, len(qubits))
-    return Wired(Template(small, template.parameters, tuple(observables)), qubits)
+    return Wired(Template(small, template.parameters, tuple(observables), template.columns), qubits)
 
 
 def _predicted(wired: Wired, backend: BackendV2) -> float:

@@ -12,7 +12,7 @@ from hardware_runs.ledger import Attempt, AttemptState, Chunk, Ledger, Run
 from hardware_runs.problems import Problems
 from hardware_runs.services import JobService
 from qpc_qiskit.errors import EngineError, FetchError
-from qpc_qiskit.execution.destinations import Prepared
+from qpc_qiskit.execution.prepared import Prepared
 from qpc_qiskit.execution.pubs import evs_from_data, stds_from_data
 from qpc_qiskit.execution.service import JobStatus
 

@@ -18,7 +18,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from inspect import signature
@@ -34,7 +34,16 @@ from torch import Tensor, nn
 
 from hardware_runs.collecting import Payload
 from hardware_runs.dispatch import Dispatcher, Rules
-from hardware_runs.ledger import Block, Chunk, ChunkPlan, ChunkState, FrozenRows, Ledger, Run
+from hardware_runs.ledger import (
+    Block,
+    Chunk,
+    ChunkPlan,
+    ChunkResult,
+    ChunkState,
+    FrozenRows,
+    Ledger,
+    Run,
+)
 from hardware_runs.owners import new_owner
 from hardware_runs.services import DeviceService, JobService, LocalService, NoService
 from hardware_runs.status import progress_line
@@ -49,15 +58,19 @@ from qpc_qiskit.errors import (
     NotISAError,
     ResultsPending,
 )
-from qpc_qiskit.execution.destinations import Prepared, check_runs_on
+from qpc_qiskit.execution.destinations import check_runs_on
 from qpc_qiskit.execution.frozen import freeze, thaw
 from qpc_qiskit.execution.jobs import check_rows
+from qpc_qiskit.execution.planning import JobPlan
+from qpc_qiskit.execution.prepared import Prepared
 from qpc_qiskit.execution.pubs import (
     GRID,
     Array,
     Rows,
     by_pixel_and_kernel,
 )
+from qpc_qiskit.execution.slots import wide_values
+from qpc_qiskit.execution.unpacking import unpack
 from qpc_qiskit.spec import LayerSpec
 
 DIRECTION_TOLERANCE = 1e-4
@@ -277,6 +290,8 @@ class DurableEngine(Engine):
                 ansatz_angles=plan.rows.ansatz_angles,
                 pairs=plan.rows.pairs.astype(np.int64),
                 which=plan.which.astype(np.int64),
+                slots=plan.slots.astype(np.int64),
+                exact=np.zeros((0, spec.num_qubits)) if plan.exact is None else plan.exact,
                 num_kernels=spec.num_kernels,
             )
             chunks = [
@@ -404,10 +419,11 @@ class DurableEngine(Engine):
                 self._blocks[block.id] = block
         frozen = self._blocks[chunk.block_id].rows
         rows = Rows(frozen.encoder_angles, frozen.ansatz_angles, frozen.pairs)
+        slots = frozen.slots[chunk.row_start : chunk.row_stop]
         settings = self.run.settings
         return Payload(
             self._thawed(chunk.revision, self._keys()[chunk.layer]),
-            rows.values(slice(chunk.row_start, chunk.row_stop)),
+            wide_values(rows, slots),
             settings["precision"],
             self.shots,
             self._blocks[chunk.block_id].start,
@@ -426,11 +442,28 @@ class DurableEngine(Engine):
             if any(chunk.id not in found for chunk in block.chunks):
                 self._raise_failed(block)
                 return None
-            evs = np.concatenate([found[chunk.id].evs for chunk in block.chunks])
+            evs = self._unpacked(block, [found[chunk.id] for chunk in block.chunks])
             table = by_pixel_and_kernel(evs[block.rows.which], block.count, spec.num_kernels)
             low, high = max(start, block.start), min(stop, block.stop)
             values[low - start : high - start] = table[low - block.start : high - block.start]
         return values
+
+    def _unpacked(self, block: Block, results: Sequence[ChunkResult]) -> Array:
+        """Values of a block's rows, (V, n), from what its executions gave."""
+        rows = block.rows
+        plan = JobPlan(
+            rows=Rows(rows.encoder_angles, rows.ansatz_angles, rows.pairs),
+            num_rows=len(rows.pairs) - len(rows.exact),
+            which=rows.which,
+            slots=rows.slots,
+            parts=tuple(slice(c.row_start, c.row_stop) for c in block.chunks),
+            seconds=None,
+            exact=rows.exact if len(rows.exact) else None,
+        )
+        evs = np.concatenate([result.evs for result in results])
+        stds = np.concatenate([result.stds for result in results])
+        applies = self.run.settings["engine_options"].get("calibrate", True)
+        return unpack(plan, evs, stds, applies=applies).evs
 
     def _raise_failed(self, block: Block) -> None:
         for chunk in self.ledger.chunks(self.run.id, layer=block.layer, states=[ChunkState.FAILED]):

@@ -402,7 +402,7 @@ def _planned(
         num_kernels=spec.num_kernels,
         num_qubits=spec.num_qubits,
         num_rows=len(plan.which),
-        num_executions=len(plan.rows),
+        num_executions=len(plan.slots),
         num_jobs=len(plan.parts),
         shots=shots,
         shots_per_execution=cost.shots_per_row,
@@ -428,6 +428,8 @@ def _planned(
             limits=destination.limits,
             cost=other,
             bytes_per_shot=prepared.template.circuit.num_qubits * destination.keeps_shots,
+            num_patches=prepared.num_patches,
+            num_references=estimator.num_references,
         )
         return len(parts), None if told is None else sum(told)
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from qiskit.primitives import BaseEstimatorV2
 
 from qpc_qiskit.errors import FetchError, JobDeferred, QPCError
-from qpc_qiskit.execution.destinations import Destination, JobSettings, Prepared
+from qpc_qiskit.execution.destinations import Destination, JobSettings
+from qpc_qiskit.execution.prepared import Prepared
 from qpc_qiskit.execution.pubs import make_pub
 from qpc_qiskit.execution.service import IBMJobs, JobStatus
 

@@ -21,6 +21,20 @@ PARAMETER_NAME = "encoder"
 
 
 @dataclass(frozen=True, eq=False)
+class Encoded:
+    """Angles of a batch of directions, and how well they prepare them."""
+
+    angles: Tensor
+    """(N, E) radians, float64."""
+    infidelity: Tensor
+    """(N,) float64, 1 - <prepared|direction>**2; zeros for an exact encoder."""
+    num_restarted: int = 0
+    """Fits that had to start again."""
+    num_failed: int = 0
+    """Pixels whose fit is not good enough; their angles are the best that were found."""
+
+
+@dataclass(frozen=True, eq=False)
 class Encoder:
     """A state preparation circuit and the function that gives its angles."""
 
@@ -29,8 +43,12 @@ class Encoder:
     """Parameters `encoder[0..E-1]`; prepares a real unit vector from |0...0>."""
     parameters: tuple[object, ...] = field(repr=False)
     """The E parameters, in the order of an angle row."""
-    angles: Callable[[Tensor], Tensor] = field(repr=False)
-    """Canonical directions (N, C), C <= 2**n -> angles (N, E) in radians, float64."""
+    encode: Callable[[Tensor], Encoded] = field(repr=False)
+    """Canonical directions (N, C), C <= 2**n -> angles, on the device of the directions."""
+
+    def angles(self, directions: Tensor) -> Tensor:
+        """Angles (N, E) in radians, float64, for canonical directions (N, C), C <= 2**n."""
+        return self.encode(directions).angles
 
 
 def make_encoder(name: str, num_qubits: int) -> Encoder:
@@ -64,9 +82,12 @@ def multiplexor(num_qubits: int) -> Encoder:
             lowest_bit = (step & -step).bit_length() - 1
             circuit.cz(target + 1 + lowest_bit, target)
             circuit.ry(next(angle), target)
-    return Encoder(
-        "multiplexor", circuit, tuple(angles), lambda d: multiplexor_angles(d, num_qubits)
-    )
+
+    def encode(directions: Tensor) -> Encoded:
+        infidelity = torch.zeros(len(directions), dtype=torch.float64, device=directions.device)
+        return Encoded(multiplexor_angles(directions, num_qubits), infidelity)
+
+    return Encoder("multiplexor", circuit, tuple(angles), encode)
 
 
 def multiplexor_angles(directions: Tensor, num_qubits: int) -> Tensor:
@@ -113,5 +134,14 @@ def _gray_transform(size: int) -> Tensor:
     return (1 - 2 * parity).to(torch.float64) / size
 
 
-ENCODERS: dict[str, Callable[[int], Encoder]] = {"multiplexor": multiplexor}
+def _brickwall(num_qubits: int) -> Encoder:
+    from qpc_qiskit.brickwall import brickwall  # it needs this module
+
+    return brickwall(num_qubits)
+
+
+ENCODERS: dict[str, Callable[[int], Encoder]] = {
+    "multiplexor": multiplexor,
+    "brickwall": _brickwall,
+}
 """Name -> function of the number of qubits."""

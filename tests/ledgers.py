@@ -54,6 +54,8 @@ def make_rows(num_pixels=4, num_kernels=1, channels=4, seed=0):
         ansatz_angles=rng.normal(size=(num_kernels, 6)),
         pairs=np.stack([pixel, kernel], axis=1).astype(np.int64),
         which=np.arange(num_kernels * num_pixels),
+        slots=np.arange(num_kernels * num_pixels)[:, None],
+        exact=np.zeros((0, 2)),
         num_kernels=num_kernels,
     )
 

@@ -107,16 +107,21 @@ class FrozenRows:
     ansatz_angles: Array = field(repr=False)
     """(B, R), radians."""
     pairs: Indices = field(repr=False)
-    """(V, 2): row v is encoder row pairs[v, 0] followed by ansatz row pairs[v, 1]."""
+    """(V + R, 2): row v is encoder row pairs[v, 0] followed by ansatz row pairs[v, 1]; the last R
+    are reference rows."""
     which: Indices = field(repr=False)
-    """(N*K,): the row that answers each pixel with each kernel."""
+    """(N*K,): the row, below V, that answers each pixel with each kernel."""
+    slots: Indices = field(repr=False)
+    """(W, J): the row that each execution runs on each patch; -1: none."""
+    exact: Array = field(repr=False)
+    """(R, n) known features of the reference rows."""
     num_kernels: int
     """K."""
 
 
 @dataclass(frozen=True)
 class ChunkPlan:
-    """A chunk that is to be frozen: rows of its block that make one job."""
+    """A chunk that is to be frozen: executions of its block that make one job."""
 
     row_start: int
     row_stop: int
@@ -128,7 +133,7 @@ class ChunkPlan:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Rows of a block that make one job."""
+    """Executions of a block that make one job."""
 
     id: int
     """Unique in the ledger."""
@@ -143,7 +148,7 @@ class Chunk:
 
     @property
     def num_rows(self) -> int:
-        """Rows of its job."""
+        """Executions of its job."""
         return self.row_stop - self.row_start
 
 
@@ -160,7 +165,7 @@ class Block:
     created_at: float
     rows: FrozenRows = field(repr=False)
     chunks: tuple[Chunk, ...] = field(repr=False)
-    """They tile the V rows, in order."""
+    """They tile the W executions, in order."""
 
     @property
     def stop(self) -> int:
@@ -264,9 +269,9 @@ class ChunkResult:
     attempt_number: int
     job_id: str | None
     evs: Array = field(repr=False)
-    """(m, n): expectation values of the chunk's m rows."""
+    """(m, J*n): expectation values of the chunk's m executions, as they were measured."""
     stds: Array = field(repr=False)
-    """(m, n): standard errors; NaN where not known."""
+    """(m, J*n): standard errors; NaN where not known."""
     extras: Mapping[str, NDArray[Any]] = field(repr=False)
     """Further arrays by name, such as reference rows."""
     shots: int | None

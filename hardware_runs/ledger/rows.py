@@ -23,7 +23,7 @@ from hardware_runs.ledger.store import Store, insert_row, load_chunk, load_chunk
 from qpc_qiskit.errors import LedgerConflictError, LedgerError
 
 _ARRAYS = tuple(each.name for each in fields(FrozenRows) if each.name != "num_kernels")
-_INDICES = ("pairs", "which")
+_INDICES = ("pairs", "which", "slots")
 
 
 class Blocks(Store):
@@ -51,7 +51,7 @@ class Blocks(Store):
             start: position of the first pixel in the layer's pass.
             count: pixels.
             rows: of these pixels.
-            chunks: they tile the V rows, in order.
+            chunks: they tile the W executions, in order.
             now: seconds since the epoch.
 
         Raises:
@@ -59,7 +59,7 @@ class Blocks(Store):
             ValueError: rows or chunks do not fit together.
         """
         _check_rows(rows, start, count)
-        _check_chunks(chunks, len(rows.pairs))
+        _check_chunks(chunks, len(rows.slots))
         content = to_npz(_to_arrays(rows), f"Layer {layer!r}, positions {start} to {start + count}")
         with self._writing(run_id) as connection:
             for row in _overlapping(connection, run_id, layer, start, start + count):
@@ -219,14 +219,19 @@ def _check_rows(rows: FrozenRows, start: int, count: int) -> None:
                 f"Expected {name} of {np.dtype(expected)} with {dimensions} dimensions; got "
                 f"{array.dtype} of shape {array.shape}."
             )
-    num_rows = len(rows.pairs)
+    num_rows = len(rows.pairs) - len(rows.exact)
     if len(rows.pixels) != count or len(rows.which) != count * rows.num_kernels:
         raise ValueError(
             f"Expected {count} pixels and {count * rows.num_kernels} entries in which; got "
             f"{len(rows.pixels)} and {len(rows.which)}."
         )
-    if rows.pairs.shape[1] != 2 or num_rows == 0:
-        raise ValueError(f"Expected pairs of shape (V, 2), V >= 1; got {rows.pairs.shape}.")
+    if rows.pairs.shape[1] != 2 or num_rows < 1:
+        raise ValueError(
+            f"Expected pairs of shape (V, 2), V >= 1, besides {len(rows.exact)} reference rows; "
+            f"got {rows.pairs.shape}."
+        )
+    if (rows.slots < -1).any() or (rows.slots >= len(rows.pairs)).any():
+        raise ValueError(f"An index in slots is outside the {len(rows.pairs)} rows.")
     bounds = np.array([len(rows.encoder_angles), len(rows.ansatz_angles)])
     if (rows.pairs < 0).any() or (rows.pairs >= bounds).any():
         raise ValueError("An index in pairs is outside the encoder's or the ansatz' angles.")
@@ -241,7 +246,7 @@ def _check_chunks(chunks: Sequence[ChunkPlan], num_rows: int) -> None:
     )
     if not tiled or ends[-1] != num_rows:
         raise ValueError(
-            f"Expected chunks that tile {num_rows} rows in order; got "
+            f"Expected chunks that tile {num_rows} executions in order; got "
             f"{[(chunk.row_start, chunk.row_stop) for chunk in chunks]}."
         )
 

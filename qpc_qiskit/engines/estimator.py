@@ -13,6 +13,7 @@ from qiskit.primitives import BaseEstimatorV2
 from torch import Tensor
 
 from qpc_qiskit.ansatz import Ansatz
+from qpc_qiskit.brickwall import error_bound
 from qpc_qiskit.directions import canonical_directions, largest_magnitudes
 from qpc_qiskit.encoder import Encoder, make_encoder
 from qpc_qiskit.engines.base import Engine
@@ -29,7 +30,7 @@ from qpc_qiskit.execution.gradients import (
     plan_gradient,
     vector_jacobian,
 )
-from qpc_qiskit.execution.planning import JobPlan, plan_jobs, plan_parts
+from qpc_qiskit.execution.planning import JobPlan, ReferenceRows, plan_jobs, plan_parts
 from qpc_qiskit.execution.pubs import (
     FINEST_GRID,
     GRID,
@@ -43,14 +44,18 @@ from qpc_qiskit.execution.pubs import (
     product_pairs,
     shots_of,
 )
+from qpc_qiskit.execution.references import Calibration, reference_directions
+from qpc_qiskit.execution.unpacking import unpack
 from qpc_qiskit.spec import LayerSpec, positive_integer
+from qpc_qiskit.unitary import unitaries
 
 if TYPE_CHECKING:
     from qiskit.providers import BackendV2
     from qiskit_aer.noise import NoiseModel
 
-    from qpc_qiskit.execution.destinations import Destination, Prepared
+    from qpc_qiskit.execution.destinations import Destination
     from qpc_qiskit.execution.jobs import RowValues
+    from qpc_qiskit.execution.prepared import Prepared
 
 EQUIVALENCE_ROWS = 3
 EQUIVALENCE_ATOL = 1e-8
@@ -100,7 +105,13 @@ class EstimatorEngine(Engine):
             as studies of shot statistics need it.
         gradients: `shift` (every derivative), `spsa` (slopes along random signs: few rows, for
             hardware; standard errors leave out this chance), or a `Spsa(step, num_samples)`.
-        encoder: how a direction becomes angles, a key of `qpc_qiskit.encoder.ENCODERS`.
+        encoder: how a direction becomes angles, a key of `qpc_qiskit.encoder.ENCODERS`:
+            `multiplexor` is exact, `brickwall` has far fewer gates and fits its angles.
+        absorb_tail: whether the end of the ansatz, where it only permutes what is measured, becomes
+            parities instead of gates.
+        num_references: rows with known answers that every job runs on every patch, by which the
+            values are calibrated; at least 2n. 0: none.
+        calibrate: whether values are corrected by what the reference rows say.
         limits: of a job, instead of the backend's own.
         max_qpu_seconds: predicted QPU time that this engine may spend in its life; a call that
             would exceed it is refused before anything is sent.
@@ -122,6 +133,9 @@ class EstimatorEngine(Engine):
         dedupe_grid: float | None = GRID,
         gradients: str | Shift | Spsa = "shift",
         encoder: str = "multiplexor",
+        absorb_tail: bool = False,
+        num_references: int = 0,
+        calibrate: bool = True,
         limits: JobLimits | None = None,
         max_qpu_seconds: float | None = None,
         seed: int | None = None,
@@ -144,6 +158,9 @@ class EstimatorEngine(Engine):
         self._gradients = make_gradients(gradients)
         make_encoder(encoder, 1)  # an unknown name is told now
         self._encoder_name = encoder
+        self._absorbs_tail = bool(absorb_tail)
+        self._num_references = num_references
+        self._calibrates = bool(calibrate)
         self._limits = limits
         self._max_qpu_seconds = _checked_budget(max_qpu_seconds)
         self._seed = seed
@@ -172,6 +189,8 @@ class EstimatorEngine(Engine):
         service: object | None = None,
         use_fractional_gates: bool = False,
         qubits: Sequence[int] | None = None,
+        num_patches: int | None = 1,
+        gap: int = 0,
         max_qpu_seconds: float | None = None,
         **engine_options: Any,
     ) -> Self:
@@ -198,6 +217,9 @@ class EstimatorEngine(Engine):
             service: a `QiskitRuntimeService`, for `ibm_...`; None: that of the saved account.
             use_fractional_gates: for `ibm_...`.
             qubits: of a device, one for each of the layer's, instead of its best patch.
+            num_patches: of a device, on which the circuit stands side by side: so many rows run in
+                one execution. None: as many as are good enough.
+            gap: unused qubits between two patches, at least.
             max_qpu_seconds: see the class; a session is also ended by the service after that time,
                 since it is billed by the clock.
             engine_options: the keyword arguments of the class.
@@ -210,6 +232,7 @@ class EstimatorEngine(Engine):
         Example:
             >>> engine = EstimatorEngine.from_backend("fake_torino", shots=1024, seed=1)
         """
+        from qpc_qiskit.execution.destinations import Packing
         from qpc_qiskit.execution.opening import open_destination
 
         wanted = checked_precision(precision, shots)
@@ -225,6 +248,7 @@ class EstimatorEngine(Engine):
             service=service,
             use_fractional_gates=use_fractional_gates,
             qubits=qubits,
+            packing=Packing(num_patches=num_patches, gap=gap),
             max_qpu_seconds=_checked_budget(max_qpu_seconds),
         )
         if wanted == 0 and destination.default_shots is not None:
@@ -275,6 +299,11 @@ class EstimatorEngine(Engine):
         return self._precision
 
     @property
+    def num_references(self) -> int:
+        """Reference rows in every job."""
+        return self._num_references
+
+    @property
     def dedupe_grid(self) -> float | None:
         """On which directions are merged; None: they are not."""
         return self._dedupe_grid
@@ -312,10 +341,14 @@ class EstimatorEngine(Engine):
         """
         prepared = self.prepare(spec)
         num_rows, shots = num_pixels * spec.num_kernels, self.shots
-        num_columns = len(prepared.template.parameters)
-        parts, seconds = plan_parts(num_rows, num_columns, **self._bounds(prepared))
+        num_columns = len(prepared.parts[0].parameters)
+        references = self._num_references
+        parts, seconds = plan_parts(
+            num_rows, num_columns, num_references=references, **self._bounds(prepared)
+        )
         predicted = None if seconds is None else sum(seconds)
-        return Forecast(num_rows, len(parts), shots, predicted)
+        executions = sum(part.stop - part.start for part in parts)
+        return Forecast(executions, len(parts), shots, predicted)
 
     def evs(self, spec: LayerSpec, pixels: Tensor, weights: Tensor) -> Tensor:
         """See `Engine.evs`. Computed in float64 on the host.
@@ -326,7 +359,7 @@ class EstimatorEngine(Engine):
             BudgetError: more QPU time than allowed; nothing was sent.
         """
         num_pixels, num_kernels = len(pixels), spec.num_kernels
-        found = self._evaluate(spec, *self._asked_for(spec, pixels, weights))
+        found = self._evaluate(spec, *self._asked_for(spec, pixels, weights), weights)
         evs, stds = (
             by_pixel_and_kernel(a, num_pixels, num_kernels) for a in (found.evs, found.stds)
         )
@@ -341,7 +374,9 @@ class EstimatorEngine(Engine):
             pixels: (N, C), N >= 1.
             weights: (K, P).
         """
-        return self._plan(self._make_ready(spec), *self._asked_for(spec, pixels, weights))
+        ready = self._make_ready(spec)
+        references = self._references(spec, ready, weights)
+        return self._plan(ready, *self._asked_for(spec, pixels, weights), references)
 
     def _asked_for(
         self, spec: LayerSpec, pixels: Tensor, weights: Tensor
@@ -409,26 +444,59 @@ class EstimatorEngine(Engine):
             method=self._gradients,
             rng=self._rng,
         )
-        return plan, self._evaluate(spec, plan.directions, plan.angles, plan.pairs)
+        return plan, self._evaluate(spec, plan.directions, plan.angles, plan.pairs, weights)
 
     def _evaluate(
-        self, spec: LayerSpec, directions: Array, angles: Array, pairs: Indices
+        self, spec: LayerSpec, directions: Array, angles: Array, pairs: Indices, weights: Tensor
     ) -> _Found:
         """Values of rows, given as pairs of directions (D, C) and angles (B, R)."""
         if len(pairs) == 0:
             nothing = np.zeros((0, spec.num_qubits))
             return _Found(nothing, nothing, np.zeros(0, np.intp))
         ready = self._make_ready(spec)
-        plan = self._plan(ready, directions, angles, pairs)
+        references = self._references(spec, ready, weights)
+        plan = self._plan(ready, directions, angles, pairs, references)
         self._check_budget(plan)
         values = self._run(spec, ready, plan)
+        found = unpack(plan, values.evs, values.stds, applies=self._calibrates)
         which = plan.which
-        return _Found(values.evs[which], values.stds[which], which, plan, ready, values.job_ids)
+        return _Found(
+            found.evs[which],
+            found.stds[which],
+            which,
+            plan,
+            ready,
+            values.job_ids,
+            found.calibrations,
+        )
 
-    def _plan(self, ready: _Ready, directions: Array, angles: Array, pairs: Indices) -> JobPlan:
-        bounds = self._bounds(ready.prepared)
-        grid = self._dedupe_grid
-        return plan_jobs(ready.encoder, directions, angles, pairs, grid=grid, **bounds)
+    def _plan(
+        self,
+        ready: _Ready,
+        directions: Array,
+        angles: Array,
+        pairs: Indices,
+        references: ReferenceRows | None,
+    ) -> JobPlan:
+        return plan_jobs(
+            ready.encoder,
+            directions,
+            angles[:, list(ready.prepared.parts[0].columns)],
+            pairs,
+            grid=self._dedupe_grid,
+            references=references,
+            **self._bounds(ready.prepared),
+        )
+
+    def _references(self, spec: LayerSpec, ready: _Ready, weights: Tensor) -> ReferenceRows | None:
+        """Rows with known answers, of the kernels as they are now."""
+        if not self._num_references:
+            return None
+        kernels = weights.detach().cpu().to(torch.float64)
+        found = reference_directions(unitaries(spec.ansatz, kernels).numpy(), self._num_references)
+        angles = spec.ansatz.angles(kernels.numpy())[found.kernels]
+        columns = list(ready.prepared.parts[0].columns)
+        return ReferenceRows(found.directions, angles[:, columns], found.exact)
 
     def _run(self, spec: LayerSpec, ready: _Ready, plan: JobPlan) -> RowValues:
         from qpc_qiskit.execution.jobs import run_plan
@@ -456,7 +524,8 @@ class EstimatorEngine(Engine):
     def _make_ready(self, spec: LayerSpec) -> _Ready:
         if spec.ansatz not in self._ready:
             encoder = make_encoder(self._encoder_name, spec.num_qubits)
-            prepared = self.destination.prepare(make_template(encoder, spec.ansatz))
+            template = make_template(encoder, spec.ansatz, absorbs_tail=self._absorbs_tail)
+            prepared = self.destination.prepare(template)
             if self.destination.is_transpiled:
                 _check_against_exact(spec, encoder, prepared)
             self._ready[spec.ansatz] = _Ready(encoder, prepared, None)
@@ -469,6 +538,7 @@ class EstimatorEngine(Engine):
             "limits": self._limits or destination.limits,
             "cost": destination.cost(prepared, shots or 0),
             "bytes_per_shot": prepared.template.circuit.num_qubits * destination.keeps_shots,
+            "num_patches": prepared.num_patches,
         }
 
     def _check_budget(self, plan: JobPlan) -> None:
@@ -484,7 +554,7 @@ class EstimatorEngine(Engine):
         total = self.total_predicted_qpu_seconds + predicted
         if total > self._max_qpu_seconds:
             raise BudgetError(
-                f"{len(plan.rows)} executions of {self.shots} shots would take about "
+                f"{len(plan.slots)} executions of {self.shots} shots would take about "
                 f"{predicted:.0f} s on {self.destination.name}, {total:.0f} s with what this "
                 f"engine sent before, and max_qpu_seconds is {self._max_qpu_seconds:g}; nothing "
                 "was sent. Take fewer images or shots, or raise it."
@@ -501,7 +571,7 @@ class EstimatorEngine(Engine):
             num_pixels=num_pixels,
             num_kernels=spec.num_kernels,
             num_rows=len(found.which),
-            num_executions=0 if found.plan is None else len(found.plan.rows),
+            num_executions=0 if found.plan is None else len(found.plan.slots),
             num_pubs=0 if found.plan is None else len(found.plan.parts),
             precision=self._precision,
             shots=self.shots,
@@ -554,6 +624,7 @@ class _Found:
     """None: nothing was asked for."""
     ready: _Ready | None = None
     job_ids: tuple[str, ...] = ()
+    calibrations: tuple[Calibration, ...] = ()
 
 
 def checked_precision(precision: float | None, shots: int | None) -> float | None:
@@ -595,18 +666,20 @@ def _check_against_exact(spec: LayerSpec, encoder: Encoder, prepared: Prepared) 
     rng = np.random.default_rng(0)
     pixels = torch.from_numpy(rng.normal(size=(EQUIVALENCE_ROWS, spec.in_channels)))
     weights = rng.uniform(0, 2 * np.pi, size=(1, spec.num_weights))
-    one = replace(spec, num_kernels=1)
-    rows = Rows(
-        encoder.angles(canonical_directions(pixels)).numpy(),
-        spec.ansatz.angles(weights),
-        product_pairs(EQUIVALENCE_ROWS, 1),
-    )
-    template = prepared.template
-    check_equivalence(
-        template.circuit,
-        template.parameters,
-        template.observables,
-        rows.values(),
-        ExactEngine().evs(one, pixels, torch.from_numpy(weights))[:, 0].numpy(),
-        EQUIVALENCE_ATOL,
-    )
+    exact = ExactEngine().evs(replace(spec, num_kernels=1), pixels, torch.from_numpy(weights))
+    encoded = encoder.encode(canonical_directions(pixels))
+    distinct = {id(part.circuit): part for part in prepared.parts}
+    for part in distinct.values():
+        rows = Rows(
+            encoded.angles.numpy(),
+            spec.ansatz.angles(weights)[:, list(part.columns)],
+            product_pairs(EQUIVALENCE_ROWS, 1),
+        )
+        check_equivalence(
+            part.circuit,
+            part.parameters,
+            part.observables,
+            rows.values(),
+            exact[:, 0].numpy(),
+            EQUIVALENCE_ATOL + float(error_bound(encoded.infidelity).max()),
+        )

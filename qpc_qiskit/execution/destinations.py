@@ -27,10 +27,13 @@ from qpc_qiskit.execution.aer import AerEstimator, check_exact
 from qpc_qiskit.execution.forecast import JobCost, ShotTimes, shot_times
 from qpc_qiskit.execution.isa import check_faulty, check_isa, faulty, is_isa
 from qpc_qiskit.execution.noise import check_acts, measurement_noise
-from qpc_qiskit.execution.patches import Placement, embed, embed_observables, place
+from qpc_qiskit.execution.patches import Placement, embed_observables, place
+from qpc_qiskit.execution.patchwise import patch_by_patch
 from qpc_qiskit.execution.placement_cache import cache_folder
+from qpc_qiskit.execution.prepared import Prepared
 from qpc_qiskit.execution.pubs import JobLimits, Template
 from qpc_qiskit.execution.targets import restrict_target
+from qpc_qiskit.execution.tiling import tile
 
 # Jobs of at most some ten seconds: a thread in the simulator cannot be interrupted by Ctrl-C.
 _EXACT_LIMITS = JobLimits(max_rows=65536)
@@ -40,15 +43,17 @@ DEFAULT_SHOTS = 4096
 """Of Qiskit's primitives: precision 1/64."""
 
 
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """A template as it is sent."""
+@dataclass(frozen=True, kw_only=True)
+class Packing:
+    """On how many patches of a device the circuit stands."""
 
-    template: Template
-    placement: Placement | None = None
-    """None where the circuit is not laid on a device."""
-    times: ShotTimes | None = None
-    """Of a shot on the device; None: not known, or no device."""
+    num_patches: int | None = 1
+    """None: as many as are good enough."""
+    gap: int = 0
+    """Qubits between two patches, at least."""
+
+
+ONE_PATCH = Packing()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +126,7 @@ def given_estimator(estimator: BaseEstimatorV2) -> Destination:
             noise = getattr(backend.options, "noise_model", None)
             if isinstance(noise, NoiseModel):
                 check_acts(noise, template.circuit, range(template.circuit.num_qubits))
-        return Prepared(template)
+        return Prepared((template,))
 
     return Destination(
         name=type(estimator).__name__,
@@ -138,6 +143,7 @@ def aer(
     seed: int | None = None,
     options: Mapping[str, object] | None = None,
     qubits: Sequence[int] | None = None,
+    packing: Packing = ONE_PATCH,
 ) -> Destination:
     """The Aer simulator: exact values, or shots where a precision is asked for.
 
@@ -148,6 +154,7 @@ def aer(
         seed: of the shots.
         options: of `AerSimulator`.
         qubits: of the backend, instead of its best patch.
+        packing: of the backend.
 
     Raises:
         EngineError: Aer has no such device here.
@@ -183,8 +190,8 @@ def aer(
 
     return Destination(
         name="aer",
-        prepare=lambda template: simulated(template, noise, qubits),
-        connect=connect,
+        prepare=lambda template: simulated(template, noise, qubits, packing),
+        connect=patch_by_patch(connect),
         cost=lambda prepared, shots: device_cost(prepared, shots, shots),
         limits=_EXACT_LIMITS if noise is None else _NOISY_LIMITS,
         is_transpiled=noise is not None,
@@ -196,28 +203,26 @@ def simulated(
     template: Template,
     noise: NoiseModel | BackendV2 | None,
     qubits: Sequence[int] | None = None,
+    packing: Packing = ONE_PATCH,
 ) -> Prepared:
     """A template as a simulator of n qubits takes it.
 
-    A copy of a whole device cannot be simulated; its patch can.
+    A copy of a whole device cannot be simulated; its patches can.
 
     Args:
         template: the layer's.
         noise: see `aer`.
         qubits: see `aer`.
+        packing: see `aer`.
 
     Raises:
         EngineError: a noise model has gates that cannot express the circuit.
         BackendError: the circuit does not fit on the backend.
     """
     if noise is None:
-        return Prepared(template)
+        return Prepared((template,))
     if isinstance(noise, BackendV2):
-        placement = placed_on(template, noise, qubits)
-        width = len(placement.patch.qubits)
-        observables = embed_observables(template.observables, placement.final, width)
-        sent = Template(placement.circuit, template.parameters, tuple(observables))
-        return Prepared(sent, placement, _times(placement, noise))
+        return _on_patches(template, noise, qubits, packing)
     try:
         circuit = transpile(template.circuit, basis_gates=noise.basis_gates, optimization_level=1)
     except (QiskitError, ValueError) as error:
@@ -226,7 +231,7 @@ def simulated(
             f"{', '.join(noise.basis_gates)}: {error} Give the model basis_gates that can express "
             "every circuit, such as rz, sx, x, cx."
         ) from error
-    return Prepared(replace(template, circuit=circuit))
+    return Prepared((replace(template, circuit=circuit),))
 
 
 def noise_on(prepared: Prepared, noise: NoiseModel | BackendV2 | None) -> NoiseModel | None:
@@ -268,25 +273,60 @@ def noise_of_patch(backend: BackendV2, qubits: Sequence[int]) -> NoiseModel:
 
 
 def placed_on(
-    template: Template, backend: BackendV2, qubits: Sequence[int] | None = None
-) -> Placement:
-    """The best placement of a template on a backend; from the cache if it was found before.
+    template: Template,
+    backend: BackendV2,
+    qubits: Sequence[int] | None = None,
+    packing: Packing = ONE_PATCH,
+) -> tuple[Placement, ...]:
+    """The best placements of a template on a backend; from the cache if they were found before.
 
     Args:
         template: the layer's.
         backend: of any kind.
         qubits: to be used; None: the best are chosen.
+        packing: how many there are.
     """
     _check_target(backend)
     bad_qubits, bad_edges = faulty(backend)
-    return place(
+    if packing.num_patches == 1:
+        one = place(
+            template.circuit,
+            backend.target,
+            bad_qubits=bad_qubits,
+            bad_edges=bad_edges,
+            qubits=qubits,
+            cache=cache_folder(),
+        )
+        return (one,)
+    return tile(
         template.circuit,
         backend.target,
+        packing.num_patches,
+        gap=packing.gap,
         bad_qubits=bad_qubits,
         bad_edges=bad_edges,
-        qubits=qubits,
         cache=cache_folder(),
     )
+
+
+def _on_patches(
+    template: Template,
+    backend: BackendV2,
+    qubits: Sequence[int] | None,
+    packing: Packing,
+    width: int | None = None,
+) -> Prepared:
+    placements = placed_on(template, backend, qubits, packing)
+    parts = tuple(
+        Template(
+            each.circuit,
+            template.parameters,
+            tuple(embed_observables(template.observables, each.final, each.circuit.num_qubits)),
+            template.columns,
+        )
+        for each in placements
+    )
+    return Prepared(parts, placements, _times(placements, backend), width)
 
 
 def _check_target(backend: BackendV2) -> None:
@@ -295,16 +335,15 @@ def _check_target(backend: BackendV2) -> None:
 
 
 def embedded(
-    template: Template, backend: BackendV2, qubits: Sequence[int] | None = None
+    template: Template,
+    backend: BackendV2,
+    qubits: Sequence[int] | None = None,
+    packing: Packing = ONE_PATCH,
 ) -> Prepared:
-    """A template on the best patch of a backend, in a circuit of its full width, and checked."""
-    placement = placed_on(template, backend, qubits)
-    width = backend.num_qubits
-    circuit = embed(placement.circuit, placement.patch.qubits, width)
-    check_runs_on(circuit, backend)
-    observables = embed_observables(template.observables, placement.layout, width)
-    sent = Template(circuit, template.parameters, tuple(observables))
-    return Prepared(sent, placement, _times(placement, backend))
+    """A template on the best patches of a backend, in a circuit of its full width, and checked."""
+    prepared = _on_patches(template, backend, qubits, packing, backend.num_qubits)
+    check_runs_on(prepared.template.circuit, backend)
+    return prepared
 
 
 def check_runs_on(circuit: QuantumCircuit, backend: BackendV2) -> None:
@@ -323,6 +362,7 @@ def any_backend(
     seed: int | None = None,
     options: Mapping[str, object] | None = None,
     qubits: Sequence[int] | None = None,
+    packing: Packing = ONE_PATCH,
 ) -> Destination:
     """Any vendor's backend, through Qiskit's `BackendEstimatorV2`."""
     refuse_options(options, {"seed_simulator": "seed", "default_precision": "precision"})
@@ -339,7 +379,7 @@ def any_backend(
     return Destination(
         name=backend.name,
         backend=backend,
-        prepare=lambda template: embedded(template, backend, qubits),
+        prepare=lambda template: embedded(template, backend, qubits, packing),
         connect=lambda prepared: estimator,
         cost=lambda prepared, shots: device_cost(prepared, shots, shots),
         default_shots=DEFAULT_SHOTS,
@@ -390,9 +430,21 @@ def calibration_time(backend: BackendV2) -> str | None:
     return None if time is None else time.astimezone(UTC).isoformat(timespec="seconds")
 
 
-def _times(placement: Placement, backend: BackendV2) -> ShotTimes | None:
+def _times(placements: Sequence[Placement], backend: BackendV2) -> ShotTimes | None:
+    """Of a shot on all patches: as long as on the slowest."""
     rep_delay = getattr(backend, "default_rep_delay", None)
-    return shot_times(placement.circuit, backend.target, placement.patch.qubits, rep_delay)
+    times = [
+        shot_times(each.circuit, backend.target, each.patch.qubits, rep_delay)
+        for each in placements
+    ]
+    known = [each for each in times if each is not None]
+    if len(known) < len(times) or not known:
+        return None
+    return ShotTimes(
+        circuit=max(each.circuit for each in known),
+        reset=max(each.reset for each in known),
+        rep_delay=known[0].rep_delay,
+    )
 
 
 class _PatchBackend(BackendV2):

@@ -8,35 +8,47 @@ import struct
 from dataclasses import asdict
 from typing import Any
 
-from qiskit import qpy
+from qiskit import QuantumCircuit, qpy
 from qiskit.exceptions import QiskitError
 from qiskit.quantum_info import SparsePauliOp
 
 from qpc_qiskit.errors import EngineError
-from qpc_qiskit.execution.destinations import Prepared
 from qpc_qiskit.execution.forecast import ShotTimes
 from qpc_qiskit.execution.patches import Patch, Placement
+from qpc_qiskit.execution.prepared import Prepared
 from qpc_qiskit.execution.pubs import Template
 
-FORMAT = 1
+FORMAT = 2
 
 
 def freeze(prepared: Prepared) -> bytes:
-    """A prepared circuit as bytes: a line of JSON, then its circuits as QPY. No pickle."""
-    template, placement, times = prepared.template, prepared.placement, prepared.times
-    circuits = [template.circuit, *([] if placement is None else [placement.circuit])]
+    """A prepared circuit as bytes: a line of JSON, then its circuits as QPY. No pickle.
+
+    Patches mostly share one circuit, which is written once.
+    """
+    circuits = list({id(part.circuit): part.circuit for part in prepared.parts}.values())
+    which = {id(circuit): i for i, circuit in enumerate(circuits)}
     buffer = io.BytesIO()
     qpy.dump(circuits, buffer)
     head = {
         "format": FORMAT,
-        "parameters": [p.name for p in template.parameters],
-        "observables": [
-            [o.paulis.to_labels(), [c.real for c in o.coeffs]] for o in template.observables
+        "parameters": [p.name for p in prepared.parts[0].parameters],
+        "columns": prepared.parts[0].columns,
+        "parts": [
+            {
+                "circuit": which[id(part.circuit)],
+                "observables": [
+                    [o.paulis.to_labels(), [c.real for c in o.coeffs]] for o in part.observables
+                ],
+            }
+            for part in prepared.parts
         ],
-        "placement": None
-        if placement is None
-        else {"final": placement.final, "patch": asdict(placement.patch)},
-        "times": None if times is None else asdict(times),
+        "placements": [
+            {"final": placement.final, "patch": asdict(placement.patch)}
+            for placement in prepared.placements
+        ],
+        "times": None if prepared.times is None else asdict(prepared.times),
+        "width": prepared.width,
     }
     return json.dumps(head).encode() + b"\n" + buffer.getvalue()
 
@@ -45,7 +57,7 @@ def thaw(content: bytes) -> Prepared:
     """What was frozen, in another process.
 
     Raises:
-        EngineError: the bytes are none of `freeze`, or of a newer version.
+        EngineError: the bytes are none of `freeze`, or of another version.
     """
     line, _, body = content.partition(b"\n")
     try:
@@ -53,24 +65,29 @@ def thaw(content: bytes) -> Prepared:
         if head["format"] != FORMAT:
             raise EngineError(
                 f"The frozen circuit has format {head['format']}, this version reads {FORMAT}. Use "
-                "the qpc-qiskit that wrote it, or a newer one."
+                "the qpc-qiskit that wrote it."
             )
         circuits = qpy.load(io.BytesIO(body))
-        named = {p.name: p for p in circuits[0].parameters}
-        template = Template(
-            circuits[0],
-            tuple(named[name] for name in head["parameters"]),
-            tuple(SparsePauliOp(paulis, coeffs) for paulis, coeffs in head["observables"]),
-        )
-        placement = None
-        if head["placement"] is not None:
-            patch = head["placement"]["patch"]
-            placement = Placement(
-                circuits[1],
-                tuple(head["placement"]["final"]),
-                Patch(tuple(patch["qubits"]), patch["fidelity"]),
+        parts = tuple(_part(circuits[each["circuit"]], each, head) for each in head["parts"])
+        placements = tuple(
+            Placement(
+                part.circuit,
+                tuple(each["final"]),
+                Patch(tuple(each["patch"]["qubits"]), each["patch"]["fidelity"]),
             )
+            for part, each in zip(parts, head["placements"], strict=False)
+        )
         times = None if head["times"] is None else ShotTimes(**head["times"])
+        return Prepared(parts, placements, times, head["width"])
     except (ValueError, KeyError, TypeError, IndexError, struct.error, QiskitError) as error:
         raise EngineError(f"The frozen circuit cannot be read: {error}") from error
-    return Prepared(template, placement, times)
+
+
+def _part(circuit: QuantumCircuit, told: dict[str, Any], head: dict[str, Any]) -> Template:
+    named = {p.name: p for p in circuit.parameters}
+    return Template(
+        circuit,
+        tuple(named[name] for name in head["parameters"]),
+        tuple(SparsePauliOp(paulis, coeffs) for paulis, coeffs in told["observables"]),
+        tuple(head["columns"]),
+    )

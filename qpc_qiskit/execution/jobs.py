@@ -11,12 +11,12 @@ from typing import Any
 from qiskit.primitives import BaseEstimatorV2
 
 from qpc_qiskit.errors import EngineError, FetchError, QPCError
-from qpc_qiskit.execution.destinations import Destination, JobSettings, Prepared
+from qpc_qiskit.execution.destinations import Destination, JobSettings
 from qpc_qiskit.execution.isa import check_rzz_angles
 from qpc_qiskit.execution.planning import JobPlan
+from qpc_qiskit.execution.prepared import Prepared
 from qpc_qiskit.execution.pubs import (
     Array,
-    Rows,
     Template,
     concatenated,
     evs_from_data,
@@ -29,12 +29,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class RowValues:
-    """What rows came out as."""
+    """What executions came out as."""
 
     evs: Array
-    """(M, n)."""
+    """(W, J*n) of all executions: what was measured on patch 0, then on patch 1, ..."""
     stds: Array
-    """(M, n) standard errors; NaN where not known."""
+    """(W, J*n) standard errors; NaN where not known."""
     job_ids: tuple[str, ...] = ()
     """In the order of the rows."""
 
@@ -78,10 +78,11 @@ def check_rows(destination: Destination, prepared: Prepared, plan: JobPlan) -> N
     Raises:
         NotISAError: an angle that the hardware does not have.
     """
-    circuit = prepared.template.circuit
-    if destination.limits_rzz and "rzz" in circuit.count_ops():
-        for part in plan.parts:
-            check_rzz_angles(circuit, prepared.template.parameters, plan.rows.values(part))
+    if not destination.limits_rzz:
+        return
+    for part in prepared.parts:
+        if "rzz" in part.circuit.count_ops():
+            check_rzz_angles(part.circuit, part.parameters, plan.rows.values())
 
 
 def run_plan(
@@ -115,7 +116,7 @@ def run_plan(
         EngineError: the estimator failed (its error is chained) or returned something unusable.
     """
     check_rows(destination, prepared, plan)
-    template, rows = prepared.template, plan.rows
+    template = prepared.template
     num_observables = len(template.observables)
     waiting: deque[tuple[slice, Any]] = deque()
     found: list[tuple[Array, Array]] = []
@@ -138,18 +139,18 @@ def run_plan(
                 seed=next_seed(),
                 predicted_seconds=None if plan.seconds is None else plan.seconds[number],
             )
-            values = rows.values(part)
+            values = plan.values(part)
             job = send(destination, estimator, template, values, precision, settings)
             waiting.append((part, job))
             on_sent(number)
             job_ids.append(_job_id(job))
-            logger.info("%s: job %s sent, %s", destination.name, job_ids[-1], _span(part, rows))
+            logger.info("%s: job %s sent, %s", destination.name, job_ids[-1], _span(part, plan))
         while waiting:
             collect_one()
     except BaseException as error:
         if not isinstance(error, FetchError):
             _cancel([job for _, job in waiting])
-        where = f"job {current + 1} of {len(plan.parts)} ({_span(plan.parts[current], rows)})"
+        where = f"job {current + 1} of {len(plan.parts)} ({_span(plan.parts[current], plan)})"
         if isinstance(error, QPCError) or not isinstance(error, Exception):
             error.add_note(f"{destination.name}: at {where}{_known(job_ids)}.")
             raise  # the toolkit's own, such as a result that is pending; or Ctrl-C
@@ -164,8 +165,8 @@ def run_plan(
     )
 
 
-def _span(part: slice, rows: Rows) -> str:
-    return f"rows {part.start} to {part.stop - 1} of {len(rows)}"
+def _span(part: slice, plan: JobPlan) -> str:
+    return f"rows {part.start} to {part.stop - 1} of {len(plan.slots)}"
 
 
 def _job_id(job: Any) -> str:

@@ -10,7 +10,7 @@ from qiskit_aer import AerSimulator
 from qiskit_aer.noise import NoiseModel
 
 from qpc_qiskit.execution import destinations
-from qpc_qiskit.execution.destinations import Destination
+from qpc_qiskit.execution.destinations import ONE_PATCH, Destination, Packing
 
 AER = "aer"
 MODES = ("job", "batch", "session")
@@ -29,6 +29,7 @@ def open_destination(
     service: object | None = None,
     use_fractional_gates: bool = False,
     qubits: Sequence[int] | None = None,
+    packing: Packing = ONE_PATCH,
     max_qpu_seconds: float | None = None,
 ) -> Destination:
     """The destination of a backend.
@@ -45,6 +46,7 @@ def open_destination(
         service: for IBM's devices.
         use_fractional_gates: for IBM's devices.
         qubits: of a device, instead of its best patch.
+        packing: on how many patches of a device.
         max_qpu_seconds: of a session, by the clock.
 
     Raises:
@@ -69,6 +71,8 @@ def open_destination(
             "Expected an Aer NoiseModel, a device or its name as noise_model, got "
             f"{type(noise_model).__name__}."
         )
+    if qubits is not None and packing != ONE_PATCH:
+        raise ValueError("qubits are those of one patch: leave out num_patches and gap.")
     without_effect: dict[str, bool] = {}
 
     def refuse(where: str) -> None:
@@ -92,17 +96,26 @@ def open_destination(
         is_device = isinstance(noise_model, str | BackendV2)
         without_effect |= {"mode": mode != "job", "service": service is not None}
         without_effect["qubits"] = qubits is not None and not is_device
+        without_effect["num_patches"] = packing != ONE_PATCH and not is_device
         without_effect["use_fractional_gates"] = use_fractional_gates
         refuse("Aer")
         noise = _device_noise(noise_model) if isinstance(noise_model, str) else noise_model
         if not resilience:
-            return destinations.aer(noise, device=device, seed=seed, options=options, qubits=qubits)
+            return destinations.aer(
+                noise, device=device, seed=seed, options=options, qubits=qubits, packing=packing
+            )
         from qpc_qiskit.execution import runtime
 
         without_effect["device"] = device != "CPU"
         refuse("Aer with resilience")
         return runtime.local(
-            noise, name=AER, resilience=resilience, seed=seed, options=options, qubits=qubits
+            noise,
+            name=AER,
+            resilience=resilience,
+            seed=seed,
+            options=options,
+            qubits=qubits,
+            packing=packing,
         )
 
     from qpc_qiskit.execution import runtime
@@ -124,7 +137,7 @@ def open_destination(
         if exact:
             without_effect["options"] = bool(options)
             refuse("exact values")
-            return destinations.aer(backend, seed=seed, qubits=qubits)
+            return destinations.aer(backend, seed=seed, qubits=qubits, packing=packing)
         return runtime.local(
             backend,
             name=backend.name,
@@ -132,6 +145,7 @@ def open_destination(
             seed=seed,
             options=options,
             qubits=qubits,
+            packing=packing,
         )
     if runtime.is_ibm(backend):
         without_effect["seed"] = seed is not None
@@ -142,11 +156,14 @@ def open_destination(
             resilience=resilience,
             options=options,
             qubits=qubits,
+            packing=packing,
             max_qpu_seconds=max_qpu_seconds,
         )
     without_effect |= {"mode": mode != "job", "resilience": resilience != 0}
     refuse(f"{backend.name}, which is run through BackendEstimatorV2")
-    return destinations.any_backend(backend, seed=seed, options=options, qubits=qubits)
+    return destinations.any_backend(
+        backend, seed=seed, options=options, qubits=qubits, packing=packing
+    )
 
 
 def _refuse_settings(simulator: AerSimulator) -> None:

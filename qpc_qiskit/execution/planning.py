@@ -18,6 +18,7 @@ from qpc_qiskit.execution.pubs import (
     split_jobs,
     unique_pairs,
 )
+from qpc_qiskit.execution.slots import IDLE, fill, wide_values
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,18 +26,43 @@ class JobPlan:
     """What is to be sent, and how it answers what was asked for."""
 
     rows: Rows = field(repr=False)
-    """Each is executed once."""
+    """M that are run once each, then R reference rows."""
+    num_rows: int
+    """M."""
     which: Indices = field(repr=False)
-    """(M,): the row that answers each one asked for."""
+    """The row that answers each one asked for."""
+    slots: Indices = field(repr=False)
+    """(W, J): what each execution runs on each patch, see `slots.fill`."""
     parts: tuple[slice, ...]
-    """Rows of each job, in order."""
+    """Executions of each job, in order."""
     seconds: tuple[float, ...] | None
     """Predicted QPU seconds of each job; None: not known, or no device."""
+    exact: Array | None = field(default=None, repr=False)
+    """(R, n) features of the reference rows; None: there are none."""
 
     @property
     def total_seconds(self) -> float | None:
         """Predicted QPU seconds of all jobs."""
         return None if self.seconds is None else sum(self.seconds)
+
+    def values(self, part: slice = slice(None)) -> Array:
+        """Parameter values (w, J*P) of some executions."""
+        return wide_values(self.rows, self.slots[part])
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceRows:
+    """Rows with known answers that every job runs on every patch."""
+
+    directions: Array
+    """(R, C)."""
+    angles: Array
+    """(R, columns) of the ansatz."""
+    exact: Array
+    """(R, n)."""
+
+    def __len__(self) -> int:
+        return len(self.exact)
 
 
 def plan_jobs(
@@ -49,6 +75,8 @@ def plan_jobs(
     limits: JobLimits,
     cost: JobCost,
     bytes_per_shot: int = 0,
+    num_patches: int = 1,
+    references: ReferenceRows | None = None,
 ) -> JobPlan:
     """Plan rows that are given as pairs of directions and angles.
 
@@ -59,8 +87,10 @@ def plan_jobs(
         pairs: (M, 2), indices into both.
         grid: directions that agree on it are run once; None: every one.
         limits: of a job.
-        cost: of a job.
+        cost: of a job, by its executions.
         bytes_per_shot: kept for every shot of a result.
+        num_patches: rows that run at a time.
+        references: rows besides, in every job.
 
     Raises:
         EngineError: one row exceeds a limit.
@@ -71,17 +101,49 @@ def plan_jobs(
         directions = directions[kept]
         pairs = np.stack([stands_for[pairs[:, 0]], pairs[:, 1]], axis=1)
         pairs, which = unique_pairs(pairs)
+    num_rows = len(pairs)
+    if references is not None:
+        numbers = np.arange(len(references))
+        more = np.stack([len(directions) + numbers, len(angles) + numbers], axis=1)
+        pairs = np.concatenate([pairs, more])
+        missing = references.directions.shape[1] - directions.shape[1]
+        directions = np.concatenate(
+            [np.pad(directions, ((0, 0), (0, missing))), references.directions]
+        )
+        angles = np.concatenate([angles, references.angles])
     rows = Rows(encoder.angles(torch.from_numpy(directions)).numpy(), angles, pairs)
+    num_references = 0 if references is None else len(references)
     parts, seconds = plan_parts(
-        len(rows), rows.num_columns, limits=limits, cost=cost, bytes_per_shot=bytes_per_shot
+        num_rows,
+        rows.num_columns,
+        limits=limits,
+        cost=cost,
+        bytes_per_shot=bytes_per_shot,
+        num_patches=num_patches,
+        num_references=num_references,
     )
-    return JobPlan(rows, which, parts, seconds)
+    return JobPlan(
+        rows,
+        num_rows,
+        which,
+        _slots(num_rows, num_patches, num_references, parts),
+        parts,
+        seconds,
+        None if references is None else references.exact,
+    )
 
 
 def plan_parts(
-    num_rows: int, num_columns: int, *, limits: JobLimits, cost: JobCost, bytes_per_shot: int = 0
+    num_rows: int,
+    num_columns: int,
+    *,
+    limits: JobLimits,
+    cost: JobCost,
+    bytes_per_shot: int = 0,
+    num_patches: int = 1,
+    num_references: int = 0,
 ) -> tuple[tuple[slice, ...], tuple[float, ...] | None]:
-    """Rows of each job, and the QPU seconds that each is predicted to take.
+    """Executions of each job, and the QPU seconds that each job is predicted to take.
 
     Args:
         num_rows: of all jobs.
@@ -89,18 +151,43 @@ def plan_parts(
         limits: of a job.
         cost: of a job.
         bytes_per_shot: kept for every shot of a result.
+        num_patches: rows that run at a time.
+        num_references: executions of reference rows in every job.
 
     Raises:
-        EngineError: one row exceeds a limit.
+        EngineError: one execution exceeds a limit.
     """
     each = cost.seconds_per_shot
-    parts = split_jobs(
-        num_rows,
+    asked = split_jobs(
+        -(-num_rows // num_patches),
         limits,
-        row_bytes=8 * num_columns + bytes_per_shot * cost.shots_per_row,
+        row_bytes=8 * num_columns * num_patches + bytes_per_shot * cost.shots_per_row,
         shots=cost.shots_per_row or None,
         qpu_seconds_per_row=None if each is None else each * cost.shots_per_row,
+        num_extra=num_references,
     )
+    parts = [
+        slice(part.start + j * num_references, part.stop + (j + 1) * num_references)
+        for j, part in enumerate(asked)
+    ]
     seconds = [cost.seconds(part.stop - part.start) for part in parts]
     known = [value for value in seconds if value is not None]
     return tuple(parts), tuple(known) if len(known) == len(seconds) and each is not None else None
+
+
+def _slots(
+    num_rows: int, num_patches: int, num_references: int, parts: tuple[slice, ...]
+) -> Indices:
+    """Slots of all jobs, one after another."""
+    found = [np.zeros((0, num_patches), np.intp)]
+    start = 0
+    for part in parts:
+        asked = (part.stop - part.start - num_references) * num_patches
+        count = min(asked, num_rows - start)
+        slots = fill(count, num_patches, num_references)
+        behind = slots >= count  # references
+        slots[behind] += num_rows - count
+        slots[~behind & (slots != IDLE)] += start
+        found.append(slots)
+        start += count
+    return np.concatenate(found)

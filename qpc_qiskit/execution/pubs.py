@@ -46,16 +46,32 @@ class Template:
     """Encoder angles, then ansatz angles: the columns of a row."""
     observables: tuple[SparsePauliOp, ...] = field(repr=False)
     """One for each of the n features, on the qubits of `circuit`."""
+    columns: tuple[int, ...] = field(repr=False)
+    """Occurrence angles of the ansatz that are still in the circuit, ascending."""
 
 
-def make_template(encoder: Encoder, ansatz: Ansatz) -> Template:
-    """Encoder followed by ansatz, on the same qubits; feature q is Z on qubit q."""
+def make_template(encoder: Encoder, ansatz: Ansatz, *, absorbs_tail: bool = False) -> Template:
+    """Encoder followed by ansatz, on the same qubits.
+
+    Args:
+        encoder: prepares a direction.
+        ansatz: of the layer.
+        absorbs_tail: whether the end of the ansatz, where it only permutes what is measured, is
+            left out: feature q is then a parity of several qubits, else Z on qubit q.
+    """
     circuit = QuantumCircuit(ansatz.num_qubits, name=f"{encoder.name}+{ansatz.name}")
     circuit.compose(encoder.circuit, inplace=True)
-    circuit.compose(ansatz.template, inplace=True)
-    theta = {p.index: p for p in ansatz.template.parameters}
-    parameters = (*encoder.parameters, *(theta[i] for i in range(ansatz.num_angles)))
-    return Template(circuit, parameters, pauli_z(ansatz.num_qubits))
+    body, observables = ansatz.template, pauli_z(ansatz.num_qubits)
+    if absorbs_tail:
+        from qpc_qiskit.execution.tail import absorb_tail  # it needs `parities`, which needs this
+
+        absorbed = absorb_tail(body)
+        body, observables = absorbed.circuit, absorbed.observables
+    circuit.compose(body, inplace=True)
+    theta = {p.index: p for p in body.parameters}
+    columns = tuple(sorted(theta))
+    parameters = (*encoder.parameters, *(theta[i] for i in columns))
+    return Template(circuit, parameters, observables, columns)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +93,7 @@ class Rows:
         """E + R."""
         return int(self.encoder_angles.shape[1] + self.ansatz_angles.shape[1])
 
-    def values(self, part: slice = slice(None)) -> Array:
+    def values(self, part: slice | Indices = slice(None)) -> Array:
         """The rows themselves, or some of them: (m, E + R)."""
         encoder, ansatz = self.pairs[part].T
         return np.concatenate([self.encoder_angles[encoder], self.ansatz_angles[ansatz]], axis=1)
@@ -156,6 +172,7 @@ def split_jobs(
     row_bytes: int,
     shots: int | None = None,
     qpu_seconds_per_row: float | None = None,
+    num_extra: int = 0,
 ) -> list[slice]:
     """Rows of each job, in order: as few jobs as the limits allow, of nearly equal size.
 
@@ -165,6 +182,7 @@ def split_jobs(
         row_bytes: size of one row's values.
         shots: per row; None: not known or exact, so that `max_executions` has no effect.
         qpu_seconds_per_row: predicted; None: not known.
+        num_extra: further rows that every job has.
 
     Raises:
         EngineError: a limit does not even allow one row.
@@ -179,14 +197,16 @@ def split_jobs(
         bounds["QPU seconds"] = int(possible) if possible < math.inf else None
     allowed = {what: bound for what, bound in bounds.items() if bound is not None}
     for what, bound in allowed.items():
-        if bound < 1:
+        if bound < 1 + num_extra:
+            besides = f" besides {num_extra} reference rows" if num_extra else ""
             raise EngineError(
-                f"One row ({row_bytes} bytes, {shots or 'default'} shots) exceeds what a job may "
-                f"hold in {what}; ask for fewer shots, or raise the limit."
+                f"One row ({row_bytes} bytes, {shots or 'default'} shots){besides} exceeds what a "
+                f"job may hold in {what}; ask for fewer shots, or raise the limit."
             )
     if num_rows == 0:
         return []
-    num_jobs = math.ceil(num_rows / min(allowed.values(), default=num_rows))
+    most = min(allowed.values(), default=num_rows + num_extra) - num_extra
+    num_jobs = math.ceil(num_rows / most)
     ends = [round(num_rows * (j + 1) / num_jobs) for j in range(num_jobs)]
     return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 

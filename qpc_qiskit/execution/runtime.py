@@ -16,6 +16,7 @@ from contextvars import Context
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from pydantic import ValidationError
 from qiskit import QuantumCircuit
 from qiskit.circuit import ParameterExpression
@@ -42,9 +43,10 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_expo
 from qpc_qiskit.errors import BackendError, EngineError, FetchError
 from qpc_qiskit.execution.aer import OPTIONS, AerEstimator, noisy_options
 from qpc_qiskit.execution.destinations import (
+    ONE_PATCH,
     Destination,
     JobSettings,
-    Prepared,
+    Packing,
     calibration_time,
     device_cost,
     embedded,
@@ -52,6 +54,8 @@ from qpc_qiskit.execution.destinations import (
     simulated,
 )
 from qpc_qiskit.execution.forecast import JobCost
+from qpc_qiskit.execution.patchwise import PatchwiseEstimator, patch_by_patch
+from qpc_qiskit.execution.prepared import Prepared
 from qpc_qiskit.execution.pubs import JobLimits, shots_of
 
 LOCAL_RANDOMIZATIONS = 8
@@ -155,8 +159,9 @@ def local(
     seed: int | None = None,
     options: Mapping[str, Any] | None = None,
     qubits: Sequence[int] | None = None,
+    packing: Packing = ONE_PATCH,
 ) -> Destination:
-    """IBM's Estimator on a simulated patch, with twirling and mitigation really applied.
+    """IBM's Estimator on simulated patches, with twirling and mitigation really applied.
 
     Args:
         noise: a device, a model, or None; see `destinations.aer`.
@@ -165,6 +170,7 @@ def local(
         seed: of shots and twirls.
         options: of the Estimator, as nested dictionaries.
         qubits: of the device, instead of its best patch.
+        packing: of the device.
 
     Raises:
         ValueError: options that are not known or have no effect.
@@ -193,14 +199,18 @@ def local(
     def configure(estimator: BaseEstimatorV2, settings: JobSettings) -> None:
         if isinstance(estimator, Estimator):
             estimator.options.simulator.seed_simulator = settings.seed
+        elif isinstance(estimator, PatchwiseEstimator):
+            for j, each in enumerate(estimator.estimators):  # shots of their own
+                seed = np.random.SeedSequence([settings.seed or 0, j]).generate_state(1)[0]
+                configure(each, replace(settings, seed=int(seed)))
 
     about: dict[str, object] = {"mode": "local", "resilience": resilience}
     if isinstance(noise, BackendV2):
         about["calibration_time"] = calibration_time(noise)
     return Destination(
         name=name,
-        prepare=lambda template: simulated(template, noise, qubits),
-        connect=connect,
+        prepare=lambda template: simulated(template, noise, qubits, packing),
+        connect=patch_by_patch(connect),
         cost=cost_with(given),
         default_shots=default_shots(given),
         limits=_LOCAL_LIMITS,
@@ -293,6 +303,7 @@ def device(
     resilience: int = 0,
     options: Mapping[str, Any] | None = None,
     qubits: Sequence[int] | None = None,
+    packing: Packing = ONE_PATCH,
     max_qpu_seconds: float | None = None,
 ) -> Destination:
     """One of IBM's devices, through the service.
@@ -306,6 +317,7 @@ def device(
         resilience: level 0, 1 or 2.
         options: of the Estimator, as nested dictionaries.
         qubits: to be used; None: the best are chosen.
+        packing: on how many patches.
         max_qpu_seconds: also of a session, by the clock.
 
     Raises:
@@ -325,7 +337,7 @@ def device(
     return Destination(
         name=backend.name,
         backend=backend,
-        prepare=lambda template: embedded(template, backend, qubits),
+        prepare=lambda template: embedded(template, backend, qubits, packing),
         connect=lambda prepared: estimator,
         cost=cost_with(given),
         default_shots=default_shots(given),

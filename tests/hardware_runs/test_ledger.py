@@ -194,7 +194,7 @@ def test_rows_that_do_not_fit(ledger, change, message):
 @pytest.mark.parametrize("cut", [tiles(3), tiles(4)[:1], tiles(4)[::-1], [], tiles(4)[1:]])
 def test_chunks_that_do_not_tile(ledger, cut):
     run, _ = planned(ledger)
-    with pytest.raises(ValueError, match="chunks that tile 4 rows"):
+    with pytest.raises(ValueError, match="chunks that tile 4 executions"):
         ledger.freeze_block(run.id, LAYER, 4, 4, make_rows(), cut, now=3.0)
 
 

@@ -234,7 +234,9 @@ class TestOnAPatch:
         assert prepared.placement.patch == patch
 
     def test_the_same_every_time(self):
-        first, second = (destinations.placed_on(template_of(), FakeTorino()) for _ in range(2))
+        (first,), (second,) = (
+            destinations.placed_on(template_of(), FakeTorino()) for _ in range(2)
+        )
         assert first.patch == second.patch
         assert first.circuit == second.circuit
 

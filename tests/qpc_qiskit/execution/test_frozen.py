@@ -74,6 +74,6 @@ def test_broken_and_newer_content():
     for broken in (b"", b"{}\n", content[:-20], b"x" + content, content.split(b"\n")[0]):
         with pytest.raises(EngineError, match="frozen circuit cannot be read"):
             thaw(broken)
-    newer = content.replace(b'"format": 1', b'"format": 2', 1)
-    with pytest.raises(EngineError, match="format 2, this version reads 1"):
+    newer = content.replace(b'"format": 2', b'"format": 3', 1)
+    with pytest.raises(EngineError, match="format 3, this version reads 2"):
         thaw(newer)

@@ -12,9 +12,10 @@ from qiskit.primitives.base import BaseEstimatorV2
 from qiskit.quantum_info import SparsePauliOp
 
 from qpc_qiskit.errors import EngineError, FetchError, NotISAError, QPCError
-from qpc_qiskit.execution.destinations import Destination, JobSettings, Prepared
+from qpc_qiskit.execution.destinations import Destination, JobSettings
 from qpc_qiskit.execution.jobs import check_rows, collect, run_plan, send
 from qpc_qiskit.execution.planning import JobPlan
+from qpc_qiskit.execution.prepared import Prepared
 from qpc_qiskit.execution.pubs import Rows, Template
 
 A, B = Parameter("a"), Parameter("b")
@@ -27,7 +28,7 @@ def template_with(gate="rx"):
         circuit.rx(B, 1)
     else:
         circuit.rzz(2 * B - 0.5, 0, 1)
-    return Template(circuit, (A, B), (SparsePauliOp("IZ"), SparsePauliOp("ZI")))
+    return Template(circuit, (A, B), (SparsePauliOp("IZ"), SparsePauliOp("ZI")), (0,))
 
 
 def rows_of(count, angle=0.25):
@@ -88,7 +89,8 @@ def configure(estimator, settings):
 def plan_of(count, parts=None, seconds=None, angle=0.25):
     """A job for every row, unless told otherwise."""
     parts = [slice(i, i + 1) for i in range(count)] if parts is None else parts
-    return JobPlan(rows_of(count, angle), np.arange(count), tuple(parts), seconds)
+    numbers = np.arange(count)
+    return JobPlan(rows_of(count, angle), count, numbers, numbers[:, None], tuple(parts), seconds)
 
 
 def run(
@@ -111,7 +113,7 @@ def run(
         jobs_in_flight=in_flight,
         **destination,
     )
-    prepared = Prepared(template or template_with())
+    prepared = Prepared((template or template_with(),))
     return run_plan(
         destination,
         prepared,
@@ -258,7 +260,7 @@ def test_rows_can_be_checked_alone():
     destination = Destination(
         name="somewhere", prepare=Prepared, connect=lambda prepared: None, limits_rzz=True
     )
-    prepared = Prepared(template_with("rzz"))
+    prepared = Prepared((template_with("rzz"),))
     check_rows(destination, prepared, plan_of(3))
     with pytest.raises(NotISAError, match="hardware has angles from 0 to pi/2"):
         check_rows(destination, prepared, plan_of(3, angle=0.2))

@@ -156,7 +156,7 @@ def test_equals_the_exact_engine(name, generator, rng):
     weights = layer.weight.detach()
     expected = ExactEngine().evs(layer.spec, pixels, weights).numpy()
     encoder_angles = encoder.angles(canonical_directions(pixels)).numpy()
-    template = Template(circuit, parameters, absorbed.observables)
+    template = Template(circuit, parameters, absorbed.observables, absorbed.columns)
     for k, row in enumerate(ansatz.angles(weights.numpy())[:, list(absorbed.columns)]):
         rows = np.hstack([encoder_angles, np.tile(row, (4, 1))])
         job = StatevectorEstimator(seed=0).run([make_pub(template, rows, 0.0)])
