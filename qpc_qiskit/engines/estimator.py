@@ -18,7 +18,7 @@ from qpc_qiskit.directions import canonical_directions, largest_magnitudes
 from qpc_qiskit.encoder import Encoder, make_encoder
 from qpc_qiskit.engines.base import Engine
 from qpc_qiskit.engines.exact import ExactEngine
-from qpc_qiskit.engines.reports import EstimatorReport
+from qpc_qiskit.engines.reports import CalibrationReport, EstimatorReport
 from qpc_qiskit.errors import BudgetError, EngineError
 from qpc_qiskit.execution.gradients import (
     Gradient,
@@ -44,7 +44,7 @@ from qpc_qiskit.execution.pubs import (
     product_pairs,
     shots_of,
 )
-from qpc_qiskit.execution.references import Calibration, reference_directions
+from qpc_qiskit.execution.references import Calibration, bad_patches, reference_directions
 from qpc_qiskit.execution.unpacking import unpack
 from qpc_qiskit.spec import LayerSpec, positive_integer
 from qpc_qiskit.unitary import unitaries
@@ -159,6 +159,10 @@ class EstimatorEngine(Engine):
         make_encoder(encoder, 1)  # an unknown name is told now
         self._encoder_name = encoder
         self._absorbs_tail = bool(absorb_tail)
+        if type(num_references) is not int or num_references < 0:
+            raise ValueError(
+                f"num_references must be a whole number, 0 for none, got {num_references!r}."
+            )
         self._num_references = num_references
         self._calibrates = bool(calibrate)
         self._limits = limits
@@ -523,6 +527,12 @@ class EstimatorEngine(Engine):
 
     def _make_ready(self, spec: LayerSpec) -> _Ready:
         if spec.ansatz not in self._ready:
+            if 0 < self._num_references < 2 * spec.num_qubits:
+                raise ValueError(
+                    f"num_references must be at least {2 * spec.num_qubits} for "
+                    f"{spec.num_qubits} qubits (a largest and a smallest value of each), or 0, got "
+                    f"{self._num_references}."
+                )
             encoder = make_encoder(self._encoder_name, spec.num_qubits)
             template = make_template(encoder, spec.ansatz, absorbs_tail=self._absorbs_tail)
             prepared = self.destination.prepare(template)
@@ -581,10 +591,15 @@ class EstimatorEngine(Engine):
             job_ids=found.job_ids,
             predicted_qpu_seconds=None if found.plan is None else found.plan.total_seconds,
             dedupe_grid=self._dedupe_grid,
+            encoder=self._encoder_name,
+            max_encoding_error=_encoding_error(found.plan),
+            num_references=self._num_references,
+            calibration=_calibration_of(found.calibrations, applied=self._calibrates),
             about=self.destination.about,
         )
-        placement = None if found.ready is None else found.ready.prepared.placement
-        if placement is not None:
+        placements = () if found.ready is None else found.ready.prepared.placements
+        if placements:
+            placement = placements[0]
             report = replace(
                 report,
                 patch=placement.patch.qubits,
@@ -592,6 +607,7 @@ class EstimatorEngine(Engine):
                 predicted_fidelity=placement.patch.fidelity,
                 num_two_qubit_gates=placement.num_two_qubit_gates,
                 two_qubit_depth=placement.two_qubit_depth,
+                patches=tuple(each.patch.qubits for each in placements),
             )
         self.last_report = report  # its cost was counted as it was sent
 
@@ -608,6 +624,29 @@ class EstimatorEngine(Engine):
                 "pickled. Save the layer's state_dict instead, or set its engine to 'exact' first."
             )
         return {**self.__dict__, "_destination": None, "_ready": {}}
+
+
+def _encoding_error(plan: JobPlan | None) -> float:
+    """How far a feature may be from that of the direction which was to be encoded."""
+    if plan is None or not len(plan.infidelity):
+        return 0.0
+    return float(error_bound(torch.from_numpy(plan.infidelity)).max())
+
+
+def _calibration_of(
+    calibrations: Sequence[Calibration], *, applied: bool
+) -> CalibrationReport | None:
+    """What the reference rows of all jobs say, as plain values."""
+    if not calibrations:
+        return None
+    known = [each.is_calibrated for each in calibrations]
+    return CalibrationReport(
+        applied=applied,
+        scale=tuple(tuple(map(tuple, each.scale.tolist())) for each in calibrations),
+        offset=tuple(tuple(map(tuple, each.offset.tolist())) for each in calibrations),
+        num_not_calibrated=sum(int((~each).sum()) for each in known),
+        bad_patches=tuple(bad_patches(each) for each in calibrations),
+    )
 
 
 @dataclass(frozen=True, eq=False)

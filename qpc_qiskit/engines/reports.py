@@ -36,6 +36,22 @@ class EngineReport:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CalibrationReport:
+    """What reference rows with known answers say of the patches, by job, patch and feature."""
+
+    applied: bool
+    """Whether values were corrected."""
+    scale: tuple[tuple[tuple[float, ...], ...], ...]
+    """What is left of a value; NaN where there is no line."""
+    offset: tuple[tuple[tuple[float, ...], ...], ...]
+    """What is added to it."""
+    num_not_calibrated: int
+    """Features of patches that were left as measured: their references tell too little."""
+    bad_patches: tuple[Mapping[int, str], ...]
+    """Of each job: patches that are better left out, and why."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class EstimatorReport(EngineReport):
     """What a call cost on a backend, how sure its values are, and how they came about."""
 
@@ -67,8 +83,18 @@ class EstimatorReport(EngineReport):
     """Of the circuit as sent; None where it is not laid on a device."""
     two_qubit_depth: int | None = None
     """Layers of them."""
+    patches: tuple[tuple[int, ...], ...] = ()
+    """Qubits of every patch: so many rows ran in one execution. Empty where there is no device."""
     dedupe_grid: float | None = None
     """See `EstimatorEngine`."""
+    encoder: str = "multiplexor"
+    """How directions were encoded."""
+    max_encoding_error: float = 0.0
+    """By which a feature may differ because an encoder's fit is not exact."""
+    num_references: int = 0
+    """Rows with known answers in every job, on every patch."""
+    calibration: CalibrationReport | None = None
+    """What they say; None: there were none."""
     about: Mapping[str, object] = field(default_factory=dict)
     """Mode, resilience level, options, calibration time, noise: what the backend has of these."""
     versions: Mapping[str, str] = field(default_factory=library_versions, repr=False)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from qpc_qiskit.encoder import Encoder
+from qpc_qiskit.encoder import Encoded, Encoder
+from qpc_qiskit.errors import EngineError
 from qpc_qiskit.execution.forecast import JobCost
 from qpc_qiskit.execution.pubs import (
     Array,
@@ -39,6 +40,8 @@ class JobPlan:
     """Predicted QPU seconds of each job; None: not known, or no device."""
     exact: Array | None = field(default=None, repr=False)
     """(R, n) features of the reference rows; None: there are none."""
+    infidelity: Array = field(default_factory=lambda: np.zeros(0), repr=False)
+    """Of each direction as it is encoded; zeros for an exact encoder."""
 
     @property
     def total_seconds(self) -> float | None:
@@ -93,7 +96,7 @@ def plan_jobs(
         references: rows besides, in every job.
 
     Raises:
-        EngineError: one row exceeds a limit.
+        EngineError: one row exceeds a limit, or the encoder cannot encode a direction.
     """
     which = np.arange(len(pairs))
     if grid is not None and len(pairs):
@@ -111,7 +114,9 @@ def plan_jobs(
             [np.pad(directions, ((0, 0), (0, missing))), references.directions]
         )
         angles = np.concatenate([angles, references.angles])
-    rows = Rows(encoder.angles(torch.from_numpy(directions)).numpy(), angles, pairs)
+    encoded = encoder.encode(torch.from_numpy(directions))
+    _check_encoded(encoder, encoded)
+    rows = Rows(encoded.angles.numpy(), angles, pairs)
     num_references = 0 if references is None else len(references)
     parts, seconds = plan_parts(
         num_rows,
@@ -130,7 +135,18 @@ def plan_jobs(
         parts,
         seconds,
         None if references is None else references.exact,
+        encoded.infidelity.numpy(),
     )
+
+
+def _check_encoded(encoder: Encoder, encoded: Encoded) -> None:
+    if encoded.num_failed:
+        worst = float(encoded.infidelity.max())
+        raise EngineError(
+            f"The {encoder.name} encoder cannot prepare {encoded.num_failed} of "
+            f"{len(encoded.infidelity)} directions well enough (infidelity up to {worst:.1g}, a "
+            f"feature may be wrong by {2 * worst**0.5:.1g}). Nothing was sent. Use the multiplexor."
+        )
 
 
 def plan_parts(
