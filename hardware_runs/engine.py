@@ -70,7 +70,7 @@ from qpc_qiskit.execution.pubs import (
     by_pixel_and_kernel,
 )
 from qpc_qiskit.execution.slots import wide_values
-from qpc_qiskit.execution.unpacking import unpack
+from qpc_qiskit.execution.unpacking import features, unpack
 from qpc_qiskit.spec import LayerSpec
 
 DIRECTION_TOLERANCE = 1e-4
@@ -460,8 +460,12 @@ class DurableEngine(Engine):
             seconds=None,
             exact=rows.exact if len(rows.exact) else None,
         )
-        evs = np.concatenate([result.evs for result in results])
-        stds = np.concatenate([result.stds for result in results])
+        key = self._keys()[block.layer]
+        measured = [
+            features(self._thawed(each.chunk.revision, key), each.evs, each.stds, each.shots)
+            for each in results
+        ]
+        evs, stds = (np.concatenate([each[i] for each in measured]) for i in (0, 1))
         applies = self.run.settings["engine_options"].get("calibrate", True)
         return unpack(plan, evs, stds, applies=applies).evs
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import torch
 from qiskit.primitives import BaseEstimatorV2
+from qiskit.quantum_info import SparsePauliOp
 from torch import Tensor
 
 from qpc_qiskit.ansatz import Ansatz
@@ -38,6 +39,7 @@ from qpc_qiskit.execution.pubs import (
     Indices,
     JobLimits,
     Rows,
+    Template,
     by_pixel_and_kernel,
     make_template,
     precision_of,
@@ -45,7 +47,7 @@ from qpc_qiskit.execution.pubs import (
     shots_of,
 )
 from qpc_qiskit.execution.references import Calibration, bad_patches, reference_directions
-from qpc_qiskit.execution.unpacking import unpack
+from qpc_qiskit.execution.unpacking import features, unpack
 from qpc_qiskit.spec import LayerSpec, positive_integer
 from qpc_qiskit.unitary import unitaries
 
@@ -462,7 +464,8 @@ class EstimatorEngine(Engine):
         plan = self._plan(ready, directions, angles, pairs, references)
         self._check_budget(plan)
         values = self._run(spec, ready, plan)
-        found = unpack(plan, values.evs, values.stds, applies=self._calibrates)
+        measured = features(ready.prepared, values.evs, values.stds, self.shots)
+        found = unpack(plan, *measured, applies=self._calibrates)
         which = plan.which
         return _Found(
             found.evs[which],
@@ -537,7 +540,7 @@ class EstimatorEngine(Engine):
             template = make_template(encoder, spec.ansatz, absorbs_tail=self._absorbs_tail)
             prepared = self.destination.prepare(template)
             if self.destination.is_transpiled:
-                _check_against_exact(spec, encoder, prepared)
+                _check_against_exact(spec, encoder, template, prepared)
             self._ready[spec.ansatz] = _Ready(encoder, prepared, None)
         return self._ready[spec.ansatz]
 
@@ -698,17 +701,25 @@ def _checked_budget(max_qpu_seconds: float | None) -> float | None:
     )
 
 
-def _check_against_exact(spec: LayerSpec, encoder: Encoder, prepared: Prepared) -> None:
+def _check_against_exact(
+    spec: LayerSpec, encoder: Encoder, template: Template, prepared: Prepared
+) -> None:
     """Compare the transpiled circuit, without noise, with the exact engine on a few random rows."""
     from qpc_qiskit.execution.isa import check_equivalence
+    from qpc_qiskit.execution.patches import embed_observables
 
     rng = np.random.default_rng(0)
     pixels = torch.from_numpy(rng.normal(size=(EQUIVALENCE_ROWS, spec.in_channels)))
     weights = rng.uniform(0, 2 * np.pi, size=(1, spec.num_weights))
     exact = ExactEngine().evs(replace(spec, num_kernels=1), pixels, torch.from_numpy(weights))
     encoded = encoder.encode(canonical_directions(pixels))
-    distinct = {id(part.circuit): part for part in prepared.parts}
-    for part in distinct.values():
+    finals = [each.final for each in prepared.placements]
+    distinct = {id(part.circuit): j for j, part in enumerate(prepared.parts)}
+    for j in distinct.values():
+        part = prepared.parts[j]
+        observables: Sequence[SparsePauliOp] = template.observables
+        if finals:
+            observables = embed_observables(observables, finals[j], part.circuit.num_qubits)
         rows = Rows(
             encoded.angles.numpy(),
             spec.ansatz.angles(weights)[:, list(part.columns)],
@@ -717,7 +728,7 @@ def _check_against_exact(spec: LayerSpec, encoder: Encoder, prepared: Prepared) 
         check_equivalence(
             part.circuit,
             part.parameters,
-            part.observables,
+            observables,
             rows.values(),
             exact[:, 0].numpy(),
             EQUIVALENCE_ATOL + float(error_bound(encoded.infidelity).max()),

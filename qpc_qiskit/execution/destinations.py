@@ -31,7 +31,12 @@ from qpc_qiskit.execution.patches import Placement, embed_observables, place
 from qpc_qiskit.execution.patchwise import patch_by_patch
 from qpc_qiskit.execution.placement_cache import cache_folder
 from qpc_qiskit.execution.prepared import Prepared
-from qpc_qiskit.execution.pubs import JobLimits, Template
+from qpc_qiskit.execution.pubs import Array, JobLimits, Template
+from qpc_qiskit.execution.readout import (
+    confusions_of_device,
+    confusions_of_model,
+    measured_strings,
+)
 from qpc_qiskit.execution.targets import restrict_target
 from qpc_qiskit.execution.tiling import tile
 
@@ -204,6 +209,8 @@ def simulated(
     noise: NoiseModel | BackendV2 | None,
     qubits: Sequence[int] | None = None,
     packing: Packing = ONE_PATCH,
+    *,
+    inverts: bool = True,
 ) -> Prepared:
     """A template as a simulator of n qubits takes it.
 
@@ -214,6 +221,7 @@ def simulated(
         noise: see `aer`.
         qubits: see `aer`.
         packing: see `aer`.
+        inverts: whether the readout of parities is inverted; mitigation does that by itself.
 
     Raises:
         EngineError: a noise model has gates that cannot express the circuit.
@@ -222,7 +230,10 @@ def simulated(
     if noise is None:
         return Prepared((template,))
     if isinstance(noise, BackendV2):
-        return _on_patches(template, noise, qubits, packing)
+        prepared = _on_patches(template, noise, qubits, packing)
+        patches = [each.patch.qubits for each in prepared.placements]
+        known = [confusions_of_model(noise_of_patch(noise, at), len(at)) for at in patches]
+        return _inverting(prepared, known) if inverts else prepared
     try:
         circuit = transpile(template.circuit, basis_gates=noise.basis_gates, optimization_level=1)
     except (QiskitError, ValueError) as error:
@@ -231,7 +242,10 @@ def simulated(
             f"{', '.join(noise.basis_gates)}: {error} Give the model basis_gates that can express "
             "every circuit, such as rz, sx, x, cx."
         ) from error
-    return Prepared((replace(template, circuit=circuit),))
+    prepared = Prepared((replace(template, circuit=circuit),))
+    if not inverts:
+        return prepared
+    return _inverting(prepared, [confusions_of_model(noise, circuit.num_qubits)])
 
 
 def noise_on(prepared: Prepared, noise: NoiseModel | BackendV2 | None) -> NoiseModel | None:
@@ -334,14 +348,26 @@ def _check_target(backend: BackendV2) -> None:
         raise BackendError(f"{backend.name} tells nothing of its gates (its target is None).")
 
 
+def _inverting(prepared: Prepared, confusions: Sequence[Array | None]) -> Prepared:
+    """The same, with what must be measured to invert the readout of parities."""
+    strings, inversions = measured_strings(prepared.parts[0].observables, confusions)
+    parts = tuple(replace(part, observables=strings) for part in prepared.parts)
+    return replace(prepared, parts=parts, inversions=inversions)
+
+
 def embedded(
     template: Template,
     backend: BackendV2,
     qubits: Sequence[int] | None = None,
     packing: Packing = ONE_PATCH,
+    *,
+    inverts: bool = True,
 ) -> Prepared:
     """A template on the best patches of a backend, in a circuit of its full width, and checked."""
     prepared = _on_patches(template, backend, qubits, packing, backend.num_qubits)
+    if inverts:
+        patches = [each.patch.qubits for each in prepared.placements]
+        prepared = _inverting(prepared, [confusions_of_device(backend, at) for at in patches])
     check_runs_on(prepared.template.circuit, backend)
     return prepared
 

@@ -8,12 +8,14 @@ import struct
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 from qiskit import QuantumCircuit, qpy
 from qiskit.exceptions import QiskitError
 from qiskit.quantum_info import SparsePauliOp
 
 from qpc_qiskit.errors import EngineError
 from qpc_qiskit.execution.forecast import ShotTimes
+from qpc_qiskit.execution.parities import Inversion
 from qpc_qiskit.execution.patches import Patch, Placement
 from qpc_qiskit.execution.prepared import Prepared
 from qpc_qiskit.execution.pubs import Template
@@ -49,6 +51,10 @@ def freeze(prepared: Prepared) -> bytes:
         ],
         "times": None if prepared.times is None else asdict(prepared.times),
         "width": prepared.width,
+        "inversions": [
+            {name: array.tolist() for name, array in vars(each).items()}
+            for each in prepared.inversions
+        ],
     }
     return json.dumps(head).encode() + b"\n" + buffer.getvalue()
 
@@ -78,7 +84,11 @@ def thaw(content: bytes) -> Prepared:
             for part, each in zip(parts, head["placements"], strict=False)
         )
         times = None if head["times"] is None else ShotTimes(**head["times"])
-        return Prepared(parts, placements, times, head["width"])
+        inversions = tuple(
+            Inversion(**{name: np.array(values) for name, values in each.items()})
+            for each in head["inversions"]
+        )
+        return Prepared(parts, placements, times, head["width"], inversions)
     except (ValueError, KeyError, TypeError, IndexError, struct.error, QiskitError) as error:
         raise EngineError(f"The frozen circuit cannot be read: {error}") from error
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from qiskit import QuantumCircuit
 from qiskit.circuit import Parameter
 
 from qpc_qiskit.execution.forecast import ShotTimes
+from qpc_qiskit.execution.parities import Inversion
 from qpc_qiskit.execution.patches import Placement, embed_observables
 from qpc_qiskit.execution.pubs import Template
 
@@ -24,8 +25,10 @@ class Prepared:
     """Where each part stands; empty where the circuit is not laid on a device."""
     times: ShotTimes | None = None
     """Of a shot on the device; None: not known, or no device."""
-    width: int | None = field(default=None)
+    width: int | None = None
     """Qubits of the device's circuit; None: it is simulated, on the wires of the parts alone."""
+    inversions: tuple[Inversion, ...] = ()
+    """How the features of each part follow from what is measured; empty: they are the same."""
 
     @property
     def num_patches(self) -> int:

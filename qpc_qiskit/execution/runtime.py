@@ -209,7 +209,9 @@ def local(
         about["calibration_time"] = calibration_time(noise)
     return Destination(
         name=name,
-        prepare=lambda template: simulated(template, noise, qubits, packing),
+        prepare=lambda template: simulated(
+            template, noise, qubits, packing, inverts=not _mitigates_readout(given)
+        ),
         connect=patch_by_patch(connect),
         cost=cost_with(given),
         default_shots=default_shots(given),
@@ -337,7 +339,9 @@ def device(
     return Destination(
         name=backend.name,
         backend=backend,
-        prepare=lambda template: embedded(template, backend, qubits, packing),
+        prepare=lambda template: embedded(
+            template, backend, qubits, packing, inverts=not _mitigates_readout(given)
+        ),
         connect=lambda prepared: estimator,
         cost=cost_with(given),
         default_shots=default_shots(given),
@@ -428,6 +432,12 @@ def estimator_options(
             "Estimator ignores the shots that are asked for; set one of them at most."
         )
     return found
+
+
+def _mitigates_readout(options: EstimatorOptions) -> bool:
+    """Whether readout errors are taken out by the Estimator, or made equal by twirling."""
+    final = finalize_estimator_options(options.model_copy(deep=True))
+    return bool(final.resilience.measure_mitigation or final.twirling.enable_measure)
 
 
 def cost_with(options: EstimatorOptions) -> Callable[[Prepared, int], JobCost]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from qpc_qiskit.execution.planning import JobPlan
+from qpc_qiskit.execution.prepared import Prepared
 from qpc_qiskit.execution.pubs import Array, Indices
 from qpc_qiskit.execution.references import Calibration, apply, calibrate
 from qpc_qiskit.execution.slots import gather
@@ -31,7 +32,7 @@ def unpack(plan: JobPlan, evs: Array, stds: Array, *, applies: bool = True) -> U
 
     Args:
         plan: what was sent.
-        evs: (W, J*n), the features of patch 0, then of patch 1, ...
+        evs: (W, J*n), the features of patch 0, then of patch 1, ...; see `features`.
         stds: (W, J*n).
         applies: whether values are corrected by what the reference rows say.
     """
@@ -58,3 +59,29 @@ def unpack(plan: JobPlan, evs: Array, stds: Array, *, applies: bool = True) -> U
         values[found.row] = np.stack([sorted_evs, sorted_stds], axis=-1)
         patch[found.row] = found.patch
     return Unpacked(values[..., 0], values[..., 1], patch, tuple(calibrations))
+
+
+def features(prepared: Prepared, evs: Array, stds: Array, shots: int | None) -> tuple[Array, Array]:
+    """Features and their standard errors (W, J*n) from what was measured.
+
+    Args:
+        prepared: what was sent.
+        evs: (W, J*m).
+        stds: (W, J*m).
+        shots: of an execution; None: exact, or not known.
+    """
+    inversions = prepared.inversions
+    if not inversions:
+        return evs, stds
+    values, errors = [], []
+    for inversion, patch_evs, patch_stds in zip(
+        inversions,
+        np.split(evs, len(inversions), axis=1),
+        np.split(stds, len(inversions), axis=1),
+        strict=True,
+    ):
+        values.append(inversion.features(patch_evs))
+        # All parities of an execution come from the same shots: their errors are not independent.
+        bound = inversion.stds_bound(patch_stds)
+        errors.append(bound if shots is None else inversion.stds_of_shots(patch_evs, shots))
+    return np.concatenate(values, axis=1), np.concatenate(errors, axis=1)

@@ -1,0 +1,74 @@
+"""Readout errors of a backend's qubits, and what is measured so that parities are free of them.
+
+A parity is read wrongly if an odd number of its qubits is. Where the two outcomes of a qubit err
+differently, what is reported mixes parities of subsets, which no calibration line undoes: so these
+are measured as well, in the same executions, and the readout is inverted (`parities`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from qiskit.providers import BackendV2
+from qiskit.quantum_info import SparsePauliOp
+from qiskit_aer.noise import NoiseModel
+
+from qpc_qiskit.execution.noise import measurement_noise
+from qpc_qiskit.execution.parities import Inversion, inversion, readout_contrasts, sub_parities
+from qpc_qiskit.execution.pubs import Array
+
+
+def confusions_of_model(noise: NoiseModel, num_qubits: int) -> Array:
+    """Of the qubits of a simulation: (n, 2, 2) probabilities [true outcome, reported outcome]."""
+    told = measurement_noise(noise)
+    found = [told.confusion(qubit) for qubit in range(num_qubits)]
+    return np.stack([np.eye(2) if each is None else each for each in found])
+
+
+def confusions_of_device(backend: BackendV2, qubits: Sequence[int]) -> Array | None:
+    """Of qubits of a device: (n, 2, 2), see `confusions_of_model`; None where it tells none.
+
+    Taken from its calibration, which knows both outcomes; else from its target, which has one error
+    for both.
+    """
+    properties = getattr(backend, "properties", None)
+    told = properties() if callable(properties) else None
+    errors = backend.target.get("measure", None) or {}
+    found = []
+    for qubit in qubits:
+        known = told.qubit_property(qubit) if told is not None else {}
+        if "prob_meas1_prep0" in known and "prob_meas0_prep1" in known:
+            one_for_zero, zero_for_one = (
+                float(known[name][0]) for name in ("prob_meas1_prep0", "prob_meas0_prep1")
+            )
+        else:
+            error = getattr(errors.get((qubit,)), "error", None)
+            if error is None:
+                return None
+            one_for_zero = zero_for_one = float(error)
+        found.append([[1 - one_for_zero, one_for_zero], [zero_for_one, 1 - zero_for_one]])
+    return np.array(found)
+
+
+def measured_strings(
+    targets: Sequence[SparsePauliOp], confusions: Sequence[Array | None]
+) -> tuple[tuple[SparsePauliOp, ...], tuple[Inversion, ...]]:
+    """What is measured on every patch, and how the features of each follow from it.
+
+    Args:
+        targets: the features, signed Z-strings on the wires of a patch.
+        confusions: (n, 2, 2) of the wires, for each patch; None: not known.
+
+    Returns:
+        The same strings for all patches; an inversion for each, or none where the features are
+        single qubits, whose readout a line describes, or where a readout is not known.
+    """
+    known = [each for each in confusions if each is not None]
+    is_parity = any(int(target.paulis.z.sum()) > 1 for target in targets)
+    if not is_parity or len(known) < len(confusions):
+        return tuple(targets), ()
+    contrasts = [readout_contrasts(each) for each in known]
+    offsets = np.abs([b for _, b in contrasts]).max(axis=0)
+    strings = sub_parities(targets, offsets)
+    return strings, tuple(inversion(strings, targets, a, b) for a, b in contrasts)
