@@ -717,9 +717,11 @@ def _check_against_exact(
     distinct = {id(part.circuit): j for j, part in enumerate(prepared.parts)}
     for j in distinct.values():
         part = prepared.parts[j]
-        observables: Sequence[SparsePauliOp] = template.observables
-        if finals:
-            observables = embed_observables(observables, finals[j], part.circuit.num_qubits)
+        observables: Sequence[SparsePauliOp] = part.observables
+        if prepared.inversions:  # others are measured, to be combined
+            observables = template.observables
+            if finals:
+                observables = embed_observables(observables, finals[j], part.circuit.num_qubits)
         rows = Rows(
             encoded.angles.numpy(),
             spec.ansatz.angles(weights)[:, list(part.columns)],

@@ -35,6 +35,7 @@ from qpc_qiskit.execution.pubs import Array, JobLimits, Template
 from qpc_qiskit.execution.readout import (
     confusions_of_device,
     confusions_of_model,
+    has_parity,
     measured_strings,
 )
 from qpc_qiskit.execution.targets import restrict_target
@@ -231,9 +232,11 @@ def simulated(
         return Prepared((template,))
     if isinstance(noise, BackendV2):
         prepared = _on_patches(template, noise, qubits, packing)
-        patches = [each.patch.qubits for each in prepared.placements]
-        known = [confusions_of_model(noise_of_patch(noise, at), len(at)) for at in patches]
-        return _inverting(prepared, known) if inverts else prepared
+        if not inverts:
+            return prepared
+        return _inverting(
+            prepared, lambda at: confusions_of_model(noise_of_patch(noise, at), len(at))
+        )
     try:
         circuit = transpile(template.circuit, basis_gates=noise.basis_gates, optimization_level=1)
     except (QiskitError, ValueError) as error:
@@ -245,7 +248,7 @@ def simulated(
     prepared = Prepared((replace(template, circuit=circuit),))
     if not inverts:
         return prepared
-    return _inverting(prepared, [confusions_of_model(noise, circuit.num_qubits)])
+    return _inverting(prepared, lambda at: confusions_of_model(noise, len(at)))
 
 
 def noise_on(prepared: Prepared, noise: NoiseModel | BackendV2 | None) -> NoiseModel | None:
@@ -348,9 +351,19 @@ def _check_target(backend: BackendV2) -> None:
         raise BackendError(f"{backend.name} tells nothing of its gates (its target is None).")
 
 
-def _inverting(prepared: Prepared, confusions: Sequence[Array | None]) -> Prepared:
-    """The same, with what must be measured to invert the readout of parities."""
-    strings, inversions = measured_strings(prepared.parts[0].observables, confusions)
+def _inverting(prepared: Prepared, confusions: Callable[[Sequence[int]], Array | None]) -> Prepared:
+    """The same, with what must be measured to invert the readout of parities.
+
+    Args:
+        prepared: measures its features.
+        confusions: of some qubits of the device; without one, of wires 0 to n-1.
+    """
+    targets = prepared.parts[0].observables
+    if not has_parity(targets):
+        return prepared
+    wires = tuple(range(prepared.parts[0].circuit.num_qubits))
+    places = [each.patch.qubits for each in prepared.placements] or [wires]
+    strings, inversions = measured_strings(targets, [confusions(at) for at in places])
     parts = tuple(replace(part, observables=strings) for part in prepared.parts)
     return replace(prepared, parts=parts, inversions=inversions)
 
@@ -366,8 +379,7 @@ def embedded(
     """A template on the best patches of a backend, in a circuit of its full width, and checked."""
     prepared = _on_patches(template, backend, qubits, packing, backend.num_qubits)
     if inverts:
-        patches = [each.patch.qubits for each in prepared.placements]
-        prepared = _inverting(prepared, [confusions_of_device(backend, at) for at in patches])
+        prepared = _inverting(prepared, lambda at: confusions_of_device(backend, at))
     check_runs_on(prepared.template.circuit, backend)
     return prepared
 

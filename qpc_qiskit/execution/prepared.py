@@ -53,8 +53,14 @@ class Prepared:
 
     def only(self, patch: int) -> Prepared:
         """One of the parts, to be simulated."""
-        placements = self.placements[patch : patch + 1]
-        return replace(self, parts=(self.parts[patch],), placements=placements, width=None)
+        own = slice(patch, patch + 1)
+        return replace(
+            self,
+            parts=self.parts[own],
+            placements=self.placements[own],
+            inversions=self.inversions[own],
+            width=None,
+        )
 
 
 def side_by_side(

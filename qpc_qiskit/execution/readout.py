@@ -33,11 +33,11 @@ def confusions_of_device(backend: BackendV2, qubits: Sequence[int]) -> Array | N
     for both.
     """
     properties = getattr(backend, "properties", None)
-    told = properties() if callable(properties) else None
+    told = getattr(properties() if callable(properties) else None, "qubit_property", None)
     errors = backend.target.get("measure", None) or {}
     found = []
     for qubit in qubits:
-        known = told.qubit_property(qubit) if told is not None else {}
+        known = told(qubit) if told is not None else {}
         if "prob_meas1_prep0" in known and "prob_meas0_prep1" in known:
             one_for_zero, zero_for_one = (
                 float(known[name][0]) for name in ("prob_meas1_prep0", "prob_meas0_prep1")
@@ -49,6 +49,11 @@ def confusions_of_device(backend: BackendV2, qubits: Sequence[int]) -> Array | N
             one_for_zero = zero_for_one = float(error)
         found.append([[1 - one_for_zero, one_for_zero], [zero_for_one, 1 - zero_for_one]])
     return np.array(found)
+
+
+def has_parity(targets: Sequence[SparsePauliOp]) -> bool:
+    """Whether a feature is measured on several qubits."""
+    return any(int(target.paulis.z.sum()) > 1 for target in targets)
 
 
 def measured_strings(
@@ -65,8 +70,7 @@ def measured_strings(
         single qubits, whose readout a line describes, or where a readout is not known.
     """
     known = [each for each in confusions if each is not None]
-    is_parity = any(int(target.paulis.z.sum()) > 1 for target in targets)
-    if not is_parity or len(known) < len(confusions):
+    if not has_parity(targets) or len(known) < len(confusions):
         return tuple(targets), ()
     contrasts = [readout_contrasts(each) for each in known]
     offsets = np.abs([b for _, b in contrasts]).max(axis=0)
