@@ -377,10 +377,29 @@ class DurableEngine(Engine):
         key = circuit_key(spec)
         keys = self._keys()
         unsent = self.ledger.chunks(self.run.id, states=[ChunkState.UNSENT])
-        if all(keys[chunk.layer] != key or self._may_send(chunk) for chunk in unsent):
+        unsent = tuple(chunk for chunk in unsent if keys[chunk.layer] == key)
+        if all(self._may_send(chunk) for chunk in unsent):
             return
         number = self._revision_with(spec)
+        self._check_as_many_patches(unsent, self._thawed(number, key).num_patches)
         self.ledger.move_unsent_chunks(self.run.id, number)
+
+    def _check_as_many_patches(self, chunks: Iterable[Chunk], num_patches: int) -> None:
+        """Rows were dealt to patches when they were frozen: others may carry them, but as many.
+
+        Raises:
+            EngineError: there are fewer or more.
+        """
+        for chunk in chunks:
+            dealt = self._block_of(chunk).rows.slots.shape[1]
+            if dealt != num_patches:
+                self.dispatcher.collect()
+                raise EngineError(
+                    f"Run {self.run.name!r}, {chunk.layer}: a patch can run the circuit no more. "
+                    f"The device has {num_patches} good patches now, and rows that are not sent "
+                    f"yet were dealt to {dealt}. What was measured is kept. Begin a run with "
+                    f"another name for the rest, with num_patches={min(num_patches, dealt)}."
+                )
 
     def _may_send(self, chunk: Chunk) -> bool:
         return self._can_run(chunk.revision, self._keys()[chunk.layer])
@@ -414,10 +433,7 @@ class DurableEngine(Engine):
         return self._circuits[revision, key]
 
     def _payload(self, chunk: Chunk) -> Payload:
-        if chunk.block_id not in self._blocks:
-            for block in self.ledger.blocks(self.run.id, chunk.layer):
-                self._blocks[block.id] = block
-        frozen = self._blocks[chunk.block_id].rows
+        frozen = self._block_of(chunk).rows
         rows = Rows(frozen.encoder_angles, frozen.ansatz_angles, frozen.pairs)
         slots = frozen.slots[chunk.row_start : chunk.row_stop]
         settings = self.run.settings
@@ -426,8 +442,14 @@ class DurableEngine(Engine):
             wide_values(rows, slots),
             settings["precision"],
             self.shots,
-            self._blocks[chunk.block_id].start,
+            self._block_of(chunk).start,
         )
+
+    def _block_of(self, chunk: Chunk) -> Block:
+        if chunk.block_id not in self._blocks:
+            for block in self.ledger.blocks(self.run.id, chunk.layer):
+                self._blocks[block.id] = block
+        return self._blocks[chunk.block_id]
 
     def _values(
         self, layer: str, spec: LayerSpec, blocks: tuple[Block, ...], start: int, stop: int

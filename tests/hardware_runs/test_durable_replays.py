@@ -302,6 +302,30 @@ def test_qubit_that_is_lost(broken, monkeypatch, placements):
         torch.testing.assert_close(values, script.model(x), atol=0.5, rtol=0)
 
 
+def test_patch_that_is_lost(start, tmp_path, monkeypatch):
+    """Rows were dealt to two patches: with one of them gone nobody can run the rest."""
+    standin = start()
+    rules = Rules(max_in_flight=1, posts_per_minute=100)
+    given = {"rules": rules, "shots": 64, "num_patches": None}
+    backend = standin.service().backend("ibm_lagos")
+    script = Script(tmp_path / "runs.sqlite", backend, Clock(standin), **given)
+    x = images(3)
+    pending(script, "waits at 0", x)
+    ledger, run_id = script.ledger()
+    (blob,) = ledger.revisions(run_id)[-1].blobs.values()
+    found = [placement.patch.qubits for placement in thaw(blob).placements]
+    assert len(found) > 1
+    bad = frozenset(qubit for patch in found[1:] for qubit in patch), frozenset()
+    monkeypatch.setattr(destinations, "faulty", lambda backend: bad)
+    standin.recalibrate()
+    script.backend = standin.service().backend("ibm_lagos")
+    message = rf"Run 'run', 0: a patch .* has 1 good patches now, .* dealt to {len(found)}\."
+    with pytest.raises(EngineError, match=message):
+        script.finish(x)
+    assert len(standin.records()["jobs"]) == 1
+    assert [attempt.state for attempt in ledger.attempts(run_id)] == ["done"]
+
+
 def test_nothing_is_placed_again(broken, logits, placements):
     """Calibrated anew, as devices are every day, and as good as it was."""
     standin, script = broken(queue_seconds=30)
