@@ -89,20 +89,26 @@ class AngleCache:
 
     Args:
         capacity: number of directions that it holds at most.
+        warms: whether new fits start from the nearest direction in it: faster, and their last bits
+            depend on what was fitted before.
 
     Raises:
         ValueError: capacity below 1.
     """
 
-    def __init__(self, capacity: int = 8192) -> None:
+    def __init__(self, capacity: int = 8192, *, warms: bool = True) -> None:
         if capacity < 1:
             raise ValueError(f"capacity must be at least 1, got {capacity!r}.")
-        self.capacity = capacity
+        self.capacity, self.warms = capacity, warms
         self._rows: OrderedDict[_Key, _Row] = OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def __reduce__(self) -> tuple[Callable[[], AngleCache], tuple[()]]:
+        """A copy begins empty: it is a cache."""
+        return partial(AngleCache, self.capacity, warms=self.warms), ()
 
     def get(self, keys: Iterable[_Key]) -> dict[_Key, _Row]:
         """Those of the directions that are here; they are now the ones used last."""
@@ -204,8 +210,8 @@ def encode(directions: Tensor, shape: Brickwall, cache: AngleCache | None = None
     Args:
         directions: (N, C) unit vectors, C <= 2**n; missing channels are zero.
         shape: the gates.
-        cache: directions in it are not fitted again, others start from the nearest in it and are
-            put in.
+        cache: directions in it are not fitted again; others are put in, and start from the nearest
+            in it if it `warms`.
     """
     padded = _checked(directions, shape)
     rows = padded.cpu()
@@ -216,7 +222,7 @@ def encode(directions: Tensor, shape: Brickwall, cache: AngleCache | None = None
     found = {} if cache is None else cache.get(places)
     new = [key for key in places if key not in found]
     wanted = rows[[places[key] for key in new]].to(directions.device)
-    known = None if cache is None else cache.known(shape)
+    known = cache.known(shape) if cache is not None and cache.warms else None
     done = fit(wanted, shape.num_qubits, shape.depth, known=known)
     fitted = zip(new, wanted.cpu(), done.angles.cpu(), done.infidelity.tolist(), strict=True)
     for key, direction, angle_row, infidelity in fitted:

@@ -14,7 +14,7 @@ from qiskit.quantum_info import SparsePauliOp
 from torch import Tensor
 
 from qpc_qiskit.ansatz import Ansatz
-from qpc_qiskit.brickwall import error_bound
+from qpc_qiskit.brickwall import AngleCache, brickwall, error_bound
 from qpc_qiskit.directions import canonical_directions, largest_magnitudes
 from qpc_qiskit.encoder import Encoder, make_encoder
 from qpc_qiskit.engines.base import Engine
@@ -160,6 +160,7 @@ class EstimatorEngine(Engine):
         self._gradients = make_gradients(gradients)
         make_encoder(encoder, 1)  # an unknown name is told now
         self._encoder_name = encoder
+        self._angles = AngleCache(warms=False)  # the same bits whatever was asked for before
         self._absorbs_tail = bool(absorb_tail)
         if type(num_references) is not int or num_references < 0:
             raise ValueError(
@@ -332,7 +333,7 @@ class EstimatorEngine(Engine):
 
     def adopt(self, spec: LayerSpec, prepared: Prepared) -> None:
         """Use a circuit that `prepare` made before, perhaps in another process."""
-        encoder = make_encoder(self._encoder_name, spec.num_qubits)
+        encoder = self._make_encoder(spec.num_qubits)
         self._ready[spec.ansatz] = _Ready(encoder, prepared, None)
 
     def forget(self, spec: LayerSpec) -> None:
@@ -528,6 +529,11 @@ class EstimatorEngine(Engine):
             on_sent=count,
         )
 
+    def _make_encoder(self, num_qubits: int) -> Encoder:
+        if self._encoder_name == "brickwall":
+            return brickwall(num_qubits, cache=self._angles)
+        return make_encoder(self._encoder_name, num_qubits)
+
     def _make_ready(self, spec: LayerSpec) -> _Ready:
         if spec.ansatz not in self._ready:
             if 0 < self._num_references < 2 * spec.num_qubits:
@@ -536,7 +542,7 @@ class EstimatorEngine(Engine):
                     f"{spec.num_qubits} qubits (a largest and a smallest value of each), or 0, got "
                     f"{self._num_references}."
                 )
-            encoder = make_encoder(self._encoder_name, spec.num_qubits)
+            encoder = self._make_encoder(spec.num_qubits)
             template = make_template(encoder, spec.ansatz, absorbs_tail=self._absorbs_tail)
             prepared = self.destination.prepare(template)
             if self.destination.is_transpiled:

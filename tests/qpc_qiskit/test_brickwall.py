@@ -4,6 +4,7 @@ Of 50,000 pixels of these kinds (n = 2 .. 6, and a hundred at n = 7) one fit end
 others within 1e-8.
 """
 
+import copy
 import threading
 
 import numpy as np
@@ -457,3 +458,21 @@ def test_exact_encoders_have_no_infidelity(generator):
 def test_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_cache_that_does_not_warm_gives_the_bits_of_cold_fits():
+    directions = torch.nn.functional.normalize(
+        torch.randn(6, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(3)), dim=1
+    )
+    cold = brickwall(3).encode(directions).angles
+    encoder = brickwall(3, cache=AngleCache(warms=False))
+    encoder.encode(directions[3:] + 1e-3 * torch.eye(8, dtype=torch.float64)[:3])
+    assert torch.equal(encoder.encode(directions[:4]).angles, cold[:4])
+    assert torch.equal(encoder.encode(directions).angles, cold)
+
+
+def test_copies_of_a_cache_begin_empty():
+    cache = AngleCache(7, warms=False)
+    brickwall(2, cache=cache).encode(torch.eye(4, dtype=torch.float64))
+    found = copy.deepcopy(cache)
+    assert (len(cache), len(found), found.capacity, found.warms) == (4, 0, 7, False)
