@@ -24,7 +24,7 @@ from torch import Tensor
 
 from qpc_qiskit.brickwall_fit import Brickwall, Fitter
 from qpc_qiskit.encoder import PARAMETER_NAME, Encoded, Encoder
-from qpc_qiskit.engines.threads import run_in_workers, split_ranges
+from qpc_qiskit.threads import run_in_workers, split_ranges
 
 DEPTHS = {1: 0, 2: 1, 3: 3, 4: 5, 5: 8, 6: 13, 7: 22}
 """Number of qubits -> layers from which on every direction is reached."""

@@ -77,7 +77,8 @@ def test_connection_is_cut_before_a_job_was_accepted(broken, logits):
         script.once(X)
     for _ in range(3):
         script.clock.advance(10)
-        with pytest.raises(ResultsPending, match=r"qpc-[\w-]+: .*may have accepted .* again 60 s later"):
+        message = r"qpc-[\w-]+: .*may have accepted .* again 60 s later"
+        with pytest.raises(ResultsPending, match=message):
             script.once(X)
         ledger, run_id = script.ledger()
         assert len(ledger.attempts(run_id, states=[AttemptState.INTENT])) == 1

@@ -466,7 +466,8 @@ def test_cache_that_does_not_warm_gives_the_bits_of_cold_fits():
     )
     cold = brickwall(3).encode(directions).angles
     encoder = brickwall(3, cache=AngleCache(warms=False))
-    encoder.encode(directions[3:] + 1e-3 * torch.eye(8, dtype=torch.float64)[:3])
+    near = directions[3:] + 1e-3 * torch.eye(8, dtype=torch.float64)[:3]
+    encoder.encode(torch.nn.functional.normalize(near, dim=1))
     assert torch.equal(encoder.encode(directions[:4]).angles, cold[:4])
     assert torch.equal(encoder.encode(directions).angles, cold)
 
