@@ -133,6 +133,7 @@ class DurableEngine(Engine):
         self._pass = _Pass()
         self._circuits: dict[tuple[int, str], Prepared] = {}
         self._is_legal: dict[tuple[int, str], bool] = {}
+        self._layer_keys: dict[str, str] = {}
         self._blocks: dict[int, Block] = {}
 
     def __enter__(self) -> Self:
@@ -375,10 +376,12 @@ class DurableEngine(Engine):
         if self.dispatcher.service.is_local:
             return
         key = circuit_key(spec)
-        keys = self._keys()
-        unsent = self.ledger.chunks(self.run.id, states=[ChunkState.UNSENT])
-        unsent = tuple(chunk for chunk in unsent if keys[chunk.layer] == key)
-        if all(self._may_send(chunk) for chunk in unsent):
+        unsent = [
+            chunk
+            for chunk in self.ledger.chunks(self.run.id, states=[ChunkState.UNSENT])
+            if self._key(chunk.layer) == key
+        ]
+        if all(self._can_run(revision, key) for revision in {c.revision for c in unsent}):
             return
         number = self._revision_with(spec)
         self._check_as_many_patches(unsent, self._thawed(number, key).num_patches)
@@ -402,7 +405,7 @@ class DurableEngine(Engine):
                 )
 
     def _may_send(self, chunk: Chunk) -> bool:
-        return self._can_run(chunk.revision, self._keys()[chunk.layer])
+        return self._can_run(chunk.revision, self._key(chunk.layer))
 
     def _can_run(self, revision: int, key: str, blobs: Mapping[str, bytes] | None = None) -> bool:
         """Whether a frozen circuit is one that the device, as it is now, can run."""
@@ -418,9 +421,12 @@ class DurableEngine(Engine):
                 self._is_legal[revision, key] = False
         return self._is_legal[revision, key]
 
-    def _keys(self) -> dict[str, str]:
-        """Key of each layer's circuit."""
-        return {layer.name: circuit_key(layer.spec) for layer in self.ledger.layers(self.run.id)}
+    def _key(self, layer: str) -> str:
+        """Of a layer's circuit."""
+        if layer not in self._layer_keys:
+            found = self.ledger.layers(self.run.id)
+            self._layer_keys |= {each.name: circuit_key(each.spec) for each in found}
+        return self._layer_keys[layer]
 
     def _thawed(
         self, revision: int, key: str, blobs: Mapping[str, bytes] | None = None
@@ -438,7 +444,7 @@ class DurableEngine(Engine):
         slots = frozen.slots[chunk.row_start : chunk.row_stop]
         settings = self.run.settings
         return Payload(
-            self._thawed(chunk.revision, self._keys()[chunk.layer]),
+            self._thawed(chunk.revision, self._key(chunk.layer)),
             wide_values(rows, slots),
             settings["precision"],
             self.shots,
@@ -482,7 +488,7 @@ class DurableEngine(Engine):
             seconds=None,
             exact=rows.exact if len(rows.exact) else None,
         )
-        key = self._keys()[block.layer]
+        key = self._key(block.layer)
         measured = [
             features(self._thawed(each.chunk.revision, key), each.evs, each.stds, each.shots)
             for each in results
