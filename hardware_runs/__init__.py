@@ -1,8 +1,9 @@
 """Durable runs on IBM Quantum hardware: a forward pass that survives a crash at any line.
 
-`durable` gives an engine for anybody's model (`engine`), which freezes rows in a ledger (`ledger`),
-sends and collects jobs exactly once (`dispatch`) through a service (`services`). `standin` is a
-loopback stand-in of IBM's service for trials and tests.
+`durable` (in `beginning`) gives an engine for anybody's model (`engine`), which freezes rows and
+circuits in a ledger (`ledger`, `circuits`), sends jobs exactly once (`dispatch`) and collects them
+(`collecting`) through a service (`services`). `standin` is a loopback stand-in of IBM's service for
+trials and tests.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hardware_runs.beginning import durable
     from hardware_runs.dispatch import Rules
-    from hardware_runs.engine import DurableEngine, durable
+    from hardware_runs.engine import DurableEngine
 
 __all__ = ["DurableEngine", "Rules", "durable"]
 
 
-_HOME = {"DurableEngine": "engine", "Rules": "dispatch", "durable": "engine"}
+_HOME = {"DurableEngine": "engine", "Rules": "dispatch", "durable": "beginning"}
 
 
 def __getattr__(name: str) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from hardware_runs.dispatch import POSTS_PER_MINUTE
+from qpc_qiskit.economy import PLAIN
 from qpc_qiskit.execution.forecast import SECONDS_PER_JOB
 from qpc_qiskit.execution.opening import AER
 
@@ -37,6 +38,7 @@ def assumptions(plan: RunPlan, estimator: EstimatorEngine, margin: float) -> Ite
             f"Rows of {', '.join(layer.name for layer in plan.layers[1:])} follow from exact "
             "values of the layers before; values of a device differ, so fewer of them merge."
         )
+    yield from _economy(plan)
     if plan.backend == AER:
         if plan.qpu_seconds is not None:
             yield f"The QPU time told is what {plan.noise} itself would take."
@@ -79,6 +81,46 @@ def assumptions(plan: RunPlan, estimator: EstimatorEngine, margin: float) -> Ite
             "simulates it here, in smaller jobs, at no price."
         )
     yield "None of this was verified on a device."
+
+
+def _economy(plan: RunPlan) -> Iterator[str]:
+    """Of short circuits, packing and calibration."""
+    economy, first = plan.economy, plan.layers[0]
+    if economy.encoder != PLAIN.encoder:
+        yield (
+            f"Angles of the {economy.encoder} encoder are fitted on this machine when rows are "
+            "frozen, not for this plan; a pixel that cannot be fitted well enough stops the run "
+            "before anything of its call is sent."
+        )
+    if first.inverts_readout:
+        yield (
+            "Parities are freed of readout errors by the assignment errors that the calibration "
+            "tells of each qubit; what they are when a job runs may differ."
+        )
+    most = max(len(layer.patches) for layer in plan.layers)
+    if most > 1:
+        apart = f"{economy.gap} or more unused qubits apart" if economy.gap else "with no gap"
+        yield (
+            f"Rows run on up to {most} patches at a time, {apart}. Each patch is predicted as if "
+            "it were alone: crosstalk between them is neither in the prediction nor in a "
+            "simulation."
+        )
+    if not economy.references:
+        return
+    share = sum(layer.num_references * layer.num_jobs for layer in plan.layers)
+    yield (
+        f"Every job runs {economy.references} reference rows with known answers on every patch: "
+        f"{share:,} of the {plan.num_executions:,} executions."
+    )
+    if not economy.calibrate:
+        yield "Values stay as measured all the same, as asked for (--no-calibrate)."
+        return
+    yield (
+        "Values are corrected by a line, scale and offset, for each job, patch and qubit. Such a "
+        "linear error model is exact for readout errors of single qubits and for depolarizing "
+        "noise of one strength in all rows, and an approximation for all other noise; a qubit "
+        "whose line is not certain enough stays as measured."
+    )
 
 
 def _mitigation(plan: RunPlan, layer: LayerPlan, resilience: object) -> Iterator[str]:

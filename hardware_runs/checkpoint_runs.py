@@ -18,14 +18,16 @@ from pydantic import ValidationError
 from qiskit.providers import BackendV2
 from torch import Tensor
 
-from hardware_runs.engine import DurableEngine, durable
+from hardware_runs.beginning import durable
+from hardware_runs.engine import DurableEngine
 from hardware_runs.ledger import Ledger, Run
-from hardware_runs.plan import RunPlan, make_plan
+from hardware_runs.plan import RunPlan, make_plan, planning_engine
 from hardware_runs.run_settings import Settings, UsageError, differences
 from hardware_runs.status import noise_of
 from noise_models.spec import parse_noise
 from qpc_qiskit.checkpoint import Record, load
 from qpc_qiskit.data import load_source, unit_images
+from qpc_qiskit.economy import Economy
 from qpc_qiskit.engines import EstimatorEngine
 from qpc_qiskit.errors import (
     BackendError,
@@ -77,6 +79,11 @@ class Work:
     network: ImageClassifier = field(repr=False)
     images: Tensor = field(repr=False)
     labels: Tensor = field(repr=False)
+
+    @property
+    def num_qubits(self) -> int:
+        """Of the widest quantum layer."""
+        return max(layer.spec.num_qubits for layer in quantum_layers(self.network).values())
 
     def batches(self) -> Iterator[Tensor]:
         """The network's arguments, one for each call."""
@@ -216,23 +223,37 @@ def task_of(run: Run) -> Task:
 
 
 def make_run_plan(
-    work: Work, settings: Settings, estimator: EstimatorEngine, *, rate: float | None = None
+    work: Work,
+    settings: Settings,
+    backend: str | BackendV2,
+    *,
+    rate: float | None = None,
+    compare: bool = False,
 ) -> RunPlan:
     """The plan of a run.
 
     Args:
         work: to be done.
         settings: of the run.
-        estimator: from `planning_engine`, with these settings.
+        backend: see `find_backend`.
         rate: price of a second of QPU time.
+        compare: whether other choices are planned beside it.
 
     Raises:
         BackendError: a circuit does not fit on the backend.
+        UsageError: an option does not go with the network.
     """
+    settings = settings.for_qubits(work.num_qubits)
+
+    def open_engine(economy: Economy) -> EstimatorEngine:
+        return planning_engine(backend, **replace(settings, economy=economy).for_engine())
+
     return make_plan(
         work.network,
         work.batches(),
-        estimator,
+        open_engine(settings.economy),
+        economy=settings.economy,
+        compare_with=open_engine if compare else None,
         mode=settings.mode,
         max_qpu_seconds=settings.max_qpu_seconds,
         rate=rate,
@@ -244,7 +265,7 @@ def make_run_plan(
 def brief(plan: RunPlan) -> dict[str, Any]:
     """The totals of a plan, for a log."""
     told = plan.to_dict()
-    left_out = ("layers", "assumptions", "what_if")
+    left_out = ("layers", "assumptions", "what_if", "choices")
     return {name: value for name, value in told.items() if name not in left_out}
 
 
@@ -295,7 +316,9 @@ def begin(
 
     Raises:
         LedgerConflictError: there is a run with this name that was begun with something else.
+        UsageError: an option does not go with the network.
     """
+    settings = settings.for_qubits(work.num_qubits)
     known = ledger.find_run(name)
     if known is not None:
         check_same(known, work, settings)
@@ -369,7 +392,7 @@ def check_same(run: Run, work: Work, settings: Settings) -> None:
         "checkpoint": (begun.checkpoint_sha256[:12], now.checkpoint_sha256[:12]),
     }
     changed = [
-        *differences(run.settings, settings),
+        *differences(run.settings, settings.for_qubits(work.num_qubits)),
         *((name, old, new) for name, (old, new) in pairs.items() if old != new),
     ]
     if changed:

@@ -19,9 +19,10 @@ from pydantic import ValidationError
 from qiskit.providers import BackendV2
 
 from hardware_runs import checkpoint_runs, driving
+from hardware_runs.beginning import set_budget
 from hardware_runs.cancelling import allow_again, give_up, needs_again
 from hardware_runs.checkpoint_runs import BATCH_SIZE, Work
-from hardware_runs.engine import POLL_SECONDS, DurableEngine, set_budget
+from hardware_runs.engine import POLL_SECONDS, DurableEngine
 from hardware_runs.ledger import AttemptState, ChunkState, Ledger, Run
 from hardware_runs.plan import RunPlan, planning_engine
 from hardware_runs.run_settings import (
@@ -32,7 +33,7 @@ from hardware_runs.run_settings import (
     parse_options,
 )
 from hardware_runs.runlog import log, log_path, run_log
-from qpc_qiskit.engines import EstimatorEngine
+from qpc_qiskit.economy import NAMES, flag_of, read_economy
 from qpc_qiskit.errors import BackendError, LedgerConflictError, LedgerError, QPCError
 
 
@@ -82,6 +83,12 @@ def ask(model: Path, **given: Any) -> Asked:
         given["options"] = parse_options(given["options"])
     if given.pop("no_dedupe", False):
         given["dedupe"] = False
+    try:
+        economy = read_economy(given)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    given = {name: value for name, value in given.items() if name not in NAMES}
+    given["economy"] = economy
     ours = {field.name for field in fields(Settings)} & set(given)
     settings = Settings(**{name: given.pop(name) for name in ours})
     check_settings(settings)
@@ -93,24 +100,31 @@ def ask(model: Path, **given: Any) -> Asked:
 
 
 def plan(
-    asked: Asked, *, rate: float | None = None, on_step: Callable[[str], None] = lambda text: None
+    asked: Asked,
+    *,
+    rate: float | None = None,
+    compare: bool = True,
+    on_step: Callable[[str], None] = lambda text: None,
 ) -> RunPlan:
     """What a run would send and cost; nothing is sent.
 
     Args:
         asked: of the run.
         rate: price of a second of QPU time.
+        compare: whether other choices (patches, encoder, references) are planned beside it.
         on_step: told what is going on.
 
     Raises:
         UsageError: unknown backend, or an option that has no effect on it.
     """
-    planner, _ = _planner(asked.settings)
+    backend = _found(asked.settings)
     on_step("Loading the network")
     work = _prepared(asked)
-    on_step("Planning")
+    on_step("Planning, and comparing choices" if compare else "Planning")
     with usage(asked.settings):
-        return checkpoint_runs.make_run_plan(work, asked.settings, planner, rate=rate)
+        return checkpoint_runs.make_run_plan(
+            work, asked.settings, backend, rate=rate, compare=compare
+        )
 
 
 def submit(
@@ -141,9 +155,9 @@ def submit(
     """
     checkpoint_runs.check_name(name)
     settings = asked.settings
-    planner = backend = None
+    backend = None
     if not _is_known(ledger, name):  # one that is needs its backend only for what is not done
-        planner, backend = _planner(settings)
+        backend = _found(settings)
     pace.on_step("Loading the network")
     work = _prepared(asked)
     with Ledger(ledger) as book, run_log(log_path(ledger, name), name):
@@ -152,10 +166,10 @@ def submit(
             checkpoint_runs.check_same(known, work, settings)
             _check_open(book, known, pace)
         elif settings.is_device:
-            assert planner is not None
+            assert backend is not None
             pace.on_step("Planning")
             with usage(settings):
-                found = checkpoint_runs.make_run_plan(work, settings, planner)
+                found = checkpoint_runs.make_run_plan(work, settings, backend)
             on_plan(found)
             settings = _permitted(found, settings, any_time)
         with usage(settings):
@@ -289,11 +303,12 @@ def _is_known(ledger: str, name: str) -> bool:
         return False
 
 
-def _planner(settings: Settings) -> tuple[EstimatorEngine, str | BackendV2]:
-    """An engine that plans, and the backend itself, if it is a device; unknown ones are told."""
+def _found(settings: Settings) -> str | BackendV2:
+    """The backend, itself if it is a device; one that does not take the options is told."""
     with usage(settings):
         found = checkpoint_runs.find_backend(settings)
-        return planning_engine(found, **settings.for_engine()), found
+        planning_engine(found, **settings.for_engine())
+        return found
 
 
 def _prepared(asked: Asked) -> Work:
@@ -320,12 +335,13 @@ def usage(settings: Settings | None = None) -> Iterator[None]:
         raise UsageError(message) from error
     except BackendError as error:
         noise = None if settings is None else settings.noise
-        flag, name = ("--noise", noise) if noise else ("--backend", settings and settings.backend)
+        named = ("--noise", noise) if noise else ("--backend", settings and settings.backend)
+        where, name = ("--patches", named[1]) if "disjoint patches" in str(error) else named
         if settings is None or str(name).startswith("ibm_"):  # right, and the access missing
             raise
-        raise UsageError(f"{flag}: {error}") from error
+        raise UsageError(f"{where}: {error}") from error
     except QPCError:  # some are ValueErrors as well
         raise
     except ValueError as error:  # begins with the name of the argument
-        flagged = re.sub(r"^[a-z_]+\b", lambda found: f"--{found[0].replace('_', '-')}", str(error))
+        flagged = re.sub(r"^[a-z_]+\b", lambda found: flag_of(found[0]), str(error))
         raise UsageError(flagged) from error

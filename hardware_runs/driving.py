@@ -18,6 +18,7 @@ from hardware_runs.ledger import ChunkState
 from hardware_runs.runlog import log
 from hardware_runs.status import noise_of, progress_line
 from qpc_qiskit.connector import use_engine
+from qpc_qiskit.economy import economy_of
 from qpc_qiskit.errors import BudgetError, LedgerConflictError, ResultsPending
 from qpc_qiskit.evaluation import accuracy_interval, compare, predict, score
 from qpc_qiskit.interrupts import StopRequested
@@ -112,6 +113,7 @@ def report(engine: DurableEngine, work: Work, logits: Tensor) -> dict[str, Any]:
         "exact_accuracy": reference.accuracy,
         **asdict(compare(logits, exact)),
         "shots": engine.shots,
+        "economy": economy_of(engine.run.settings["engine_options"]).to_dict(),
         "jobs": sum(attempt.job_id is not None for attempt in attempts),
         "executions": sum(chunk.num_rows for chunk in chunks),
         "predicted_qpu_seconds": _total([chunk.predicted_seconds for chunk in chunks]),

@@ -15,23 +15,16 @@ evaluation mode, and images must come in the same order.
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from inspect import signature
-from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
-from qiskit.providers import BackendV2
-from qiskit_aer import AerSimulator
-from qiskit_aer.noise import NoiseModel
 from torch import Tensor, nn
 
+from hardware_runs.circuits import FrozenCircuits, circuit_key
 from hardware_runs.collecting import Payload
 from hardware_runs.dispatch import Dispatcher, Rules
 from hardware_runs.ledger import (
@@ -45,26 +38,21 @@ from hardware_runs.ledger import (
     Run,
 )
 from hardware_runs.owners import new_owner
-from hardware_runs.services import DeviceService, JobService, LocalService, NoService
+from hardware_runs.passes import Pass
+from hardware_runs.services import JobService
 from hardware_runs.status import progress_line
 from qpc_qiskit.directions import canonical_directions
 from qpc_qiskit.engines import Engine, EstimatorEngine
-from qpc_qiskit.engines.estimator import checked_precision
 from qpc_qiskit.errors import (
     BackendError,
     EngineError,
     JobFailed,
     LedgerConflictError,
-    NotISAError,
     ResultsPending,
 )
-from qpc_qiskit.execution.destinations import check_runs_on
-from qpc_qiskit.execution.frozen import freeze, thaw
 from qpc_qiskit.execution.jobs import check_rows
 from qpc_qiskit.execution.planning import JobPlan
-from qpc_qiskit.execution.prepared import Prepared
 from qpc_qiskit.execution.pubs import (
-    GRID,
     Array,
     Rows,
     by_pixel_and_kernel,
@@ -130,10 +118,11 @@ class DurableEngine(Engine):
             check=check,
             may_send=self._may_send,
         )
-        self._pass = _Pass()
-        self._circuits: dict[tuple[int, str], Prepared] = {}
-        self._is_legal: dict[tuple[int, str], bool] = {}
-        self._layer_keys: dict[str, str] = {}
+        self._pass = Pass()
+        backend = None
+        if isinstance(estimator, EstimatorEngine) and not service.is_local:
+            backend = estimator.destination.backend
+        self._circuits = FrozenCircuits(ledger, run, lambda: self._estimator, backend, clock)
         self._blocks: dict[int, Block] = {}
 
     def __enter__(self) -> Self:
@@ -166,7 +155,7 @@ class DurableEngine(Engine):
 
     def begin_pass(self) -> None:
         """Begin with the first image again."""
-        self._pass = _Pass()
+        self._pass = Pass()
 
     def map(self, model: Callable[[Tensor], Tensor], batches: Iterable[Tensor]) -> list[Tensor]:
         """The model's outputs for all batches, of which as much as possible is sent first.
@@ -192,7 +181,7 @@ class DurableEngine(Engine):
             if not self._wait:
                 raise pending
             self._await_jobs()
-            self._pass = _Pass(positions=dict(begun_at))
+            self._pass = Pass(positions=dict(begun_at))
 
     def _map(
         self, model: Callable[[Tensor], Tensor], batches: Iterable[Tensor]
@@ -281,7 +270,7 @@ class DurableEngine(Engine):
         while gaps := self._gaps(layer, start, stop):
             gap_start, gap_stop = gaps[0]
             part = pixels[gap_start - start : gap_stop - start]
-            revision = self._revision_with(spec)
+            revision = self._circuits.revision_with(spec)
             plan = self._estimator.plan(spec, part, weights)
             check_rows(self._estimator.destination, self._estimator.prepare(spec), plan)
             frozen = FrozenRows(
@@ -350,23 +339,6 @@ class DurableEngine(Engine):
                 "mode. Restore them, or begin a run with another name."
             )
 
-    def _revision_with(self, spec: LayerSpec) -> int:
-        """The newest revision with the layer's circuit, which the estimator has from then on."""
-        key = circuit_key(spec)
-        newest = self.ledger.revisions(self.run.id)[-1]
-        if key in newest.blobs and self._can_run(newest.number, key, newest.blobs):
-            self._estimator.adopt(spec, self._thawed(newest.number, key, newest.blobs))
-            return newest.number
-        again = key in newest.blobs
-        return self._place(spec, f"circuit of {spec.num_qubits} qubits{', placed anew' * again}")
-
-    def _place(self, spec: LayerSpec, reason: str) -> int:
-        """A new revision with the layer's circuit on the best qubits of the device as it is now."""
-        self._estimator.forget(spec)
-        blobs = {circuit_key(spec): freeze(self._estimator.prepare(spec))}
-        made = self.ledger.add_circuits(self.run.id, reason=reason, blobs=blobs, now=self._clock())
-        return made.number
-
     def _place_anew(self, spec: LayerSpec) -> None:
         """Move what is not sent yet, where its circuit can run no more, to a new revision.
 
@@ -379,12 +351,12 @@ class DurableEngine(Engine):
         unsent = [
             chunk
             for chunk in self.ledger.chunks(self.run.id, states=[ChunkState.UNSENT])
-            if self._key(chunk.layer) == key
+            if self._circuits.key(chunk.layer) == key
         ]
-        if all(self._can_run(revision, key) for revision in {c.revision for c in unsent}):
+        if all(self._circuits.can_run(revision, key) for revision in {c.revision for c in unsent}):
             return
-        number = self._revision_with(spec)
-        self._check_as_many_patches(unsent, self._thawed(number, key).num_patches)
+        number = self._circuits.revision_with(spec)
+        self._check_as_many_patches(unsent, self._circuits.thawed(number, key).num_patches)
         self.ledger.move_unsent_chunks(self.run.id, number)
 
     def _check_as_many_patches(self, chunks: Iterable[Chunk], num_patches: int) -> None:
@@ -401,42 +373,11 @@ class DurableEngine(Engine):
                     f"Run {self.run.name!r}, {chunk.layer}: a patch can run the circuit no more. "
                     f"The device has {num_patches} good patches now, and rows that are not sent "
                     f"yet were dealt to {dealt}. What was measured is kept. Begin a run with "
-                    f"another name for the rest, with num_patches={min(num_patches, dealt)}."
+                    f"another name for the rest, on {min(num_patches, dealt)} patches."
                 )
 
     def _may_send(self, chunk: Chunk) -> bool:
-        return self._can_run(chunk.revision, self._key(chunk.layer))
-
-    def _can_run(self, revision: int, key: str, blobs: Mapping[str, bytes] | None = None) -> bool:
-        """Whether a frozen circuit is one that the device, as it is now, can run."""
-        if self.dispatcher.service.is_local or isinstance(self._given_estimator, BackendError):
-            return True
-        if (revision, key) not in self._is_legal:
-            backend = self._estimator.destination.backend
-            assert backend is not None
-            try:
-                check_runs_on(self._thawed(revision, key, blobs).template.circuit, backend)
-                self._is_legal[revision, key] = True
-            except NotISAError:
-                self._is_legal[revision, key] = False
-        return self._is_legal[revision, key]
-
-    def _key(self, layer: str) -> str:
-        """Of a layer's circuit."""
-        if layer not in self._layer_keys:
-            found = self.ledger.layers(self.run.id)
-            self._layer_keys |= {each.name: circuit_key(each.spec) for each in found}
-        return self._layer_keys[layer]
-
-    def _thawed(
-        self, revision: int, key: str, blobs: Mapping[str, bytes] | None = None
-    ) -> Prepared:
-        if (revision, key) not in self._circuits:
-            if blobs is None:
-                revisions = {r.number: r for r in self.ledger.revisions(self.run.id)}
-                blobs = revisions[revision].blobs
-            self._circuits[revision, key] = thaw(blobs[key])
-        return self._circuits[revision, key]
+        return self._circuits.can_run(chunk.revision, self._circuits.key(chunk.layer))
 
     def _payload(self, chunk: Chunk) -> Payload:
         frozen = self._block_of(chunk).rows
@@ -444,7 +385,7 @@ class DurableEngine(Engine):
         slots = frozen.slots[chunk.row_start : chunk.row_stop]
         settings = self.run.settings
         return Payload(
-            self._thawed(chunk.revision, self._key(chunk.layer)),
+            self._circuits.thawed(chunk.revision, self._circuits.key(chunk.layer)),
             wide_values(rows, slots),
             settings["precision"],
             self.shots,
@@ -488,9 +429,11 @@ class DurableEngine(Engine):
             seconds=None,
             exact=rows.exact if len(rows.exact) else None,
         )
-        key = self._key(block.layer)
+        key = self._circuits.key(block.layer)
         measured = [
-            features(self._thawed(each.chunk.revision, key), each.evs, each.stds, each.shots)
+            features(
+                self._circuits.thawed(each.chunk.revision, key), each.evs, each.stds, each.shots
+            )
             for each in results
         ]
         evs, stds = (np.concatenate([each[i] for each in measured]) for i in (0, 1))
@@ -514,57 +457,6 @@ class DurableEngine(Engine):
         return f"{told} {self.dispatcher.problems}".strip()
 
 
-@dataclass
-class _Pass:
-    """How far the network has come in the images."""
-
-    positions: dict[str, int] = field(default_factory=dict)
-    """Pixels that each layer has seen."""
-    called: set[str] = field(default_factory=set)
-    """Layers that the present call of the network has reached."""
-    times: dict[str, int] = field(default_factory=dict)
-    """How often it has reached each."""
-    first: str | None = None
-    """The layer that begins a call."""
-    stalled: set[str] | None = None
-    """Layers whose positions are still known; None: no result was missing yet."""
-    is_mapped: bool = False
-    """Whether it is known where a call begins."""
-    has_asked: bool = False
-    """Whether the service was asked what became of its jobs."""
-
-    def begin_call(self) -> None:
-        """The network is called with the next batch."""
-        self.called.clear()
-        self.times.clear()
-
-    def enter(self, layer: str) -> str:
-        """A layer is reached; its name, with a number if it was reached before in this call.
-
-        Without the number, the pixels of a layer that a network uses twice would be counted in an
-        order that depends on the batch size.
-        """
-        if not self.is_mapped and self.first in (None, layer):
-            self.first = layer
-            self.begin_call()
-        self.times[layer] = self.times.get(layer, 0) + 1
-        if self.is_mapped and self.times[layer] > 1:
-            layer = f"{layer}#{self.times[layer]}"
-        self.called.add(layer)
-        return layer
-
-    def advance(self, layer: str, count: int) -> tuple[int, int]:
-        """Positions of the next pixels of a layer."""
-        start = self.positions.get(layer, 0)
-        self.positions[layer] = start + count
-        return start, start + count
-
-    def stall(self) -> None:
-        """Layers behind the one that waits were not reached: their positions are unknown."""
-        known = self.called if self.stalled is None else self.stalled & self.called
-        self.stalled = set(known)
-
-
 class _LayerEngine(Engine):
     """The view of a durable engine that one layer has."""
 
@@ -578,207 +470,3 @@ class _LayerEngine(Engine):
     def evs(self, spec: LayerSpec, pixels: Tensor, weights: Tensor) -> Tensor:
         """See `DurableEngine.evaluate`."""
         return self._engine.evaluate(self._layer, spec, pixels, weights)
-
-
-def circuit_key(spec: LayerSpec | Any) -> str:
-    """What tells the circuits of layers apart: their ansatz, not their weights or kernels."""
-    told = spec.to_dict() if isinstance(spec, LayerSpec) else dict(spec)
-    kept = {k: v for k, v in told.items() if k not in ("in_channels", "num_kernels", "conventions")}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def durable(
-    ledger: str | Path | Ledger,
-    name: str,
-    backend: str | BackendV2,
-    *,
-    mode: str = "job",
-    shots: int | None = None,
-    precision: float | None = None,
-    resilience: int = 0,
-    options: dict[str, Any] | None = None,
-    max_qpu_seconds: float | None = None,
-    seed: int | None = None,
-    wait: bool = False,
-    rules: Rules | None = None,
-    clock: Callable[[], float] = time.time,
-    sleep: Callable[[float], None] = time.sleep,
-    check: Callable[[], None] = lambda: None,
-    about: dict[str, Any] | None = None,
-    **engine_options: Any,
-) -> DurableEngine:
-    """An engine whose run survives a crash at any line; use it as a context manager.
-
-    Args:
-        ledger: path of an SQLite file, a database URL, or a `Ledger`.
-        name: of the run. An existing run goes on, with the settings that it was begun with. One
-            whose results are all there needs no backend any more.
-        backend: see `EstimatorEngine.from_backend`, as for the arguments that are not told here.
-        mode: job, batch or session.
-        shots: per execution.
-        precision: instead of shots.
-        resilience: IBM's level.
-        options: of IBM's Estimator.
-        max_qpu_seconds: the budget of the run: every job reserves its cap before it is sent. A
-            device of IBM's needs one; math.inf is none. What an existing run was begun with, given
-            again, leaves a budget that was changed meanwhile (see `set_budget`).
-        seed: of simulated shots.
-        wait: wait for results instead of raising `ResultsPending`. `map` sends all batches first.
-        rules: how jobs are sent, instead of the usual rules.
-        clock: seconds since the epoch.
-        sleep: waits for some seconds.
-        check: called before each job is sent or looked at; may raise to stop cleanly.
-        about: JSON that is kept with the run, for whoever goes on with it.
-        engine_options: of `EstimatorEngine` and its `from_backend`; kept with the run.
-
-    Raises:
-        BackendError: unknown backend, or no access to it.
-        EngineError: the run was begun with other settings, or a device was given no budget.
-    """
-    from qpc_qiskit.execution import runtime
-    from qpc_qiskit.execution.service import IBMJobs
-
-    book = ledger if isinstance(ledger, Ledger) else Ledger(ledger)
-    known = book.find_run(name)
-    estimator: EstimatorEngine | BackendError
-    service: JobService
-    try:
-        estimator = EstimatorEngine.from_backend(
-            backend,
-            mode=mode,
-            shots=shots,
-            precision=precision,
-            resilience=resilience,
-            options=options,
-            seed=seed,
-            **engine_options,
-        )
-        device = estimator.destination.backend
-        service = LocalService(estimator.destination)
-        if device is not None and runtime.is_ibm(device):
-            service = DeviceService(IBMJobs(device, runtime.estimator_options(resilience, options)))
-    except BackendError as error:
-        if known is None or not _is_done(book, known):
-            raise
-        estimator, service = error, NoService(error)
-    where = backend if isinstance(backend, str) else backend.name
-    own_noise = (
-        {"noise_model": backend.options.noise_model} if isinstance(backend, AerSimulator) else {}
-    )
-    settings = {
-        "backend": where,
-        "mode": mode,
-        "precision": checked_precision(precision, shots),
-        "resilience": resilience,
-        "options": options or {},
-        "seed": seed,
-        "dedupe_grid": engine_options.get("dedupe_grid", GRID),
-        "engine_options": _kept_options({**engine_options, **own_noise}),
-    }
-    if about is not None:
-        settings["about"] = about
-    is_new = known is None or not book.revisions(known.id)  # its process may have died at once
-    if is_new and not service.is_local and max_qpu_seconds is None:
-        raise EngineError(
-            f"Run {name!r} would send paid jobs to {where}: give max_qpu_seconds, its budget "
-            "(math.inf for none). Nothing was sent."
-        )
-    run = _run(book, name, known, settings, max_qpu_seconds, clock)
-    return DurableEngine(
-        book,
-        run,
-        estimator,
-        service,
-        replace(rules or Rules(), mode=mode),
-        wait=wait,
-        clock=clock,
-        sleep=sleep,
-        seed=seed,
-        check=check,
-    )
-
-
-def set_budget(ledger: Ledger, run: Run, max_qpu_seconds: float, *, now: float) -> None:
-    """Give a run another budget, what it has used before included; math.inf: none."""
-    ledger.set_budget(run.id, _finite(max_qpu_seconds), now=now)
-
-
-def _finite(budget: float | None) -> float | None:
-    return None if budget == math.inf else budget
-
-
-def _is_done(ledger: Ledger, run: Run) -> bool:
-    chunks = ledger.chunks(run.id)
-    return bool(chunks) and all(chunk.state == ChunkState.DONE for chunk in chunks)
-
-
-def _kept_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """What of an engine's options decides its values, as JSON.
-
-    Raises:
-        EngineError: an option that cannot be compared when the run goes on.
-    """
-    kept = {}
-    defaults = {
-        **signature(EstimatorEngine.__init__).parameters,
-        **signature(EstimatorEngine.from_backend).parameters,
-    }
-    for name, value in options.items():
-        if name in ("service", "limits", "dedupe_grid"):
-            continue  # who asks, and how much at a time; the grid is told apart
-        if name in defaults and value == defaults[name].default:
-            continue
-        if isinstance(value, AerSimulator) and value.options.noise_model is not None:
-            value = value.options.noise_model
-        if isinstance(value, NoiseModel):
-            kept[name] = _noise_digest(value)
-        elif isinstance(value, BackendV2):
-            kept[name] = value.name
-        else:
-            try:
-                kept[name] = json.loads(json.dumps(value))
-            except (TypeError, ValueError) as error:
-                raise EngineError(
-                    f"{name}={value!r} cannot be kept with a durable run; give plain values."
-                ) from error
-    return kept
-
-
-def _noise_digest(noise: NoiseModel) -> str:
-    """The same for equal models, whose errors have random ids and come in any order."""
-    told = noise.to_dict(serializable=True)["errors"]
-    errors = [{name: value for name, value in each.items() if name != "id"} for each in told]
-    texts = sorted(json.dumps(each, sort_keys=True) for each in errors)
-    text = json.dumps([sorted(noise.basis_gates), texts])
-    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
-
-
-def _run(
-    ledger: Ledger,
-    name: str,
-    known: Run | None,
-    settings: dict[str, Any],
-    max_qpu_seconds: float | None,
-    clock: Callable[[], float],
-) -> Run:
-    if known is None:
-        try:
-            known = ledger.create_run(name, settings, now=clock())
-        except LedgerConflictError:  # another process has just begun it
-            known = ledger.get_run(name)
-    stored = json.loads(json.dumps(settings))  # as it comes back: tuples are lists
-    changed = [k for k, v in stored.items() if known.settings.get(k) != v]
-    if changed:
-        raise EngineError(
-            f"Run {name!r} was begun with other settings ({', '.join(changed)}). Give the "
-            "same again, or begin a run with another name."
-        )
-    budgets = [revision.max_qpu_seconds for revision in ledger.revisions(known.id)]
-    given = _finite(max_qpu_seconds)
-    if not budgets:  # new, or its process died right here
-        ledger.add_revision(
-            known.id, reason="begun", content={}, max_qpu_seconds=given, now=clock()
-        )
-    elif max_qpu_seconds is not None and given not in (budgets[0], budgets[-1]):
-        ledger.set_budget(known.id, given, now=clock())
-    return known

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,14 +18,26 @@ from qiskit.providers import BackendV2
 from torch import Tensor
 
 from hardware_runs.assumptions import assumptions
+from hardware_runs.comparison import (
+    Call,
+    Choice,
+    OpenEngine,
+    Sent,
+    compared,
+    product_of,
+    sent,
+    total_of,
+)
 from hardware_runs.dispatch import MARGIN, cap_seconds
 from qpc_qiskit.connector import use_engine
+from qpc_qiskit.directions import canonical_directions
+from qpc_qiskit.economy import PLAIN, Economy
 from qpc_qiskit.engines import Engine, EstimatorEngine, ExactEngine
 from qpc_qiskit.errors import BudgetError, EngineError
 from qpc_qiskit.execution.forecast import JobCost
 from qpc_qiskit.execution.opening import AER
-from qpc_qiskit.execution.planning import plan_parts
-from qpc_qiskit.execution.pubs import GRID
+from qpc_qiskit.execution.pubs import GRID, merge_directions
+from qpc_qiskit.execution.tail import absorb_tail
 from qpc_qiskit.spec import LayerSpec
 
 if TYPE_CHECKING:
@@ -45,9 +58,20 @@ class LayerPlan:
     """Of a circuit."""
     num_rows: int
     """Pixels times kernels."""
+    num_unique_rows: int
+    """Left when rows of equal direction are merged."""
     num_executions: int
-    """Rows left when those of equal direction are merged; each is run with all its shots."""
+    """Of circuits, each with all its shots: a row on every patch; reference rows included."""
+    num_references: int
+    """Reference rows that each job runs on every patch."""
     num_jobs: int
+    encoder: str
+    num_absorbed: int | None
+    """Gates at the end of the ansatz that became parities; None: that was not asked for."""
+    num_absorbed_two_qubit: int | None
+    """Of these on two qubits."""
+    inverts_readout: bool
+    """Whether readout errors of parities are taken out by what the calibration tells of them."""
     shots: int | None
     """Asked for, of each execution; None: exact values."""
     shots_per_execution: int
@@ -55,11 +79,15 @@ class LayerPlan:
     shots_per_job: int
     """Executed besides, to calibrate readout."""
     patch: tuple[int, ...] | None
-    """Qubits of the device; None: no device."""
+    """Qubits of the device, of the best patch; None: no device."""
+    patches: tuple[tuple[int, ...], ...]
+    """Qubits of all patches, the best first; a circuit runs a row on each."""
+    fidelities: tuple[float, ...]
+    """Predicted for each patch, readout included."""
     num_two_qubit_gates: int | None
     two_qubit_depth: int | None
     predicted_fidelity: float | None
-    """Of the circuit, readout included."""
+    """Of the circuit on the best patch, readout included."""
     circuit_seconds: float | None
     """Gates and measurement of one shot."""
     reset_seconds: float | None
@@ -104,7 +132,11 @@ class RunPlan:
     """Price of a second, as given."""
     max_qpu_seconds: float | None
     """Budget of the run."""
+    economy: Economy
+    """How circuits are kept short, and how rows share executions."""
     assumptions: tuple[str, ...]
+    choices: tuple[Choice, ...] = ()
+    """The same rows, sent in other ways; empty: not compared, or no device."""
     what_if: tuple[WhatIf, ...] = ()
 
     @property
@@ -130,7 +162,7 @@ class RunPlan:
     @property
     def qpu_seconds(self) -> float | None:
         """Of all layers; None: not known, or no device."""
-        return _sum(layer.qpu_seconds for layer in self.layers)
+        return total_of(layer.qpu_seconds for layer in self.layers)
 
     @property
     def reserved_seconds(self) -> int:
@@ -140,7 +172,7 @@ class RunPlan:
     @property
     def cost(self) -> float | None:
         """In the currency of the rate; None: no rate, or the time is not known."""
-        return _times(self.qpu_seconds, self.rate)
+        return product_of(self.qpu_seconds, self.rate)
 
     @property
     def is_within_budget(self) -> bool | None:
@@ -172,7 +204,17 @@ class RunPlan:
         """Plain values, totals included."""
         totals = ("num_rows", "num_executions", "num_jobs", "shots", "qpu_seconds")
         more = ("reserved_seconds", "cost", "is_within_budget")
-        return asdict(self) | {name: getattr(self, name) for name in (*totals, *more)}
+        return (
+            asdict(self)
+            | {name: getattr(self, name) for name in (*totals, *more)}
+            | {
+                "economy": self.economy.to_dict(),
+                "choices": [
+                    asdict(choice) | {"economy": choice.economy.to_dict()}
+                    for choice in self.choices
+                ],
+            }
+        )
 
 
 def planning_engine(
@@ -185,6 +227,9 @@ def planning_engine(
     noise_model: NoiseModel | str | None = None,
     options: dict[str, Any] | None = None,
     dedupe_grid: float | None = GRID,
+    num_patches: int | None = 1,
+    gap: int = 0,
+    **engine_options: Any,
 ) -> EstimatorEngine:
     """An engine that plans as for the device itself; it must not send.
 
@@ -199,12 +244,16 @@ def planning_engine(
         noise_model: on aer.
         options: of what runs the circuits.
         dedupe_grid: on which equal directions are merged; None: they are not.
+        num_patches: of a device; None: as many as are good enough.
+        gap: unused qubits between two patches, at least.
+        engine_options: `encoder`, `absorb_tail`, `num_references`, `calibrate`.
 
     Raises:
         BackendError: unknown backend, or no access to it.
         ValueError: an argument that is wrong, or has no effect on this backend.
     """
     from qpc_qiskit.execution import runtime
+    from qpc_qiskit.execution.destinations import Packing
 
     asked = EstimatorEngine.from_backend(
         backend,
@@ -215,14 +264,25 @@ def planning_engine(
         noise_model=noise_model,
         options=options,
         dedupe_grid=dedupe_grid,
+        num_patches=num_patches,
+        gap=gap,
+        **engine_options,
     )
     if backend == AER or asked.precision == 0:
         return asked
     found = runtime.find_backend(backend) if isinstance(backend, str) else backend
     if not runtime.is_fake(found):
         return asked
-    twin = runtime.device(found, mode=mode, resilience=resilience, options=options)
-    return EstimatorEngine(precision=asked.precision, dedupe_grid=dedupe_grid, _destination=twin)
+    twin = runtime.device(
+        found,
+        mode=mode,
+        resilience=resilience,
+        options=options,
+        packing=Packing(num_patches=num_patches, gap=gap),
+    )
+    return EstimatorEngine(
+        precision=asked.precision, dedupe_grid=dedupe_grid, **engine_options, _destination=twin
+    )
 
 
 def make_plan(
@@ -236,6 +296,8 @@ def make_plan(
     margin: float = MARGIN,
     batch_size: int | None = None,
     noise: str | None = None,
+    economy: Economy = PLAIN,
+    compare_with: OpenEngine | None = None,
 ) -> RunPlan:
     """Plan a forward pass of a model.
 
@@ -249,12 +311,15 @@ def make_plan(
         margin: a job is ended by the service after this many times its forecast.
         batch_size: images per call of a longer run; None: of the largest batch.
         noise: on aer, in a word.
+        economy: with which the estimator was made.
+        compare_with: makes estimators with another economy, to compare what they would send; None:
+            nothing is compared.
 
     Raises:
         BackendError: a circuit does not fit on the backend.
         EngineError: there are no images, or one row exceeds what a job may hold.
     """
-    planner = _Planner(estimator, margin)
+    planner = _Planner(estimator, economy, margin)
     num_images, largest = 0, 0
     with torch.no_grad(), use_engine(model, planner):
         for batch in batches:
@@ -275,29 +340,34 @@ def make_plan(
         layers=layers,
         rate=rate,
         max_qpu_seconds=max_qpu_seconds,
+        economy=economy,
         assumptions=(),
     )
-    jobs_of = {call.layer.name: call.jobs_of for call in calls}
+    sent_of = {call.layer.name: call.sent_of for call in calls}
+    choices: tuple[Choice, ...] = ()
+    if compare_with is not None and layers[0].patch is not None:
+        same = [Call(c.layer.name, c.spec, c.layer.num_unique_rows) for c in calls]
+        choices = compared(same, economy, estimator, compare_with, rate)
     return replace(
         plan,
         assumptions=tuple(assumptions(plan, estimator, margin)),
-        what_if=what_if(plan, jobs_of),
+        choices=choices,
+        what_if=what_if(plan, sent_of),
     )
 
 
-JobsOf = Callable[[int, int], tuple[int, float | None]]
-"""Executions, shots -> jobs and predicted QPU seconds, of one call of a layer."""
+SentOf = Callable[[int, int], Sent]
+"""Rows, shots -> what one call of a layer sends."""
 
 
-def what_if(plan: RunPlan, jobs_of: dict[str, JobsOf]) -> tuple[WhatIf, ...]:
+def what_if(plan: RunPlan, sent_of: dict[str, SentOf]) -> tuple[WhatIf, ...]:
     """The run with a quarter and four times the images and shots, and with pooled positions.
 
-    Executions are scaled from the plan, so that they are what this plan's images would give on
-    average.
+    Rows are scaled from the plan, so that they are what this plan's images would give on average.
 
     Args:
         plan: whose numbers are scaled.
-        jobs_of: by name of the layer.
+        sent_of: by name of the layer.
     """
     if plan.shots is None or plan.qpu_seconds is None:
         return ()
@@ -306,7 +376,7 @@ def what_if(plan: RunPlan, jobs_of: dict[str, JobsOf]) -> tuple[WhatIf, ...]:
     positions = [layer.num_pixels / plan.num_images for layer in plan.layers]
     poolings = (1, 2) if all(p >= 4 for p in positions) else (1,)
     return tuple(
-        _scaled(plan, jobs_of, num_images, num_shots, pooling)
+        _scaled(plan, sent_of, num_images, num_shots, pooling)
         for num_images in images
         for num_shots in shots
         for pooling in poolings
@@ -314,30 +384,29 @@ def what_if(plan: RunPlan, jobs_of: dict[str, JobsOf]) -> tuple[WhatIf, ...]:
 
 
 def _scaled(
-    plan: RunPlan, jobs_of: dict[str, JobsOf], num_images: int, shots: int, pooling: int
+    plan: RunPlan, sent_of: dict[str, SentOf], num_images: int, shots: int, pooling: int
 ) -> WhatIf:
     full, rest = divmod(num_images, plan.batch_size)
     executions = jobs = 0
     seconds: list[float | None] = []
     for layer in plan.layers:
-        each = layer.num_executions / plan.num_images / pooling**2
+        each = layer.num_unique_rows / plan.num_images / pooling**2
         for num_calls, size in ((full, plan.batch_size), (1, rest)):
             if not num_calls or not size:
                 continue
-            per_call = math.ceil(each * size)
-            num_jobs, predicted = jobs_of[layer.name](per_call, shots)
-            executions += num_calls * per_call
-            jobs += num_calls * num_jobs
-            seconds.append(_times(predicted, num_calls))
-    total = _sum(seconds)
+            found = sent_of[layer.name](math.ceil(each * size), shots)
+            executions += num_calls * found.num_executions
+            jobs += num_calls * found.num_jobs
+            seconds.append(product_of(found.qpu_seconds, num_calls))
+    predicted = total_of(seconds)
     return WhatIf(
         num_images=num_images,
         shots=shots,
         pooling=pooling,
         num_executions=executions,
         num_jobs=jobs,
-        qpu_seconds=total,
-        cost=_times(total, plan.rate),
+        qpu_seconds=predicted,
+        cost=product_of(predicted, plan.rate),
     )
 
 
@@ -346,7 +415,8 @@ class _Call:
     """One call of a layer."""
 
     layer: LayerPlan
-    jobs_of: JobsOf
+    spec: LayerSpec
+    sent_of: SentOf
 
 
 class _Planner(Engine):
@@ -355,9 +425,9 @@ class _Planner(Engine):
     name = "plan"
     has_gradients = False
 
-    def __init__(self, estimator: EstimatorEngine, margin: float) -> None:
+    def __init__(self, estimator: EstimatorEngine, economy: Economy, margin: float) -> None:
         super().__init__()
-        self.estimator, self.margin = estimator, margin
+        self.estimator, self.economy, self.margin = estimator, economy, margin
         self.calls: list[_Call] = []
 
     def for_layer(self, name: str) -> Engine:
@@ -378,36 +448,42 @@ class _LayerPlanner(Engine):
 
     def evs(self, spec: LayerSpec, pixels: Tensor, weights: Tensor) -> Tensor:
         if len(pixels):
-            call = _planned(self._planner, self._layer, spec, pixels, weights)
+            call = _planned(self._planner, self._layer, spec, pixels)
             self._planner.calls.append(call)
         return self._exact.evs(spec, pixels, weights)
 
 
-def _planned(
-    planner: _Planner, name: str, spec: LayerSpec, pixels: Tensor, weights: Tensor
-) -> _Call:
-    """As the durable engine does: in float64 on the host."""
-    estimator = planner.estimator
-    destination = estimator.destination
-    rows, kernels = (a.detach().cpu().to(torch.float64) for a in (pixels, weights))
-    plan = estimator.plan(spec, rows, kernels)
+def _planned(planner: _Planner, name: str, spec: LayerSpec, pixels: Tensor) -> _Call:
+    """As the durable engine does, up to the angles: how a row is encoded changes no number here."""
+    estimator, economy = planner.estimator, planner.economy
     prepared = estimator.prepare(spec)
     shots = estimator.shots
-    cost: JobCost = destination.cost(prepared, shots or 0)
+    cost: JobCost = estimator.destination.cost(prepared, shots or 0)
     placement, times = prepared.placement, prepared.times
-    seconds = plan.seconds
+    num_rows = _num_unique_pixels(pixels, estimator.dedupe_grid) * spec.num_kernels
+    send = partial(sent, estimator.destination, prepared, estimator.num_references)
+    found = send(num_rows, shots or 0)
+    tail = absorb_tail(spec.ansatz.template) if economy.absorb_tail else None
     layer = LayerPlan(
         name=name,
         num_pixels=len(pixels),
         num_kernels=spec.num_kernels,
         num_qubits=spec.num_qubits,
-        num_rows=len(plan.which),
-        num_executions=len(plan.slots),
-        num_jobs=len(plan.parts),
+        num_rows=len(pixels) * spec.num_kernels,
+        num_unique_rows=num_rows,
+        num_executions=found.num_executions,
+        num_references=estimator.num_references,
+        num_jobs=found.num_jobs,
+        encoder=economy.encoder,
+        num_absorbed=None if tail is None else tail.num_absorbed,
+        num_absorbed_two_qubit=None if tail is None else tail.num_absorbed_two_qubit,
+        inverts_readout=bool(prepared.inversions),
         shots=shots,
         shots_per_execution=cost.shots_per_row,
         shots_per_job=cost.shots_per_job,
         patch=None if placement is None else placement.patch.qubits,
+        patches=tuple(each.patch.qubits for each in prepared.placements),
+        fidelities=tuple(each.patch.fidelity for each in prepared.placements),
         num_two_qubit_gates=None if placement is None else placement.num_two_qubit_gates,
         two_qubit_depth=None if placement is None else placement.two_qubit_depth,
         predicted_fidelity=None if placement is None else placement.patch.fidelity,
@@ -415,41 +491,31 @@ def _planned(
         reset_seconds=None if times is None else times.reset,
         rep_delay_seconds=None if times is None else times.rep_delay,
         seconds_per_shot=cost.seconds_per_shot,
-        qpu_seconds=plan.total_seconds,
-        reserved_seconds=sum(cap_seconds(each, planner.margin) for each in seconds or ()),
+        qpu_seconds=found.qpu_seconds,
+        reserved_seconds=sum(cap_seconds(each, planner.margin) for each in found.seconds or ()),
     )
-    columns = plan.rows.num_columns
-
-    def jobs_of(num_rows: int, shots: int) -> tuple[int, float | None]:
-        other = destination.cost(prepared, shots)
-        parts, told = plan_parts(
-            num_rows,
-            columns,
-            limits=destination.limits,
-            cost=other,
-            bytes_per_shot=prepared.template.circuit.num_qubits * destination.keeps_shots,
-            num_patches=prepared.num_patches,
-            num_references=estimator.num_references,
-        )
-        return len(parts), None if told is None else sum(told)
-
-    return _Call(layer, jobs_of)
+    return _Call(layer, spec, send)
 
 
-_ADDED = ("num_pixels", "num_rows", "num_executions", "num_jobs", "reserved_seconds")
+def _num_unique_pixels(pixels: Tensor, grid: float | None) -> int:
+    """Pixels left when those of equal direction are merged, in float64 on the host."""
+    if grid is None:
+        return len(pixels)
+    directions = canonical_directions(pixels.detach().cpu().to(torch.float64)).numpy()
+    return len(merge_directions(directions, grid)[0])
+
+
+_ADDED = (
+    "num_pixels",
+    "num_rows",
+    "num_unique_rows",
+    "num_executions",
+    "num_jobs",
+    "reserved_seconds",
+)
 
 
 def _summed(calls: Sequence[LayerPlan]) -> LayerPlan:
     """All calls of one layer."""
     sums = {name: sum(getattr(call, name) for call in calls) for name in _ADDED}
-    return replace(calls[0], **sums, qpu_seconds=_sum(call.qpu_seconds for call in calls))
-
-
-def _sum(values: Iterable[float | None]) -> float | None:
-    told = list(values)
-    known = [value for value in told if value is not None]
-    return math.fsum(known) if len(known) == len(told) else None
-
-
-def _times(value: float | None, factor: float | None) -> float | None:
-    return None if value is None or factor is None else value * factor
+    return replace(calls[0], **sums, qpu_seconds=total_of(call.qpu_seconds for call in calls))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hardware_runs.status import noise_of
 from noise_models.spec import parse_noise
+from qpc_qiskit.economy import PLAIN, Economy, economy_of, economy_problems
 from qpc_qiskit.engines.estimator import checked_precision
 from qpc_qiskit.execution.opening import AER, MODES
 from qpc_qiskit.execution.pubs import shots_of
@@ -37,6 +38,8 @@ class Settings:
     """Of what runs the circuits."""
     dedupe: bool = True
     """Whether pixels of equal direction are run once."""
+    economy: Economy = PLAIN
+    """How circuits are kept short, and how rows share executions."""
     seed: int | None = None
     max_qpu_seconds: float | None = None
 
@@ -68,7 +71,18 @@ class Settings:
             given["noise_model"] = parse_noise(self.noise)
         if not self.dedupe:
             given["dedupe_grid"] = None
-        return given
+        return given | self.economy.for_engine()
+
+    def for_qubits(self, num_qubits: int) -> Settings:
+        """The same with the reference rows counted; see `Economy.for_qubits`.
+
+        Raises:
+            UsageError: an option does not go with so many qubits.
+        """
+        try:
+            return replace(self, economy=self.economy.for_qubits(num_qubits))
+        except ValueError as error:
+            raise UsageError(str(error)) from error
 
 
 def check_settings(settings: Settings) -> None:
@@ -122,6 +136,10 @@ def check_settings(settings: Settings) -> None:
     for is_wrong, message in problems:
         if is_wrong:
             raise UsageError(message)
+    for message in economy_problems(
+        settings.economy, backend=backend, noise=settings.noise, is_exact=settings.is_exact
+    ):
+        raise UsageError(message)
 
 
 def budget_problem(budget: float | None) -> str:
@@ -153,7 +171,7 @@ def differences(
 
     Args:
         run_settings: of the ledger.
-        settings: of now.
+        settings: of now, its reference rows counted.
     """
     then = run_settings["precision"]
     now = checked_precision(settings.precision, settings.shots)
@@ -162,6 +180,9 @@ def differences(
             yield "shots", _shots(then), _shots(now)
         else:
             yield "precision", then, now
+    begun, asked = (
+        each.to_dict() for each in (economy_of(run_settings["engine_options"]), settings.economy)
+    )
     pairs = {
         "backend": (run_settings["backend"], settings.backend),
         "mode": (run_settings["mode"], settings.mode),
@@ -170,6 +191,12 @@ def differences(
         "options": (run_settings["options"] or None, settings.options or None),
         "no-dedupe": (run_settings["dedupe_grid"] is None, not settings.dedupe),
         "seed": (run_settings["seed"], settings.seed),
+        **{
+            name.replace("_", "-"): (begun[name], asked[name])
+            for name in begun
+            if name != "calibrate"
+        },
+        "no-calibrate": (not begun["calibrate"], not asked["calibrate"]),
     }
     for name, (old, new) in pairs.items():
         if old != new:

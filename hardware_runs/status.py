@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from hardware_runs.ledger import Attempt, AttemptState, Chunk, ChunkState, Ledger, Run
+from qpc_qiskit.economy import Economy, economy_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +76,8 @@ class RunStatus:
     """Of what runs the circuits."""
     dedupe: bool
     """Whether pixels of equal direction are run once."""
+    economy: Economy
+    """How circuits are kept short, and how rows share executions."""
     cancel_reason: str | None
     layers: tuple[LayerStatus, ...]
     jobs: tuple[JobRecord, ...]
@@ -89,7 +92,7 @@ class RunStatus:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
-        return asdict(self)
+        return asdict(self) | {"economy": self.economy.to_dict()}
 
 
 def run_status(ledger: Ledger, run: Run) -> RunStatus:
@@ -129,6 +132,7 @@ def run_status(ledger: Ledger, run: Run) -> RunStatus:
         noise=noise_of(given),
         options=given.get("options") or {},
         dedupe=given.get("dedupe_grid", "") is not None,
+        economy=economy_of(given.get("engine_options", {})),
         cancel_reason=run.cancel_reason,
         layers=layers,
         jobs=jobs,

@@ -14,7 +14,15 @@ import typer
 from pydantic import BaseModel
 
 from qpc_qiskit import __version__
-from qpc_qiskit.cli_run import run_app
+from qpc_qiskit.cli_run import (
+    AbsorbTail,
+    Encoder,
+    Gap,
+    NoCalibrate,
+    Patches,
+    References,
+    run_app,
+)
 from qpc_qiskit.cli_support import (
     EXIT_CODES,
     USAGE_ERROR,
@@ -24,12 +32,14 @@ from qpc_qiskit.cli_support import (
     device_table,
     device_text,
     fail,
+    fitting_economy,
     option_from,
     patch_text,
     reported,
     say,
     usage_errors,
 )
+from qpc_qiskit.economy import NAMES, Economy
 from qpc_qiskit.options import DataSource, NetConfig, TrainConfig
 
 if TYPE_CHECKING:
@@ -278,6 +288,12 @@ def evaluate(
     no_dedupe: Annotated[
         bool, _estimator("--no-dedupe", help="Run pixels of equal direction each on its own.")
     ] = False,
+    encoder: Encoder = None,
+    absorb_tail: AbsorbTail = False,
+    patches: Patches = None,
+    gap: Gap = None,
+    references: References = None,
+    no_calibrate: NoCalibrate = False,
     max_qpu_seconds: Annotated[
         float | None,
         _estimator(help="Send nothing if all jobs are predicted to take longer."),
@@ -300,6 +316,9 @@ def evaluate(
       qpc evaluate runs/digits --engine estimator --noise depolarizing:0.01 --images 64
 
       qpc evaluate runs/digits --engine estimator --backend fake_torino --shots 1024 --images 16
+
+      qpc evaluate runs/digits --engine estimator --backend fake_torino --shots 1024 --images 16
+        --patches 4 --encoder brickwall --absorb-tail --references auto
     """
     given: dict[str, Any] = {
         "backend": backend,
@@ -310,6 +329,12 @@ def evaluate(
         "mode": mode,
         "seed": seed,
         "no_dedupe": no_dedupe or None,
+        "encoder": encoder,
+        "absorb_tail": absorb_tail or None,
+        "patches": patches,
+        "gap": gap,
+        "references": references,
+        "no_calibrate": no_calibrate or None,
         "max_qpu_seconds": max_qpu_seconds,
         "yes": yes or None,
     }
@@ -322,7 +347,7 @@ def evaluate(
         if engine not in ENGINES:
             expected = ", ".join(ENGINES)
             fail(f"Unknown engine {engine!r}; expected one of {expected}.", USAGE_ERROR)
-        check_estimator_options(engine, given)
+        economy = check_estimator_options(engine, given)
         network, record = load(model)
         if engine != "exact" and not quantum_layers(network):
             fail(f"{model} has no quantum layer, so --engine {engine} has no effect.", USAGE_ERROR)
@@ -335,10 +360,14 @@ def evaluate(
             fail(f"{model} does not say which data it is for; give --data.", USAGE_ERROR)
         with usage_errors(FLAGS):
             data_source = DataSource(**source)
-        chosen = _open_estimator(given) if engine == "estimator" else None
+        chosen = None
+        if engine == "estimator":
+            economy = fitting_economy(economy, quantum_layers(network).values())
+            chosen = _open_estimator(given, economy)
         if batch_size is None:
             batch_size = 4 if _is_slow(given) else 64
-        _evaluate(network, record, data_source, chosen, given, images, batch_size, as_json)
+        asked = (given, economy)
+        _evaluate(network, record, data_source, chosen, asked, images, batch_size, as_json)
 
 
 def _is_ibm(given: Mapping[str, Any]) -> bool:
@@ -351,7 +380,7 @@ def _is_slow(given: Mapping[str, Any]) -> bool:
     return is_fake or "noise" in given or bool(given.get("resilience") and not _is_ibm(given))
 
 
-def _open_estimator(given: Mapping[str, Any]) -> "EstimatorEngine":
+def _open_estimator(given: Mapping[str, Any], economy: Economy) -> "EstimatorEngine":
     """The engine of the options that were given."""
     from noise_models.spec import parse_noise
     from qpc_qiskit.engines import EstimatorEngine
@@ -360,8 +389,8 @@ def _open_estimator(given: Mapping[str, Any]) -> "EstimatorEngine":
     options = {
         name: value
         for name, value in given.items()
-        if name not in ("backend", "noise", "no_dedupe", "yes")
-    }
+        if name not in ("backend", "noise", "no_dedupe", "yes", *NAMES)
+    } | economy.for_engine()
     if "no_dedupe" in given:
         options["dedupe_grid"] = None
     if "noise" in given:
@@ -379,7 +408,7 @@ def _evaluate(
     record: "Record",
     source: DataSource,
     engine: "EstimatorEngine | None",
-    given: Mapping[str, Any],
+    asked: tuple[Mapping[str, Any], Economy],
     num_images: int | None,
     batch_size: int,
     as_json: bool,
@@ -390,6 +419,7 @@ def _evaluate(
     from qpc_qiskit.nets import check_data
     from qpc_qiskit.progress import ImageProgress, busy
 
+    given, economy = asked
     with busy(f"Loading {source.name}"):
         data = load_source(source)
     check_data(network.config, data)
@@ -433,6 +463,7 @@ def _evaluate(
         result |= asdict(difference) | {
             "exact_accuracy": score(exact, labels, loss).accuracy,
             "options": dict(given),
+            "economy": economy.to_dict(),
             **usage.to_dict(engine),
             "last_report": engine.last_report.to_dict() if engine.last_report else None,
         }

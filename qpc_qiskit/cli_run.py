@@ -48,6 +48,11 @@ def _sent(*flags: str, **options: Any) -> Any:
     return typer.Option(*flags, rich_help_panel=panel, show_default=False, **options)
 
 
+def _saving(*flags: str, **options: Any) -> Any:
+    panel = "Saving QPU time"
+    return typer.Option(*flags, rich_help_panel=panel, show_default=False, **options)
+
+
 Model = Annotated[
     Path, typer.Argument(help="Folder of a finished training run (model.json, model.safetensors).")
 ]
@@ -98,6 +103,44 @@ NoDedupe = Annotated[
     bool, _sent("--no-dedupe", help="Run pixels of equal direction each on its own.")
 ]
 Seed = Annotated[int | None, _sent(min=0, help="Of shots and twirls; not for a real device.")]
+Encoder = Annotated[
+    str | None,
+    _saving(
+        metavar="multiplexor|brickwall",
+        help="How a pixel is encoded: exactly, or with far fewer gates and fitted angles. "
+        "(default multiplexor)",
+    ),
+]
+AbsorbTail = Annotated[
+    bool,
+    _saving(
+        "--absorb-tail",
+        help="Measure parities instead of running the end of the ansatz, where that is the same.",
+    ),
+]
+Patches = Annotated[
+    str | None,
+    _saving(
+        metavar="N|all",
+        help="Patches of the device on which rows run at a time; all: as many as are good enough. "
+        "(default 1)",
+    ),
+]
+Gap = Annotated[
+    int | None, _saving(min=0, help="Unused qubits between two patches, at least. (default 0)")
+]
+References = Annotated[
+    str | None,
+    _saving(
+        metavar="N|auto",
+        help="Rows with known answers in every job, by which values are calibrated; auto: two for "
+        "each qubit of the widest layer. (default 0)",
+    ),
+]
+NoCalibrate = Annotated[
+    bool,
+    _saving("--no-calibrate", help="Run the reference rows, and leave values as measured."),
+]
 BatchSize = Annotated[
     int | None,
     _sent(min=1, help="Images per call of the network; a job has rows of one call. (default 64)"),
@@ -132,11 +175,25 @@ def plan(
     resilience: Resilience = None,
     options: Options = None,
     no_dedupe: NoDedupe = False,
+    encoder: Encoder = None,
+    absorb_tail: AbsorbTail = False,
+    patches: Patches = None,
+    gap: Gap = None,
+    references: References = None,
+    no_calibrate: NoCalibrate = False,
     batch_size: BatchSize = None,
     max_qpu_seconds: Budget = None,
     rate: Annotated[
         float | None, typer.Option(min=0, help="Price of a second of QPU time, in dollars.")
     ] = None,
+    compare: Annotated[
+        bool,
+        typer.Option(
+            "--compare/--no-compare",
+            help="Also tell what other choices would cost; the first time on a device it takes "
+            "some seconds.",
+        ),
+    ] = True,
     as_json: AsJson = False,
     data: Data = None,
     data_dir: DataDir = None,
@@ -144,14 +201,18 @@ def plan(
     """Say what a run would send and cost, and send nothing.
 
     Rows, jobs, shots, QPU time and money, with what the prediction stands on, and what other
-    numbers would cost. A snapshot needs no account: the plan is for the device that it is of.
+    choices and numbers would cost. A snapshot needs no account: the plan is for the device that it
+    is of.
 
     For instance:
 
       qpc run plan runs/digits --backend fake_fez --images 32 --shots 1024 --rate 1.6
+
+      qpc run plan runs/digits --backend fake_fez --images 32 --shots 1024 --patches all
+        --encoder brickwall --absorb-tail --references auto
     """
     given = locals()
-    names = ("rate", "as_json")
+    names = ("rate", "compare", "as_json")
     with _reported():
         from hardware_runs import commands
         from qpc_qiskit.progress import spinner
@@ -161,7 +222,7 @@ def plan(
             fail("--rate has no effect on aer, which is no device; leave it out.", USAGE_ERROR)
         asked = commands.ask(**{k: value for k, value in given.items() if k not in names})
         with spinner("Finding the backend") as show:
-            found = commands.plan(asked, rate=rate, on_step=show)
+            found = commands.plan(asked, rate=rate, compare=compare, on_step=show)
         say(as_json, found.to_dict(), plan_text(found))
 
 
@@ -178,6 +239,12 @@ def submit(
     resilience: Resilience = None,
     options: Options = None,
     no_dedupe: NoDedupe = False,
+    encoder: Encoder = None,
+    absorb_tail: AbsorbTail = False,
+    patches: Patches = None,
+    gap: Gap = None,
+    references: References = None,
+    no_calibrate: NoCalibrate = False,
     seed: Seed = None,
     batch_size: BatchSize = None,
     max_qpu_seconds: Budget = None,

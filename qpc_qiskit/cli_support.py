@@ -1,9 +1,11 @@
 """What the commands of `qpc` share: options from fields, one-line errors, exit codes."""
 
 import json
+import math
 import os
 import re
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast, get_args, get_or
 import typer
 from pydantic import BaseModel, ValidationError
 
+from qpc_qiskit.economy import PLAIN, Economy, economy_problems, flag_of, read_economy
 from qpc_qiskit.errors import BackendError, QPCError
 
 if TYPE_CHECKING:
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 
     from qpc_qiskit.engines import EstimatorEngine, EstimatorReport
     from qpc_qiskit.execution.survey import DeviceSummary, PatchSummary
+    from qpc_qiskit.layer import QuantumPointwiseConv2d
     from qpc_qiskit.nets import ImageClassifier
 
 RUNTIME_ERROR, USAGE_ERROR, PENDING, INTERRUPTED = 1, 2, 75, 130
@@ -49,7 +53,16 @@ def option_from(model: type[BaseModel], name: str, *flags: str, panel: str) -> A
 
 def say(as_json: bool, result: dict[str, Any], text: str) -> None:
     """Print a result to stdout, as JSON or as text."""
-    typer.echo(json.dumps(result, indent=2) if as_json else text)
+    typer.echo(json.dumps(_told(result), indent=2, allow_nan=False) if as_json else text)
+
+
+def _told(value: Any) -> Any:
+    """A value for JSON, which has no NaN: what is not known is null."""
+    if isinstance(value, Mapping):
+        return {key: _told(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_told(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def fail(message: str, code: int) -> NoReturn:
@@ -107,21 +120,28 @@ def backend_errors(flag: str, name: str) -> Iterator[None]:
             raise
         fail(f"{flag}: {error}" if flag else str(error), USAGE_ERROR)
     except ValueError as error:  # begins with the name of the argument
-        fail(re.sub(r"^[a-z_]+(?=\b)", lambda found: _flag(found[0]), str(error)), USAGE_ERROR)
+        fail(re.sub(r"^[a-z_]+(?=\b)", lambda found: flag_of(found[0]), str(error)), USAGE_ERROR)
 
 
-def check_estimator_options(engine: str, given: Mapping[str, Any]) -> None:
+def check_estimator_options(engine: str, given: Mapping[str, Any]) -> Economy:
     """Refuse options of the estimator that contradict each other or have no effect.
 
     Args:
         engine: that was chosen.
         given: options by name, only those that were given.
+
+    Returns:
+        Those that save QPU time.
     """
     if engine != "estimator":
         for name in given:
             why = f"belongs to --engine estimator; it has no effect with --engine {engine}."
-            fail(f"{_flag(name)} {why}", USAGE_ERROR)
-        return
+            fail(f"{flag_of(name)} {why}", USAGE_ERROR)
+        return PLAIN
+    try:
+        economy = read_economy(given)
+    except ValueError as error:
+        fail(str(error), USAGE_ERROR)
     backend, noise = given.get("backend", "aer"), str(given.get("noise", ""))
     precision, mode, costs = (given.get(name) for name in ("precision", "mode", "max_qpu_seconds"))
     has_shots = backend != "aer" or bool(given.get("resilience")) or "shots" in given
@@ -165,6 +185,24 @@ def check_estimator_options(engine: str, given: Mapping[str, Any]) -> None:
     for is_wrong, message in problems:
         if is_wrong:
             fail(message, USAGE_ERROR)
+    for message in economy_problems(
+        economy, backend=backend, noise=noise or None, is_exact=is_exact
+    ):
+        fail(message, USAGE_ERROR)
+    return economy
+
+
+def fitting_economy(economy: Economy, layers: "Iterable[QuantumPointwiseConv2d]") -> Economy:
+    """The options that save QPU time with the references counted; leave if they do not fit.
+
+    Args:
+        economy: as given.
+        layers: quantum layers of the network.
+    """
+    try:
+        return economy.for_qubits(max(layer.spec.num_qubits for layer in layers))
+    except ValueError as error:
+        fail(str(error), USAGE_ERROR)
 
 
 class Usage:
@@ -242,7 +280,16 @@ class Usage:
 
     def to_dict(self, engine: "EstimatorEngine") -> dict[str, object]:
         """Totals, and where each layer's circuit was laid; plain values."""
-        fields = ("patch", "num_two_qubit_gates", "two_qubit_depth", "predicted_fidelity")
+        fields = (
+            "patch",
+            "patches",
+            "num_two_qubit_gates",
+            "two_qubit_depth",
+            "predicted_fidelity",
+            "encoder",
+            "max_encoding_error",
+            "num_references",
+        )
         return {
             "backend": engine.destination.name,
             "shots": engine.shots,
@@ -264,17 +311,14 @@ class Usage:
         """The same for people."""
         shots = "exact values" if engine.shots is None else f"{engine.shots:,} shots each"
         rows, sent, jobs = self._sum("num_rows"), engine.total_executions, engine.total_pubs
-        merged = f" ({rows:,} before equal directions were merged)" if rows != sent else ""
-        lines = [
-            f"{sent:,} circuit executions{merged}, {shots}, in {jobs:,} job{'s' * (jobs != 1)}"
-        ]
+        is_plain = all(len(r.patches) < 2 and not r.num_references for _, r in self._reports)
+        told = f" ({rows:,} before equal directions were merged)" if rows != sent else ""
+        if not is_plain:
+            told = f" for {rows:,} rows, equal directions merged and reference rows added"
+        lines = [f"{sent:,} circuit executions{told}, {shots}, in {jobs:,} job{'s' * (jobs != 1)}"]
         for name, report in dict(self._reports).items():
-            if report.patch is not None:
-                lines.append(
-                    f"{name}: on qubits {', '.join(map(str, report.patch))}; "
-                    f"{report.num_two_qubit_gates} two-qubit gates in {report.two_qubit_depth} "
-                    f"layers, predicted fidelity {report.predicted_fidelity:.3f}"
-                )
+            lines += [f"{name}: {sentence}" for sentence in _sentences(report)]
+        lines += self._calibration_lines()
         if self._max_std:
             unknown = self._sum("num_unknown_stds")
             lines.append(
@@ -285,6 +329,21 @@ class Usage:
             where = "predicted:" if is_device else "on the device this would take"
             lines.append(f"{where} about {self._predicted_seconds:,.0f} s of QPU time")
         return "\n".join(lines)
+
+    def _calibration_lines(self) -> Iterator[str]:
+        """What the reference rows of all calls said of each layer's patches."""
+        known = [(name, r.calibration) for name, r in self._reports if r.calibration is not None]
+        for name in dict.fromkeys(name for name, _ in known):
+            each = [told for layer, told in known if layer == name]
+            lines = sum(len(patch) for told in each for job in told.scale for patch in job)
+            left = sum(told.num_not_calibrated for told in each)
+            done = "calibrated" if each[0].applied else "reference rows run, but not applied"
+            yield f"{name}: {done}; {left:,} of {lines:,} lines are not certain enough"
+            bad = Counter(patch for told in each for job in told.bad_patches for patch in job)
+            jobs = sum(len(told.bad_patches) for told in each)
+            for patch, count in sorted(bad.items()):
+                reasons = (job.get(patch) for told in each for job in told.bad_patches)
+                yield f"{name}: bad in {count} of {jobs} jobs: {next(filter(None, reasons))}"
 
     @property
     def _max_std(self) -> float | None:
@@ -311,6 +370,23 @@ class Usage:
         finally:
             for hook in hooks:
                 hook.remove()
+
+
+def _sentences(report: "EstimatorReport") -> Iterator[str]:
+    """Where a layer's circuit stood, and how a pixel was encoded."""
+    if report.patch is not None:
+        count, qubits = len(report.patches), ", ".join(map(str, report.patch))
+        where = f"on qubits {qubits}" if count < 2 else f"on {count} patches, best on {qubits}"
+        best = "" if count < 2 else " there"
+        yield (
+            f"{where}; {report.num_two_qubit_gates} two-qubit gates in {report.two_qubit_depth} "
+            f"layers, predicted fidelity {report.predicted_fidelity:.3f}{best}"
+        )
+    if report.max_encoding_error:
+        yield (
+            f"{report.encoder} encoder: no feature is off by more than "
+            f"{report.max_encoding_error:.1g} because of its fit"
+        )
 
 
 def table(rows: Iterable[Sequence[object]]) -> str:
@@ -388,10 +464,6 @@ def _is_number(text: str) -> bool:
 
 def _error(value: float | None) -> str | None:
     return None if value is None else f"{100 * value:.2f} %"
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def _debug() -> bool:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from qpc_qiskit.cli_support import table
+from qpc_qiskit.economy import ENCODERS, Economy
 
 if TYPE_CHECKING:
     from hardware_runs.cancelling import Cancelled
-    from hardware_runs.plan import RunPlan, WhatIf
+    from hardware_runs.comparison import Choice
+    from hardware_runs.plan import LayerPlan, RunPlan, WhatIf
     from hardware_runs.status import JobRecord, RunStatus
 
 
@@ -32,6 +34,7 @@ def plan_text(plan: RunPlan) -> str:
         "pixels",
         "rows",
         "merged",
+        "executions",
         "jobs",
         "shots",
         "us/shot",
@@ -43,6 +46,7 @@ def plan_text(plan: RunPlan) -> str:
             layer.name,
             f"{layer.num_pixels:,}",
             f"{layer.num_rows:,}",
+            f"{layer.num_unique_rows:,}",
             f"{layer.num_executions:,}",
             layer.num_jobs,
             None if layer.shots is None else f"{layer.shots_per_execution:,}",
@@ -53,17 +57,77 @@ def plan_text(plan: RunPlan) -> str:
         for layer in plan.layers
     ]
     lines = [plan_line(plan), "", table([tuple(row) for row in [heading, *rows]])]
-    lines += [
-        f"{layer.name}: on qubits {', '.join(map(str, layer.patch))}; {layer.num_two_qubit_gates} "
-        f"two-qubit gates in {layer.two_qubit_depth} layers, "
-        f"{1e6 * (layer.circuit_seconds or 0):.1f} us, predicted fidelity "
-        f"{layer.predicted_fidelity:.3f}"
-        for layer in plan.layers
-        if layer.patch is not None
-    ]
+    for layer in plan.layers:
+        lines += _layer_lines(layer)
+    if plan.choices:
+        lines += ["", "Choices, for the same rows and shots:", _choices_text(plan.choices)]
     lines += ["", "This assumes:", *(f"- {sentence}" for sentence in plan.assumptions)]
     if plan.what_if:
         lines += ["", "What if (scaled from this plan):", _what_if_text(plan.what_if)]
+    return "\n".join(lines)
+
+
+def _layer_lines(layer: LayerPlan) -> Iterator[str]:
+    """Where a layer's circuit stands, how short it is, and how rows share executions."""
+    if layer.patch is not None:
+        count = len(layer.patches)
+        qubits = ", ".join(map(str, layer.patch))
+        where = f"on qubits {qubits}" if count == 1 else f"on {count} patches, best on {qubits}"
+        yield (
+            f"{layer.name}: {where}; {layer.num_two_qubit_gates} two-qubit gates in "
+            f"{layer.two_qubit_depth} layers, {1e6 * (layer.circuit_seconds or 0):.1f} us, "
+            f"predicted fidelity {_range(min(layer.fidelities), max(layer.fidelities), 3)}"
+        )
+    count = max(len(layer.patches), 1)
+    if count > 1 or layer.num_references:
+        references = (
+            f", {layer.num_references} reference rows each job" if layer.num_references else ""
+        )
+        yield (
+            f"{layer.name}: {_count(layer.num_unique_rows, 'row')} in "
+            f"{_count(layer.num_executions, 'execution')} on {count} "
+            f"patch{'es' * (count != 1)}{references}"
+        )
+    words = [] if layer.encoder == ENCODERS[0] else [f"{layer.encoder} encoder"]
+    if layer.num_absorbed == 0:
+        words.append("tail to absorb: none found, so --absorb-tail has no effect")
+    elif layer.num_absorbed is not None:
+        words.append(
+            f"tail absorbed: {_count(layer.num_absorbed, 'gate')} of the ansatz "
+            f"({layer.num_absorbed_two_qubit} on two qubits) measured as parities"
+        )
+    if words:
+        yield f"{layer.name}: {'; '.join(words)}"
+
+
+def _choices_text(choices: tuple[Choice, ...]) -> str:
+    heading = [
+        "choice", "two-qubit gates", "depth", "patches", "fidelity", "executions", "jobs",
+        "QPU time", "dollars",
+    ]  # fmt: skip
+    has_cost = any(choice.cost is not None for choice in choices)
+    rows: list[tuple[object, ...]] = [
+        (
+            f"{'*' if choice.is_asked else ' '} {choice.name}",
+            *(
+                "/".join(map(str, told))
+                for told in (choice.num_two_qubit_gates, choice.two_qubit_depth, choice.num_patches)
+            ),
+            "/".join(_range(low, high, 2) for low, high in choice.fidelity),
+            f"{choice.num_executions:,}",
+            choice.num_jobs,
+            _seconds(choice.qpu_seconds),
+            *([_money(choice.cost)] if has_cost else []),
+        )
+        for choice in choices
+        if choice.problem is None
+    ]
+    lines = [table([tuple(heading if has_cost else heading[:-1]), *rows])]
+    lines += [f"{each.name}: {each.problem}" for each in choices if each.problem is not None]
+    lines.append(
+        "*: as asked. Fidelity: predicted for the worst and the best patch; noise shrinks a value "
+        "by about that, and reference rows correct most of it."
+    )
     return "\n".join(lines)
 
 
@@ -121,6 +185,8 @@ def result_text(result: Mapping[str, Any]) -> str:
         f"most\n{result['executions']:,} circuit executions, {shots}, in "
         f"{_count(result['jobs'], 'job')}"
     )
+    if economy := Economy.from_dict(result["economy"]).text():
+        text += f"; {economy}"
     if result["backend"].startswith("ibm_"):
         text += (
             f"; {result['used_qpu_seconds']:,.1f} s of QPU time, "
@@ -142,7 +208,7 @@ def status_text(status: RunStatus) -> str:
         _settings_text(status),
     ]
     if status.layers:
-        heading = ("layer", "blocks", "pixels", "rows done", "unsent", "open", "done", "failed")
+        heading = ("layer", "blocks", "pixels", "executions", "unsent", "open", "done", "failed")
         rows = [
             (
                 layer.layer,
@@ -155,7 +221,7 @@ def status_text(status: RunStatus) -> str:
         ]
         lines += ["", table([heading, *rows])]
     if status.jobs:
-        names = ("job", "layer", "chunk", "attempt", "rows", "state", "forecast", "used")
+        names = ("job", "layer", "chunk", "attempt", "executions", "state", "forecast", "used")
         jobs = [_job_row(job) for job in status.jobs]
         lines += ["", table([names, *jobs])]
         lines += [f"{job.tag}: {job.error}" for job in status.jobs if job.error]
@@ -183,7 +249,8 @@ def _settings_text(status: RunStatus) -> str:
         "seed": status.seed,
     }
     parts = [shots, *(f"{name} {value}" for name, value in told.items() if value is not None)]
-    return ", ".join(parts) + ("" if status.dedupe else ", equal directions not merged")
+    text = ", ".join(parts) + ("" if status.dedupe else ", equal directions not merged")
+    return "; ".join(filter(None, (text, status.economy.text())))
 
 
 def _job_row(job: JobRecord) -> tuple[object, ...]:
@@ -211,7 +278,7 @@ def _budget_text(status: RunStatus) -> str:
 
 def list_text(runs: Iterable[Mapping[str, Any]]) -> str:
     """Runs of a ledger, one on a line."""
-    heading = ("run", "state", "backend", "mode", "rows done", "used", "begun")
+    heading = ("run", "state", "backend", "mode", "executions", "used", "begun")
     rows = [
         (
             run["run"],
@@ -266,6 +333,12 @@ def _budget(plan: RunPlan) -> str:
 
 def _count(number: int, thing: str) -> str:
     return f"{number:,} {thing}{'s' * (number != 1)}"
+
+
+def _range(low: float, high: float, digits: int) -> str:
+    """Of two numbers; one where they look the same."""
+    texts = dict.fromkeys(f"{value:.{digits}f}" for value in (low, high))
+    return " to ".join(texts)
 
 
 def _part(some: int, of_all: int | None) -> str:

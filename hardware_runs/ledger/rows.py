@@ -232,6 +232,9 @@ def _check_rows(rows: FrozenRows, start: int, count: int) -> None:
         )
     if (rows.slots < -1).any() or (rows.slots >= len(rows.pairs)).any():
         raise ValueError(f"An index in slots is outside the {len(rows.pairs)} rows.")
+    asked = rows.slots[(rows.slots >= 0) & (rows.slots < num_rows)]
+    if not np.array_equal(np.sort(asked), np.arange(num_rows)):  # its values would be anything
+        raise ValueError(f"Expected each of {num_rows} rows once in slots; got another selection.")
     bounds = np.array([len(rows.encoder_angles), len(rows.ansatz_angles)])
     if (rows.pairs < 0).any() or (rows.pairs >= bounds).any():
         raise ValueError("An index in pairs is outside the encoder's or the ansatz' angles.")

@@ -234,9 +234,11 @@ def simulated(
         prepared = _on_patches(template, noise, qubits, packing)
         if not inverts:
             return prepared
-        return _inverting(
-            prepared, lambda at: confusions_of_model(noise_of_patch(noise, at), len(at))
-        )
+
+        def of_patches(patches: Sequence[Sequence[int]]) -> list[Array]:
+            return [confusions_of_model(noise_of_patch(noise, p), len(p)) for p in patches]
+
+        return _inverting(prepared, of_patches)
     try:
         circuit = transpile(template.circuit, basis_gates=noise.basis_gates, optimization_level=1)
     except (QiskitError, ValueError) as error:
@@ -248,7 +250,9 @@ def simulated(
     prepared = Prepared((replace(template, circuit=circuit),))
     if not inverts:
         return prepared
-    return _inverting(prepared, lambda at: confusions_of_model(noise, len(at)))
+    return _inverting(
+        prepared, lambda patches: [confusions_of_model(noise, len(p)) for p in patches]
+    )
 
 
 def noise_on(prepared: Prepared, noise: NoiseModel | BackendV2 | None) -> NoiseModel | None:
@@ -351,19 +355,22 @@ def _check_target(backend: BackendV2) -> None:
         raise BackendError(f"{backend.name} tells nothing of its gates (its target is None).")
 
 
-def _inverting(prepared: Prepared, confusions: Callable[[Sequence[int]], Array | None]) -> Prepared:
+def _inverting(
+    prepared: Prepared,
+    confusions: Callable[[Sequence[Sequence[int]]], Sequence[Array | None]],
+) -> Prepared:
     """The same, with what must be measured to invert the readout of parities.
 
     Args:
         prepared: measures its features.
-        confusions: of some qubits of the device; without one, of wires 0 to n-1.
+        confusions: of the device's qubits, patch by patch; without one, of wires 0 to n-1.
     """
     targets = prepared.parts[0].observables
     if not has_parity(targets):
         return prepared
     wires = tuple(range(prepared.parts[0].circuit.num_qubits))
     places = [each.patch.qubits for each in prepared.placements] or [wires]
-    strings, inversions = measured_strings(targets, [confusions(at) for at in places])
+    strings, inversions = measured_strings(targets, confusions(places))
     parts = tuple(replace(part, observables=strings) for part in prepared.parts)
     return replace(prepared, parts=parts, inversions=inversions)
 
@@ -379,7 +386,7 @@ def embedded(
     """A template on the best patches of a backend, in a circuit of its full width, and checked."""
     prepared = _on_patches(template, backend, qubits, packing, backend.num_qubits)
     if inverts:
-        prepared = _inverting(prepared, lambda at: confusions_of_device(backend, at))
+        prepared = _inverting(prepared, lambda patches: confusions_of_device(backend, patches))
     check_runs_on(prepared.template.circuit, backend)
     return prepared
 

@@ -11,6 +11,8 @@ from qiskit_aer.noise import NoiseModel
 
 from qpc_qiskit.execution import destinations
 from qpc_qiskit.execution.destinations import ONE_PATCH, Destination, Packing
+from qpc_qiskit.execution.tiling import check_gap
+from qpc_qiskit.spec import positive_integer
 
 AER = "aer"
 MODES = ("job", "batch", "session")
@@ -73,6 +75,7 @@ def open_destination(
         )
     if qubits is not None and packing != ONE_PATCH:
         raise ValueError("qubits are those of one patch: leave out num_patches and gap.")
+    _check_packing(packing)
     without_effect: dict[str, bool] = {}
 
     def refuse(where: str) -> None:
@@ -164,6 +167,14 @@ def open_destination(
     return destinations.any_backend(
         backend, seed=seed, options=options, qubits=qubits, packing=packing
     )
+
+
+def _check_packing(packing: Packing) -> None:
+    if packing.num_patches is not None:
+        positive_integer("num_patches", packing.num_patches)
+    check_gap(packing.gap)
+    if packing.num_patches == 1 and packing.gap:
+        raise ValueError("gap has no effect on one patch; leave it out, or give num_patches.")
 
 
 def _refuse_settings(simulator: AerSimulator) -> None:

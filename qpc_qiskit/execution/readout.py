@@ -26,18 +26,20 @@ def confusions_of_model(noise: NoiseModel, num_qubits: int) -> Array:
     return np.stack([np.eye(2) if each is None else each for each in found])
 
 
-def confusions_of_device(backend: BackendV2, qubits: Sequence[int]) -> Array | None:
-    """Of qubits of a device: (n, 2, 2), see `confusions_of_model`; None where it tells none.
+def confusions_of_device(
+    backend: BackendV2, patches: Sequence[Sequence[int]]
+) -> list[Array | None]:
+    """Of a device's qubits, patch by patch: (n, 2, 2), see `confusions_of_model`.
 
     Taken from its calibration, which knows both outcomes; else from its target, which has one error
-    for both.
+    for both. None for a patch where it tells none.
     """
     properties = getattr(backend, "properties", None)
     told = getattr(properties() if callable(properties) else None, "qubit_property", None)
     errors = backend.target.get("measure", None) or {}
-    found = []
-    for qubit in qubits:
-        known = told(qubit) if told is not None else {}
+
+    def confusion(qubit: int) -> list[list[float]] | None:
+        known = {} if told is None else told(qubit)
         if "prob_meas1_prep0" in known and "prob_meas0_prep1" in known:
             one_for_zero, zero_for_one = (
                 float(known[name][0]) for name in ("prob_meas1_prep0", "prob_meas0_prep1")
@@ -47,8 +49,10 @@ def confusions_of_device(backend: BackendV2, qubits: Sequence[int]) -> Array | N
             if error is None:
                 return None
             one_for_zero = zero_for_one = float(error)
-        found.append([[1 - one_for_zero, one_for_zero], [zero_for_one, 1 - zero_for_one]])
-    return np.array(found)
+        return [[1 - one_for_zero, one_for_zero], [zero_for_one, 1 - zero_for_one]]
+
+    found = [[confusion(qubit) for qubit in qubits] for qubits in patches]
+    return [None if None in each else np.array(each) for each in found]
 
 
 def has_parity(targets: Sequence[SparsePauliOp]) -> bool:

@@ -157,9 +157,18 @@ class _Tiling:
         return patches.cost(self.pool.candidate.circuit)
 
 
-def _check(gap: int, ratio: float, seeds: Sequence[int], time_limit: float) -> None:
+def check_gap(gap: int) -> None:
+    """Refuse what is no number of qubits.
+
+    Raises:
+        ValueError: naming it.
+    """
     if isinstance(gap, bool) or not isinstance(gap, int | np.integer) or gap < 0:
         raise ValueError(f"gap must be a number of qubits, 0 or more; got {gap!r}.")
+
+
+def _check(gap: int, ratio: float, seeds: Sequence[int], time_limit: float) -> None:
+    check_gap(gap)
     if not 0 < ratio <= 1:
         raise ValueError(f"min_fidelity_ratio must be above 0 and at most 1; got {ratio!r}.")
     if not len(seeds):

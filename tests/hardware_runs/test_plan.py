@@ -1,15 +1,18 @@
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
+from hardware_runs.beginning import durable
+from hardware_runs.comparison import ways
 from hardware_runs.dispatch import cap_seconds
-from hardware_runs.engine import durable
 from hardware_runs.ledger import Ledger
 from hardware_runs.plan import make_plan, planning_engine
 from qpc_qiskit import QuantumPointwiseConv2d, use_engine
+from qpc_qiskit.economy import PLAIN, Economy
 from qpc_qiskit.errors import BackendError, BudgetError, EngineError
 from qpc_qiskit.execution.forecast import SECONDS_PER_JOB
 
@@ -176,5 +179,177 @@ def test_the_run_sends_what_was_planned(model, images, tmp_path):
         sent = ledger.chunks(engine.run.id, layer="0")
     assert sum(chunk.num_rows for chunk in sent) == plan.layers[0].num_executions
     assert len(sent) == plan.layers[0].num_jobs
+    forecast = sum(chunk.predicted_seconds for chunk in sent)
+    assert forecast == pytest.approx(plan.layers[0].qpu_seconds)
+
+
+# patches, short circuits, reference rows
+
+SHORT = Economy(encoder="brickwall", absorb_tail=True, patches=None, references=4)
+
+
+def economical(model, images, economy, backend="fake_manila", compare=False, **options):
+    def open_engine(each):
+        return planning_engine(backend, shots=64, **each.for_engine())
+
+    return make_plan(
+        model,
+        images.split(4),
+        open_engine(economy),
+        economy=economy,
+        compare_with=open_engine if compare else None,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("economy", [SHORT, Economy(patches=2), Economy(references=5)])
+def test_the_numbers_are_those_of_the_engine(model, images, economy):
+    """A plan encodes no pixel; what it counts is what the engine that encodes them would send."""
+    images[3] = 2 * images[0]
+    found = economical(model, images, economy).layers[0]
+    engine = planning_engine("fake_manila", shots=64, **economy.for_engine())
+    layer = model[0]
+    pixels = [batch.movedim(1, -1).reshape(-1, 4).double() for batch in images.split(4)]
+    plans = [engine.plan(layer.spec, each, layer.weight.double()) for each in pixels]
+    assert found.num_unique_rows == sum(plan.num_rows for plan in plans) == 5 * 4 * 2
+    assert found.num_executions == sum(len(plan.slots) for plan in plans)
+    assert found.num_jobs == sum(len(plan.parts) for plan in plans) == 2
+    assert found.qpu_seconds == pytest.approx(sum(plan.total_seconds for plan in plans))
+
+
+def test_rows_share_executions(model, images):
+    """Five qubits in a line hold two patches of two."""
+    plain = economical(model, images, PLAIN).layers[0]
+    packed = economical(model, images, Economy(patches=None, references=6)).layers[0]
+    assert (plain.num_unique_rows, plain.num_executions, plain.num_references) == (48, 48, 0)
+    assert (packed.num_unique_rows, packed.num_executions) == (48, 48 / 2 + 2 * 6)
+    assert len(packed.patches) == len(packed.fidelities) == 2
+    assert not set(packed.patches[0]) & set(packed.patches[1])
+    assert packed.patch == packed.patches[0]
+    assert packed.predicted_fidelity == packed.fidelities[0] >= packed.fidelities[1]
+    assert packed.reserved_seconds >= math.ceil(1.5 * packed.qpu_seconds)
+
+
+def test_how_circuits_are_kept_short(model, images):
+    plain = economical(model, images, PLAIN).layers[0]
+    short = economical(model, images, SHORT).layers[0]
+    assert (plain.encoder, plain.num_absorbed, plain.inverts_readout) == (
+        "multiplexor", None, False,
+    )  # fmt: skip
+    assert (short.encoder, short.num_absorbed, short.num_absorbed_two_qubit) == ("brickwall", 4, 2)
+    assert short.inverts_readout
+    assert short.two_qubit_depth < plain.two_qubit_depth
+
+
+def test_no_tail_is_found(generator, images):
+    layer = QuantumPointwiseConv2d(4, 4, ansatz="circuit_centric", generator=generator)
+    model = nn.Sequential(layer).eval()
+    plan = economical(model, images, Economy(absorb_tail=True), compare=True)
+    assert plan.layers[0].num_absorbed == 0
+    assert [choice.name for choice in plan.choices] == [
+        "as asked", "plain", "packed", "packed, brickwall", "packed, brickwall, references",
+    ]  # fmt: skip
+
+
+def test_choices(model, images):
+    plan = economical(model, images, replace(SHORT, references=0), compare=True, rate=2.0)
+    found = {choice.name: choice for choice in plan.choices}
+    plain, packed, short, calibrated = plan.choices
+    assert list(found) == [
+        "plain", "packed", "packed, brickwall, tail", "packed, brickwall, tail, references",
+    ]  # fmt: skip
+    assert [choice.is_asked for choice in plan.choices] == [False, False, True, False]
+    assert plain.num_patches == (1, 1)
+    assert packed.num_patches == (2, 2)
+    assert (short.num_executions, short.qpu_seconds) == (plan.num_executions, plan.qpu_seconds)
+    assert plain.num_executions == 2 * packed.num_executions == 2 * short.num_executions
+    assert calibrated.num_executions == short.num_executions + 4 * plan.num_jobs
+    assert plain.qpu_seconds > packed.qpu_seconds
+    assert short.num_two_qubit_gates[0] < packed.num_two_qubit_gates[0]
+    for choice in plan.choices:
+        assert choice.cost == pytest.approx(2 * choice.qpu_seconds)
+        assert choice.problem is None
+        assert all(low <= high for low, high in choice.fidelity)
+        # each is what the run itself would be planned as
+        alone = economical(model, images, choice.economy)
+        assert alone.num_executions == choice.num_executions
+        assert alone.qpu_seconds == pytest.approx(choice.qpu_seconds)
+
+
+def test_what_cannot_be_chosen_is_told(model, images):
+    """Three patches do not fit with another shape of circuit, say: the others are told."""
+
+    def open_engine(economy):
+        patches = 3 if economy.encoder == "brickwall" else economy.patches
+        return planning_engine(
+            "fake_manila", shots=64, **replace(economy, patches=patches).for_engine()
+        )
+
+    plan = make_plan(
+        model, [images], open_engine(PLAIN), compare_with=open_engine
+    )  # fmt: skip
+    problems = [choice.problem for choice in plan.choices]
+    assert problems[:2] == [None, None]
+    assert all("Expected 3 disjoint patches" in problem for problem in problems[2:])
+    assert plan.choices[2].num_executions == 0
+
+
+def test_steps_that_have_no_effect_are_left_out(generator):
+    wide = QuantumPointwiseConv2d(200, 8, generator=generator).spec
+    asked = Economy(patches=5, gap=2)
+    found = ways(asked, [wide])
+    assert list(found) == ["plain", "packed", "packed, tail", "packed, tail, references"]
+    assert found["packed"] == asked
+    assert found["packed, tail, references"].references == 16
+
+
+def test_nothing_is_compared_without_a_device(model, images):
+    assert economical(model, images, PLAIN, "aer", compare=True).choices == ()
+
+
+def test_what_packing_and_calibration_assume(model, images):
+    plan = economical(model, images, SHORT)
+    told = "\n".join(plan.assumptions)
+    for words in (
+        "Rows run on up to 2 patches at a time, with no gap",
+        "crosstalk between them is neither in the prediction nor in a simulation",
+        "Every job runs 4 reference rows with known answers on every patch: 16 of the "
+        f"{plan.num_executions} executions",
+        "a line, scale and offset, for each job, patch and qubit. Such a linear error model",
+        "Angles of the brickwall encoder are fitted on this machine",
+        "Parities are freed of readout errors",
+    ):
+        assert words in told
+    economy = replace(SHORT, patches=1, calibrate=False, absorb_tail=False)
+    told = "\n".join(economical(model, images, economy).assumptions)
+    assert "Values stay as measured all the same, as asked for (--no-calibrate)." in told
+    assert "patches at a time" not in told
+    assert "Parities" not in told
+
+
+def test_what_if_of_a_packed_run(model, images):
+    plan = economical(model, images, Economy(patches=2, references=4), batch_size=24)
+    found = {(w.num_images, w.shots, w.pooling): w for w in plan.what_if}
+    for pooling, scale in ((1, 4), (2, 1)):  # one call of 24 images, two patches, 4 references
+        rows = [math.ceil(scale * layer.num_unique_rows) for layer in plan.layers]
+        expected = sum(math.ceil(each / 2) + 4 for each in rows)
+        assert found[24, 64, pooling].num_executions == expected
+
+
+def test_a_plan_of_patches_is_plain_values(model, images):
+    told = json.loads(json.dumps(economical(model, images, SHORT, compare=True).to_dict()))
+    assert told["economy"]["patches"] == "all"
+    assert told["choices"][0]["economy"]["patches"] == 1
+    assert len(told["layers"][0]["patches"]) == 2
+
+
+def test_a_packed_run_sends_what_was_planned(model, images, tmp_path):
+    plan = economical(model, images, SHORT)
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        engine = durable(ledger, "run", "fake_manila", shots=64, seed=1, **SHORT.for_engine())
+        with engine, torch.no_grad(), use_engine(model, engine):
+            engine.map(model, images.split(4))
+        sent = ledger.chunks(engine.run.id, layer="0")
+    assert sum(chunk.num_rows for chunk in sent) == plan.layers[0].num_executions
     forecast = sum(chunk.predicted_seconds for chunk in sent)
     assert forecast == pytest.approx(plan.layers[0].qpu_seconds)

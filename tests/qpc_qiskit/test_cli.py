@@ -11,7 +11,7 @@ from qiskit import qasm3, qpy
 from typer.testing import CliRunner
 
 import qpc_qiskit
-from qpc_qiskit import training
+from qpc_qiskit import cli_support, training
 from qpc_qiskit.checkpoint import load, read_record, save
 from qpc_qiskit.checkpoint import make_record as make
 from qpc_qiskit.cli import app
@@ -299,6 +299,59 @@ def test_evaluate_within_a_budget(run):
     qpc("evaluate", run, *arguments, "--max-qpu-seconds=100")
 
 
+SHORT = ("--encoder=brickwall", "--absorb-tail", "--patches=all", "--references=auto")
+
+
+def test_evaluate_packed_and_calibrated(run):
+    """Two patches of fake_manila: 4 images of 16 pixels, two kernels, 4 references."""
+    arguments = ("--backend=fake_manila", "--images=4", "--shots=256", "--seed=1", "--no-dedupe")
+    answer = evaluated(run, *arguments, *SHORT)
+    assert answer["economy"] == {
+        "encoder": "brickwall", "absorb_tail": True, "patches": "all", "gap": 0, "references": 4,
+        "calibrate": True,
+    }  # fmt: skip
+    plain = evaluated(run, *arguments)
+    assert plain["economy"]["patches"] == 1
+    (layer,) = answer["layers"].values()
+    (long,) = plain["layers"].values()
+    assert len(layer["patches"]) == 2
+    assert (layer["encoder"], layer["num_references"]) == ("brickwall", 4)
+    assert 0 < layer["max_encoding_error"] < 1e-3
+    assert layer["num_two_qubit_gates"] < long["num_two_qubit_gates"]
+    assert answer["totals"]["rows"] == plain["totals"]["executions"] == 4 * 16 * 2
+    assert answer["totals"]["executions"] == 4 * 16 * 2 / 2 + 4
+    assert answer["last_report"]["calibration"]["applied"] is True
+    text = qpc("evaluate", run, ON_ESTIMATOR, *arguments, *SHORT).stdout
+    assert "68 circuit executions for 128 rows, equal directions merged and reference rows" in text
+    assert "layers.pointwise: on 2 patches, best on " in text
+    assert "brickwall encoder: no feature is off by more than " in text
+    assert "layers.pointwise: calibrated; 0 of 4 lines are not certain enough" in text
+
+
+def test_evaluate_with_references_that_are_not_applied(run):
+    arguments = ("--noise=depolarizing:0.05", "--images=1", "--references=4")
+    text = qpc("evaluate", run, ON_ESTIMATOR, *arguments, "--no-calibrate").stdout
+    assert "reference rows run, but not applied" in text
+    noisy = evaluated(run, *arguments, "--no-calibrate")
+    calibrated = evaluated(run, *arguments)
+    assert noisy["last_report"]["calibration"]["applied"] is False
+    assert calibrated["max_logit_difference"] < noisy["max_logit_difference"] / 2
+
+
+def test_evaluate_tells_bad_patches(run, monkeypatch):
+    from qpc_qiskit.engines import estimator
+
+    monkeypatch.setattr(estimator, "bad_patches", lambda _: {0: "Patch 0, qubit 1: scale 0."})
+    arguments = ("--noise=depolarizing:0.05", "--images=2", "--batch-size=1", "--references=4")
+    text = qpc("evaluate", run, ON_ESTIMATOR, *arguments).stdout
+    assert "layers.pointwise: bad in 2 of 2 jobs: Patch 0, qubit 1: scale 0." in text
+
+
+def test_json_has_no_nan():
+    told = {"a": (1.5, float("nan")), "b": {"c": [float("inf")]}}
+    assert cli_support._told(told) == {"a": [1.5, None], "b": {"c": [None]}}
+
+
 @pytest.fixture
 def service(monkeypatch):
     """An account with IBM that needs no network."""
@@ -368,6 +421,22 @@ def test_evaluate_without_an_account(run, monkeypatch):
         (["--shots=5"], "--shots belongs to --engine estimator; it has no effect with --engine ex"),
         (["--backend=aer", "--engine=exact"], "--backend belongs to --engine estimator"),
         (["--no-dedupe"], "--no-dedupe belongs to --engine estimator"),
+        (["--patches=2"], "--patches belongs to --engine estimator"),
+        (["--absorb-tail"], "--absorb-tail belongs to --engine estimator"),
+        (["--no-calibrate"], "--no-calibrate belongs to --engine estimator"),
+        ([ON_ESTIMATOR, "--encoder=angle"], "--encoder must be one of multiplexor, brickwall; got"),
+        ([ON_ESTIMATOR, "--patches=2"], "--patches has no effect on aer"),
+        (
+            [ON_ESTIMATOR, "--patches=some"],
+            "--patches must be a whole number of at least 1, or all",
+        ),
+        ([ON_ESTIMATOR, "--gap=1", "--backend=fake_fez"], "--gap has no effect on one patch"),
+        ([ON_ESTIMATOR, "--references=auto"], "--references has no effect on exact values without"),
+        (
+            [ON_ESTIMATOR, "--references=3", "--shots=9"],
+            "--references must be at least 4, a largest",
+        ),
+        ([ON_ESTIMATOR, "--no-calibrate"], "--no-calibrate has no effect without --references"),
         ([ON_ESTIMATOR, "--shots=5", "--precision=0.1"], "--shots and --precision contradict"),
         ([ON_ESTIMATOR, "--noise=warm"], "--noise: Unknown noise 'warm'; expected a device's name"),
         ([ON_ESTIMATOR, "--noise=depolarizing:2"], "expected a probability from 0 to 1, got '2'"),

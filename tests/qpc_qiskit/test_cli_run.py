@@ -120,6 +120,44 @@ def test_plan_with_json(model):
     assert "MORE THAN the budget of 1 s" in run(*arguments, "--max-qpu-seconds=1").stdout
 
 
+SHORT = (
+    "--no-dedupe", "--encoder=brickwall", "--absorb-tail", "--patches=2", "--references=auto",
+)  # fmt: skip
+
+
+def test_plan_of_patches(model):
+    arguments = ("--backend=fake_manila", "--images=4", "--shots=64", *SHORT)
+    text = run("plan", model, *arguments, "--rate=2").stdout
+    assert text.startswith("fake_manila: 4 images, 68 circuit executions of 128 rows, 64 shots")
+    assert "layers.pointwise: on 2 patches, best on " in text
+    assert "128 rows in 68 executions on 2 patches, 4 reference rows each job" in text
+    assert "brickwall encoder; tail absorbed: 4 gates of the ansatz (2 on two qubits)" in text
+    choices = [line for line in text.splitlines() if line[:2] in ("* ", "  ")]
+    assert [line.split("  ")[0] for line in choices if line[0] == "*"] == [
+        "* packed, brickwall, tail, references"
+    ]
+    assert sum(line.startswith("  p") for line in choices) == 3
+    found = answer("plan", model, *arguments)
+    assert [choice["is_asked"] for choice in found["choices"]] == [False, False, False, True]
+    assert found["choices"][-1]["num_executions"] == found["num_executions"] == 68
+    assert found["economy"]["references"] == 4
+
+
+def test_nothing_is_compared_if_asked_for(model):
+    arguments = ("plan", model, "--backend=fake_manila", "--images=4", "--shots=64")
+    assert "Choices" in run(*arguments).stdout
+    assert "Choices" not in run(*arguments, "--no-compare").stdout
+    assert answer(*arguments, "--no-compare")["choices"] == []
+
+
+def test_a_tail_that_is_not_there(tmp_path):
+    """Every gate of the ansatz changes what is measured."""
+    folder = tmp_path / "model"
+    qpc("train", *TINY, "--epochs=1", "--ansatz=circuit_centric", "--out", folder)
+    text = run("plan", folder, "--backend=fake_manila", "--images=1", "--absorb-tail").stdout
+    assert "tail to absorb: none found, so --absorb-tail has no effect" in text
+
+
 def test_plan_on_aer(model):
     text = run("plan", model, "--backend=aer", "--images=2").stdout
     assert "exact values" in text
@@ -427,6 +465,11 @@ def test_nothing_is_loaded_for_a_wrong_argument(tmp_path, ledger, monkeypatch):
         ("plan", ["--backend=fake_trino"]),
         ("plan", ["--backend=fake_fez", "--mode=lot"]),
         ("plan", ["--backend=fake_fez", "--data=mnist"]),
+        ("plan", ["--backend=fake_fez", "--gap=1"]),
+        ("plan", ["--backend=fake_fez", "--references=few"]),
+        ("submit", [*ON_FAKE, "--no-calibrate"]),
+        ("submit", [*ON_FAKE, "--encoder=angle"]),
+        ("submit", ["--backend=aer", "--run=first", "--patches=2"]),
         ("submit", [*ON_FAKE, "--mode=lot"]),
         ("submit", [*ON_FAKE, "--run=a/b"]),
         ("submit", [*ON_FAKE, "--backend=fake_trino"]),
@@ -438,6 +481,20 @@ def test_nothing_is_loaded_for_a_wrong_argument(tmp_path, ledger, monkeypatch):
         found = scripted("--model", nowhere, *arguments, exit_code=2)
         assert "nowhere" not in found["error"]
     assert "nowhere" in failing("plan", nowhere, "--backend=fake_fez", exit_code=1)
+
+
+def test_options_that_do_not_go_with_the_network(model, ledger):
+    for command, arguments in [
+        ("plan", ["--backend=fake_manila", "--references=3"]),
+        ("submit", [*ON_FAKE, "--references=3"]),
+    ]:
+        message = failing(command, model, *arguments, exit_code=2)
+        assert "--references must be at least 4, a largest and a smallest value" in message
+    message = failing("plan", model, "--backend=fake_manila", "--patches=3", exit_code=2)
+    assert message.startswith("qpc: --patches: Expected 3 disjoint patches for the 2 qubits")
+    found = scripted("--model", model, *ON_FAKE, "--references=3", exit_code=2)
+    assert found["error"].startswith("--references must be at least 4")
+    assert answer("list")["runs"] == []
 
 
 def test_a_name_that_is_taken(model, ledger):
@@ -489,6 +546,56 @@ def test_noise_and_options_are_kept(model, ledger, tmp_path):
         '64 shots each, noise depolarizing:0.01, options {"precision": "double"}, seed 1, equal '
         "directions not merged"
     ) in text
+
+
+def test_a_packed_run(model, ledger):
+    """What saves QPU time is part of the run: kept, told, compared, and taken up again."""
+    found = answer("submit", model, *ON_FAKE, *SHORT)
+    told = {
+        "encoder": "brickwall", "absorb_tail": True, "patches": 2, "gap": 0, "references": 4,
+        "calibrate": True,
+    }  # fmt: skip
+    assert (found["state"], found["economy"]) == ("done", told)
+    assert found["executions"] == 3 * 16 * 2 / 2 + 4
+    assert answer("submit", model, *ON_FAKE, *SHORT) == answer("collect", "first") == found
+    words = "brickwall encoder; absorbed tail; packed on 2 patches; reference rows in every job: 4"
+    assert run("collect", "first").stdout.rstrip().endswith(f"in 1 job; {words}")
+    assert answer("status", "first")["economy"] == told
+    assert (
+        f"64 shots each, seed 1, equal directions not merged; {words}"
+        in run("status", "first").stdout
+    )
+    script_options = ("--model", model, *ON_FAKE, *SHORT)
+    assert scripted(*script_options)["economy"] == told
+    for changed, match in [
+        (SHORT[:-1], "(references: begun with 4, now 0)"),
+        ((*SHORT, "--patches=all"), "(patches: begun with 2, now all)"),
+        ((*SHORT, "--encoder=multiplexor"), "(encoder: begun with brickwall, now multiplexor)"),
+        ((*SHORT, "--gap=1"), "(gap: begun with 0, now 1)"),
+        ((*SHORT, "--no-calibrate"), "(no-calibrate: begun with False, now True)"),
+        ((*SHORT[:2], *SHORT[3:]), "(absorb-tail: begun with True, now False)"),
+    ]:
+        assert match in failing("submit", model, *ON_FAKE, *changed, exit_code=1)
+
+
+def test_packed_as_evaluate_has_it(model, ledger):
+    given = ("--images=2", "--noise=fake_manila", "--patches=all", "--references=auto", "--json")
+    ran = answer("submit", model, "--backend=aer", "--run=first", *given)
+    evaluated = json.loads(qpc("evaluate", model, "--engine=estimator", *given).stdout)
+    assert ran["economy"] == evaluated["economy"]
+    assert ran["executions"] == evaluated["totals"]["executions"]
+    assert ran["max_logit_difference"] == pytest.approx(evaluated["max_logit_difference"], rel=1e-4)
+
+
+def test_a_packed_run_on_a_device(model, ledger, standin):
+    """The next process takes the circuits, and so the patches, from the ledger."""
+    run("submit", model, *ALLOWED, *SHORT, exit_code=75)
+    (job,) = standin.records()["jobs"]
+    assert job["num_executions"] == 64 * (4 * 16 * 2 / 2 + 4)
+    standin.advance(HOURS)
+    found = answer("collect", "first")
+    assert (found["state"], found["executions"]) == ("done", 68)
+    assert found["used_qpu_seconds"] == pytest.approx(found["predicted_qpu_seconds"], rel=0.01)
 
 
 def test_noise_in_the_next_process(model, ledger):

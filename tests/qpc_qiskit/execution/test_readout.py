@@ -41,7 +41,7 @@ def test_of_a_snapshot_as_it_is_simulated():
     """Aer's model of a device takes the mean of both errors, and the calibration tells them."""
     backend = FakeTorino()
     simulated = confusions_of_model(noise_of_patch(backend, (3, 4)), 2)
-    told = confusions_of_device(backend, (3, 4))
+    (told,) = confusions_of_device(backend, [(3, 4)])
     np.testing.assert_allclose(simulated[:, 0, 1], simulated[:, 1, 0])
     np.testing.assert_allclose(simulated[:, 0, 1], told[:, [0, 1], [1, 0]].mean(1), atol=2e-4)
     assert (told[:, 0, 1] != told[:, 1, 0]).all()
@@ -49,7 +49,7 @@ def test_of_a_snapshot_as_it_is_simulated():
 
 def test_of_a_device():
     backend = RecordingService(noisy=False).backend("ibm_torino")
-    found = confusions_of_device(backend, (0, 7))
+    (found,) = confusions_of_device(backend, [(0, 7)])
     properties = backend.properties()
     for row, qubit in zip(found, (0, 7), strict=True):
         assert row[0, 1] == properties.qubit_property(qubit, "prob_meas1_prep0")[0]
@@ -62,12 +62,12 @@ def test_without_properties():
     class Plain:
         target = FakeManilaV2().target
 
-    found = confusions_of_device(Plain(), (2,))
+    (found,) = confusions_of_device(Plain(), [(2,)])
     error = Plain.target["measure"][(2,)].error
     np.testing.assert_allclose(found, [[[1 - error, error], [error, 1 - error]]])
     plain = Plain()
     plain.target = {}
-    assert confusions_of_device(plain, (2,)) is None
+    assert confusions_of_device(plain, [(2,)]) == [None]
 
 
 def test_what_is_measured():

@@ -1,0 +1,223 @@
+"""Beginning a durable run, or going on with one: its settings, its budget, its engine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+from qiskit.providers import BackendV2
+from qiskit_aer import AerSimulator
+from qiskit_aer.noise import NoiseModel
+
+from hardware_runs.dispatch import Rules
+from hardware_runs.engine import DurableEngine
+from hardware_runs.ledger import ChunkState, Ledger, Run
+from hardware_runs.services import DeviceService, JobService, LocalService, NoService
+from qpc_qiskit.engines import EstimatorEngine
+from qpc_qiskit.engines.estimator import checked_precision
+from qpc_qiskit.errors import BackendError, EngineError, LedgerConflictError
+from qpc_qiskit.execution.pubs import GRID
+
+
+def durable(
+    ledger: str | Path | Ledger,
+    name: str,
+    backend: str | BackendV2,
+    *,
+    mode: str = "job",
+    shots: int | None = None,
+    precision: float | None = None,
+    resilience: int = 0,
+    options: dict[str, Any] | None = None,
+    max_qpu_seconds: float | None = None,
+    seed: int | None = None,
+    wait: bool = False,
+    rules: Rules | None = None,
+    clock: Callable[[], float] = time.time,
+    sleep: Callable[[float], None] = time.sleep,
+    check: Callable[[], None] = lambda: None,
+    about: dict[str, Any] | None = None,
+    **engine_options: Any,
+) -> DurableEngine:
+    """An engine whose run survives a crash at any line; use it as a context manager.
+
+    Args:
+        ledger: path of an SQLite file, a database URL, or a `Ledger`.
+        name: of the run. An existing run goes on, with the settings that it was begun with. One
+            whose results are all there needs no backend any more.
+        backend: see `EstimatorEngine.from_backend`, as for the arguments that are not told here.
+        mode: job, batch or session.
+        shots: per execution.
+        precision: instead of shots.
+        resilience: IBM's level.
+        options: of IBM's Estimator.
+        max_qpu_seconds: the budget of the run: every job reserves its cap before it is sent. A
+            device of IBM's needs one; math.inf is none. What an existing run was begun with, given
+            again, leaves a budget that was changed meanwhile (see `set_budget`).
+        seed: of simulated shots.
+        wait: wait for results instead of raising `ResultsPending`. `map` sends all batches first.
+        rules: how jobs are sent, instead of the usual rules.
+        clock: seconds since the epoch.
+        sleep: waits for some seconds.
+        check: called before each job is sent or looked at; may raise to stop cleanly.
+        about: JSON that is kept with the run, for whoever goes on with it.
+        engine_options: of `EstimatorEngine` and its `from_backend`; kept with the run.
+
+    Raises:
+        BackendError: unknown backend, or no access to it.
+        EngineError: the run was begun with other settings, or a device was given no budget.
+    """
+    from qpc_qiskit.execution import runtime
+    from qpc_qiskit.execution.service import IBMJobs
+
+    book = ledger if isinstance(ledger, Ledger) else Ledger(ledger)
+    known = book.find_run(name)
+    estimator: EstimatorEngine | BackendError
+    service: JobService
+    try:
+        estimator = EstimatorEngine.from_backend(
+            backend,
+            mode=mode,
+            shots=shots,
+            precision=precision,
+            resilience=resilience,
+            options=options,
+            seed=seed,
+            **engine_options,
+        )
+        device = estimator.destination.backend
+        service = LocalService(estimator.destination)
+        if device is not None and runtime.is_ibm(device):
+            service = DeviceService(IBMJobs(device, runtime.estimator_options(resilience, options)))
+    except BackendError as error:
+        if known is None or not _is_done(book, known):
+            raise
+        estimator, service = error, NoService(error)
+    where = backend if isinstance(backend, str) else backend.name
+    own_noise = (
+        {"noise_model": backend.options.noise_model} if isinstance(backend, AerSimulator) else {}
+    )
+    settings = {
+        "backend": where,
+        "mode": mode,
+        "precision": checked_precision(precision, shots),
+        "resilience": resilience,
+        "options": options or {},
+        "seed": seed,
+        "dedupe_grid": engine_options.get("dedupe_grid", GRID),
+        "engine_options": _kept_options({**engine_options, **own_noise}),
+    }
+    if about is not None:
+        settings["about"] = about
+    is_new = known is None or not book.revisions(known.id)  # its process may have died at once
+    if is_new and not service.is_local and max_qpu_seconds is None:
+        raise EngineError(
+            f"Run {name!r} would send paid jobs to {where}: give max_qpu_seconds, its budget "
+            "(math.inf for none). Nothing was sent."
+        )
+    run = _run(book, name, known, settings, max_qpu_seconds, clock)
+    return DurableEngine(
+        book,
+        run,
+        estimator,
+        service,
+        replace(rules or Rules(), mode=mode),
+        wait=wait,
+        clock=clock,
+        sleep=sleep,
+        seed=seed,
+        check=check,
+    )
+
+
+def set_budget(ledger: Ledger, run: Run, max_qpu_seconds: float, *, now: float) -> None:
+    """Give a run another budget, what it has used before included; math.inf: none."""
+    ledger.set_budget(run.id, _finite(max_qpu_seconds), now=now)
+
+
+def _finite(budget: float | None) -> float | None:
+    return None if budget == math.inf else budget
+
+
+def _is_done(ledger: Ledger, run: Run) -> bool:
+    chunks = ledger.chunks(run.id)
+    return bool(chunks) and all(chunk.state == ChunkState.DONE for chunk in chunks)
+
+
+def _kept_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What of an engine's options decides its values, as JSON.
+
+    Raises:
+        EngineError: an option that cannot be compared when the run goes on.
+    """
+    kept = {}
+    defaults = {
+        **signature(EstimatorEngine.__init__).parameters,
+        **signature(EstimatorEngine.from_backend).parameters,
+    }
+    for name, value in options.items():
+        if name in ("service", "limits", "dedupe_grid"):
+            continue  # who asks, and how much at a time; the grid is told apart
+        if name in defaults and value == defaults[name].default:
+            continue
+        if isinstance(value, AerSimulator) and value.options.noise_model is not None:
+            value = value.options.noise_model
+        if isinstance(value, NoiseModel):
+            kept[name] = _noise_digest(value)
+        elif isinstance(value, BackendV2):
+            kept[name] = value.name
+        else:
+            try:
+                kept[name] = json.loads(json.dumps(value))
+            except (TypeError, ValueError) as error:
+                raise EngineError(
+                    f"{name}={value!r} cannot be kept with a durable run; give plain values."
+                ) from error
+    return kept
+
+
+def _noise_digest(noise: NoiseModel) -> str:
+    """The same for equal models, whose errors have random ids and come in any order."""
+    told = noise.to_dict(serializable=True)["errors"]
+    errors = [{name: value for name, value in each.items() if name != "id"} for each in told]
+    texts = sorted(json.dumps(each, sort_keys=True) for each in errors)
+    text = json.dumps([sorted(noise.basis_gates), texts])
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def _run(
+    ledger: Ledger,
+    name: str,
+    known: Run | None,
+    settings: dict[str, Any],
+    max_qpu_seconds: float | None,
+    clock: Callable[[], float],
+) -> Run:
+    if known is None:
+        try:
+            known = ledger.create_run(name, settings, now=clock())
+        except LedgerConflictError:  # another process has just begun it
+            known = ledger.get_run(name)
+    stored = json.loads(json.dumps(settings))  # as it comes back: tuples are lists
+    changed = [k for k, v in stored.items() if known.settings.get(k) != v]
+    if changed:
+        raise EngineError(
+            f"Run {name!r} was begun with other settings ({', '.join(changed)}). Give the "
+            "same again, or begin a run with another name."
+        )
+    budgets = [revision.max_qpu_seconds for revision in ledger.revisions(known.id)]
+    given = _finite(max_qpu_seconds)
+    if not budgets:  # new, or its process died right here
+        ledger.add_revision(
+            known.id, reason="begun", content={}, max_qpu_seconds=given, now=clock()
+        )
+    elif max_qpu_seconds is not None and given not in (budgets[0], budgets[-1]):
+        ledger.set_budget(known.id, given, now=clock())
+    return known

@@ -1,0 +1,119 @@
+import pytest
+
+from qpc_qiskit import economy
+from qpc_qiskit.brickwall import DEPTHS
+from qpc_qiskit.economy import PLAIN, Economy, economy_of, economy_problems, flag_of, read_economy
+from qpc_qiskit.encoder import ENCODERS
+
+SHORT = Economy(
+    encoder="brickwall", absorb_tail=True, patches=None, gap=1, references=12, calibrate=False
+)
+
+
+def test_constants_are_those_of_the_modules_that_are_not_loaded():
+    assert set(economy.ENCODERS) == set(ENCODERS)
+    assert max(DEPTHS) == economy.MOST_BRICKWALL_QUBITS
+
+
+def test_as_on_a_command_line():
+    given = {"encoder": "brickwall", "absorb_tail": True, "patches": "all", "gap": 1,
+             "references": "12", "no_calibrate": True, "shots": 5}  # fmt: skip
+    assert read_economy(given) == SHORT
+    assert read_economy({}) == PLAIN
+    assert read_economy({"patches": "7", "references": "auto"}) == Economy(
+        patches=7, references=None
+    )
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "1.5", "", "All", "²", "none"])
+def test_no_number_of_patches(value):
+    with pytest.raises(ValueError, match=r"^--patches must be a whole number of at least 1, or al"):
+        read_economy({"patches": value})
+
+
+@pytest.mark.parametrize("value", ["-1", "all", "8 ", "1e2"])
+def test_no_number_of_references(value):
+    with pytest.raises(ValueError, match=r"^--references must be a whole number of at least 0, or"):
+        read_economy({"references": value})
+
+
+def test_arguments_of_the_engine_and_back():
+    assert PLAIN.for_engine() == {}
+    told = SHORT.for_engine()
+    assert told == {
+        "encoder": "brickwall", "absorb_tail": True, "num_patches": None, "gap": 1,
+        "num_references": 12, "calibrate": False,
+    }  # fmt: skip
+    assert economy_of(told) == SHORT
+    assert economy_of({"noise_model": "fake_fez"}) == PLAIN
+    assert Economy(references=None).for_engine() == {}
+
+
+@pytest.mark.parametrize("each", [PLAIN, SHORT, Economy(patches=3, references=None)])
+def test_plain_values_and_back(each):
+    assert Economy.from_dict(each.to_dict()) == each
+
+
+def test_references_are_counted_by_the_widest_layer():
+    auto = Economy(references=None)
+    assert auto.for_qubits(5).references == 10
+    assert Economy(references=10).for_qubits(5).references == 10
+    assert PLAIN.for_qubits(5) is PLAIN
+    with pytest.raises(ValueError, match=r"^--references must be at least 12, .*; got 11\.$"):
+        Economy(references=11).for_qubits(6)
+    assert Economy(encoder="brickwall").for_qubits(7)
+    with pytest.raises(ValueError, match=r"^--encoder brickwall is for at most 7 qubits, .* has 8"):
+        Economy(encoder="brickwall").for_qubits(8)
+
+
+@pytest.mark.parametrize(
+    ("each", "where", "match"),
+    [
+        (Economy(encoder="cnot"), {}, "--encoder must be one of multiplexor, brickwall; got "),
+        (Economy(patches=2), {}, "--patches has no effect on aer"),
+        (Economy(patches=None), {"noise": "depolarizing:0.1"}, "--patches has no effect on aer"),
+        (Economy(gap=1), {"backend": "fake_fez"}, "--gap has no effect on one patch"),
+        (Economy(patches=2, gap=-1), {"backend": "fake_fez"}, "--gap must be 0 or more; got -1"),
+        (Economy(calibrate=False), {"backend": "fake_fez"}, "--no-calibrate has no effect without"),
+        (Economy(references=None), {"is_exact": True}, "--references has no effect on exact value"),
+    ],
+)  # fmt: skip
+def test_what_has_no_effect(each, where, match):
+    where = {"backend": "aer", "noise": None, "is_exact": False} | where
+    (problem,) = economy_problems(each, **where)
+    assert problem.startswith(match)
+
+
+@pytest.mark.parametrize(
+    ("each", "where"),
+    [
+        (PLAIN, {"is_exact": True}),
+        (SHORT, {"backend": "fake_fez"}),
+        (SHORT, {"noise": "fake_fez", "is_exact": True}),
+        (Economy(references=4), {"noise": "depolarizing:0.1", "is_exact": True}),
+        (Economy(references=4), {}),
+    ],
+)
+def test_what_has_an_effect(each, where):
+    where = {"backend": "aer", "noise": None, "is_exact": False} | where
+    assert not list(economy_problems(each, **where))
+
+
+def test_in_words():
+    assert PLAIN.text() == ""
+    assert SHORT.text() == (
+        "brickwall encoder; absorbed tail; packed on all good patches, 1 unused between "
+        "two; reference rows in every job: 12, not applied"
+    )
+    assert Economy(patches=3, references=None).text() == (
+        "packed on 3 patches; reference rows in every job: two for each qubit"
+    )
+
+
+def test_arguments_as_flags():
+    told = {name: flag_of(name) for name in ("num_patches", "num_references", "calibrate", "gap")}
+    assert told == {
+        "num_patches": "--patches", "num_references": "--references",
+        "calibrate": "--no-calibrate", "gap": "--gap",
+    }  # fmt: skip
+    assert flag_of("max_qpu_seconds") == "--max-qpu-seconds"
