@@ -45,6 +45,7 @@ from qpc_qiskit.execution.pubs import (
     precision_of,
     product_pairs,
     shots_of,
+    unique_rows,
 )
 from qpc_qiskit.execution.references import Calibration, bad_patches, reference_directions
 from qpc_qiskit.execution.unpacking import features, unpack
@@ -161,13 +162,16 @@ class EstimatorEngine(Engine):
         make_encoder(encoder, 1)  # an unknown name is told now
         self._encoder_name = encoder
         self._angles = AngleCache(warms=False)  # the same bits whatever was asked for before
-        self._absorbs_tail = bool(absorb_tail)
-        if type(num_references) is not int or num_references < 0:
-            raise ValueError(
-                f"num_references must be a whole number, 0 for none, got {num_references!r}."
-            )
-        self._num_references = num_references
-        self._calibrates = bool(calibrate)
+        for name, value in (("absorb_tail", absorb_tail), ("calibrate", calibrate)):
+            if not isinstance(value, bool):
+                raise TypeError(f"{name} must be True or False, got {value!r}.")
+        self._absorbs_tail = absorb_tail
+        if num_references != 0:
+            num_references = positive_integer("num_references", num_references)
+        elif not calibrate:
+            raise ValueError("calibrate=False has no effect without num_references; leave it out.")
+        self._num_references = int(num_references)
+        self._calibrates = calibrate
         self._limits = limits
         self._max_qpu_seconds = _checked_budget(max_qpu_seconds)
         self._seed = seed
@@ -486,10 +490,14 @@ class EstimatorEngine(Engine):
         pairs: Indices,
         references: ReferenceRows | None,
     ) -> JobPlan:
+        angles = angles[:, list(ready.prepared.parts[0].columns)]
+        if self._dedupe_grid is not None:  # shifts of angles that left the circuit change nothing
+            angles, which = unique_rows(angles)
+            pairs = np.stack([pairs[:, 0], which[pairs[:, 1]]], axis=1)
         return plan_jobs(
             ready.encoder,
             directions,
-            angles[:, list(ready.prepared.parts[0].columns)],
+            angles,
             pairs,
             grid=self._dedupe_grid,
             references=references,

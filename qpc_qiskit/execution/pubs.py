@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,8 +127,18 @@ def merge_directions(directions: Array, grid: float = GRID) -> tuple[Indices, In
         (U,) indices of the first direction of each cell, ascending; (D,) which of them stands for
         each direction.
     """
-    cells = np.rint(directions / grid).astype(np.int64)
-    _, first, inverse = np.unique(cells, axis=0, return_index=True, return_inverse=True)
+    return _first_of_each(np.rint(directions / grid).astype(np.int64))
+
+
+def unique_rows(angles: Array) -> tuple[Array, Indices]:
+    """Distinct rows (U, R) in order of first appearance, and which of them each row is."""
+    first, which = _first_of_each(angles)
+    return angles[first], which
+
+
+def _first_of_each(table: NDArray[Any]) -> tuple[Indices, Indices]:
+    """Indices of the first of equal rows, ascending, and which of them each row equals."""
+    _, first, inverse = np.unique(table, axis=0, return_index=True, return_inverse=True)
     order = np.argsort(first)
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))

@@ -39,7 +39,7 @@ def unpack(plan: JobPlan, evs: Array, stds: Array, *, applies: bool = True) -> U
     count, num_patches = plan.slots.shape
     num_features = evs.shape[1] // num_patches
     both = np.stack([evs, stds], axis=-1).reshape(count, num_patches, num_features, 2)
-    values = np.empty((plan.num_rows, num_features, 2))
+    values = np.full((plan.num_rows, num_features, 2), np.nan)
     patch = np.empty(plan.num_rows, np.intp)
     calibrations: list[Calibration] = []
     for part in plan.parts:

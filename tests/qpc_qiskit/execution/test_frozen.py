@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from qpc_qiskit.encoder import make_encoder
 from qpc_qiskit.errors import EngineError
 from qpc_qiskit.execution.destinations import embedded
 from qpc_qiskit.execution.frozen import freeze, thaw
+from qpc_qiskit.execution.prepared import Prepared
 from qpc_qiskit.execution.pubs import make_template
 
 
@@ -77,3 +79,53 @@ def test_broken_and_newer_content():
     newer = content.replace(b'"format": 2', b'"format": 3', 1)
     with pytest.raises(EngineError, match="format 3, this version reads 2"):
         thaw(newer)
+
+
+PACKINGS = [
+    {"num_patches": 3, "gap": 1},
+    {"num_patches": 3, "encoder": "brickwall", "absorb_tail": True},
+]
+
+
+def bound(prepared, row):
+    """The circuit with numbers in it: parameters of several patches are made anew when thawed."""
+    template = prepared.template
+    return template.circuit.assign_parameters(dict(zip(template.parameters, row, strict=True)))
+
+
+@pytest.mark.parametrize("options", PACKINGS, ids=["plain", "shallow"])
+@pytest.mark.parametrize("width", [None, "full"])
+def test_many_patches(options, width, rng):
+    backend = FakeFez()
+    engine = EstimatorEngine.from_backend(backend, precision=0, **options)
+    prepared = engine.prepare(make_spec(8, 3))
+    if width is not None:
+        prepared = replace(prepared, width=backend.num_qubits)
+    found = thaw(freeze(prepared))
+    assert found.num_patches == 3
+    assert found.width == prepared.width
+    names = [p.name for p in prepared.template.parameters]
+    assert [p.name for p in found.template.parameters] == names
+    assert len(set(names)) == len(names)
+    row = rng.uniform(0, 6, len(names))
+    assert bound(found, row) == bound(prepared, row)
+    assert found.template.observables == prepared.template.observables
+    assert len(found.inversions) == (3 if "absorb_tail" in options else 0)
+    for one, other in zip(found.inversions, prepared.inversions, strict=True):
+        for name, array in vars(one).items():
+            np.testing.assert_array_equal(array, getattr(other, name))
+    for one, other in zip(found.parts, prepared.parts, strict=True):
+        assert one.columns == other.columns
+        assert one.circuit == other.circuit
+    for one, other in zip(found.placements, prepared.placements, strict=True):
+        assert (one.patch, one.final) == (other.patch, other.final)
+    assert found.times == prepared.times
+
+
+def test_a_circuit_that_patches_share_is_kept_once():
+    part = EstimatorEngine().prepare(make_spec(8, 3)).parts[0]
+    alone, many = Prepared((part,)), Prepared((part,) * 20)
+    assert len(freeze(many)) < 2 * len(freeze(alone))
+    found = thaw(freeze(many))
+    assert len({id(each.circuit) for each in found.parts}) == 1
+    assert found.num_patches == 20

@@ -2,13 +2,18 @@
 
 import numpy as np
 import pytest
+import torch
 from cases import Case
+from hypothesis import given
+from hypothesis import strategies as st
 
+from qpc_qiskit.brickwall import brickwall, error_bound
 from qpc_qiskit.encoder import make_encoder
 from qpc_qiskit.errors import EngineError
 from qpc_qiskit.execution.forecast import JobCost
-from qpc_qiskit.execution.planning import plan_jobs, plan_parts
+from qpc_qiskit.execution.planning import ReferenceRows, plan_jobs, plan_parts
 from qpc_qiskit.execution.pubs import JobLimits, product_pairs
+from qpc_qiskit.execution.slots import IDLE
 
 SPEC = Case(3, 5, 2).spec()
 ENCODER = make_encoder("multiplexor", 2)
@@ -94,3 +99,129 @@ class TestJobs:
         assert spans(found.parts) == [(0, 2), (2, 4), (4, 6)]
         assert found.total_seconds == pytest.approx(3 * 2.25)
         assert plan(E, pairs, cost=EXACT).total_seconds is None
+
+
+REFERENCES = ReferenceRows(
+    np.eye(4), 7 + np.zeros((4, SPEC.ansatz.num_angles)), np.linspace(-1, 1, 8).reshape(4, 2)
+)
+
+
+class TestPacked:
+    def test_executions_by_hand(self):
+        """7 rows on 3 patches, with 2 reference rows in each job of at most 4 executions."""
+        parts, seconds = plan_parts(
+            7, 4, limits=JobLimits(max_rows=4), cost=PRICED, num_patches=3, num_references=2
+        )
+        assert spans(parts) == [(0, 4), (4, 7)]  # 2 + 2 and 1 + 2
+        assert seconds == pytest.approx((2.45, 2.35))
+
+    def test_rows_of_all_patches_take_memory(self):
+        limits = JobLimits(max_bytes=8 * 4 * 6)
+        assert spans(plan_parts(6, 4, limits=limits, cost=EXACT)[0]) == [(0, 6)]
+        parts, _ = plan_parts(6, 4, limits=limits, cost=EXACT, num_patches=2)
+        assert spans(parts) == [(0, 3)]
+        parts, _ = plan_parts(6, 4, limits=limits, cost=EXACT, num_patches=2, num_references=1)
+        assert spans(parts) == [(0, 3), (3, 5)]
+
+    @pytest.mark.parametrize(
+        ("limits", "what"),
+        [
+            (JobLimits(max_rows=4), "rows"),
+            (JobLimits(max_executions=400), "executions"),
+            (JobLimits(max_qpu_seconds=0.4), "QPU seconds"),
+        ],
+    )
+    def test_no_room_besides_the_references(self, limits, what):
+        with pytest.raises(EngineError, match=f"besides 4 reference rows.* hold in {what};"):
+            plan_parts(6, 4, limits=limits, cost=PRICED, num_references=4)
+        assert plan_parts(6, 4, limits=limits, cost=PRICED, num_references=3)[0]
+
+    @given(st.integers(1, 40), st.integers(1, 7), st.sampled_from([0, 4]), st.integers(5, 12))
+    def test_every_job_has_all_it_needs(self, num_rows, num_patches, num_references, max_rows):
+        """Every row in one slot; every reference on every patch of every job."""
+        pairs = product_pairs(num_rows, 2)
+        directions = np.zeros((num_rows, 4))
+        directions[:, 1] = 1
+        found = plan(
+            directions,
+            pairs,
+            grid=None,
+            limits=JobLimits(max_rows=max_rows),
+            num_patches=num_patches,
+            references=REFERENCES if num_references else None,
+        )
+        assert found.num_rows == 2 * num_rows
+        assert len(found.rows) == found.num_rows + num_references
+        asked = found.slots[(found.slots >= 0) & (found.slots < found.num_rows)]
+        np.testing.assert_array_equal(np.sort(asked), np.arange(found.num_rows))
+        ends = [0, *(part.stop for part in found.parts)]
+        assert [part.start for part in found.parts] == ends[:-1]
+        assert ends[-1] == len(found.slots)
+        for part in found.parts:
+            assert part.stop - part.start <= max_rows
+            for patch in range(num_patches):
+                here = found.slots[part, patch]
+                known = set(here[here >= found.num_rows] - found.num_rows)
+                assert known == set(range(num_references))
+        idle = (found.slots == IDLE).sum()
+        assert idle < num_patches * len(found.parts) if not num_references else idle == 0
+
+    def test_values_of_slots(self):
+        found = plan(E, product_pairs(3, 2), num_patches=4)
+        rows = found.rows.values()
+        wide = found.values().reshape(2, 4, rows.shape[1])
+        assert (found.slots == IDLE).sum() == 2
+        np.testing.assert_array_equal(
+            wide[found.slots != IDLE], rows[found.slots[found.slots >= 0]]
+        )
+        assert (wide[found.slots == IDLE] == 0).all()
+        np.testing.assert_array_equal(found.values(slice(1, 2)), found.values()[1:])
+
+    def test_reference_rows_come_last(self):
+        """They have as many channels as amplitudes, a layer's pixels may have fewer."""
+        found = plan(E, product_pairs(3, 2), num_patches=2, references=REFERENCES)
+        assert found.num_rows == 6
+        assert found.which.max() < 6
+        assert found.exact is REFERENCES.exact
+        values = found.rows.values()
+        angles = ENCODER.angles(torch.eye(4, dtype=torch.float64)).numpy()
+        np.testing.assert_array_equal(values[6:, :3], angles)
+        np.testing.assert_array_equal(values[6:, 3:], REFERENCES.angles)
+        np.testing.assert_array_equal(values[:3, :3], angles[:3])  # the pixels are padded
+
+    def test_nothing_asked_for(self):
+        found = plan(np.zeros((0, 3)), np.zeros((0, 2), int), num_patches=2, references=REFERENCES)
+        assert found.parts == ()
+        assert found.slots.shape == (0, 2)
+
+    def test_what_an_encoder_leaves(self):
+        encoder = make_encoder("brickwall", 2)
+        found = plan_jobs(
+            encoder,
+            np.array([[0.6, 0.8, 0], [0.0, 0.6, 0.8]]),
+            np.zeros((1, SPEC.ansatz.num_angles)),
+            product_pairs(2, 1),
+            grid=None,
+            limits=JobLimits(),
+            cost=EXACT,
+        )
+        assert found.infidelity.shape == (2,)
+        assert error_bound(torch.from_numpy(found.infidelity)).max() < 5e-4
+        assert not plan(E, product_pairs(3, 1)).infidelity.any()
+
+    def test_an_encoder_that_fails_is_told(self):
+        """Two layers of a brickwall are too few for three qubits."""
+        directions = np.random.default_rng(0).normal(size=(4, 8))
+        directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+        with pytest.raises(
+            EngineError, match=r"brickwall encoder cannot prepare \d of 4 .*Use the multiplexor"
+        ):
+            plan_jobs(
+                brickwall(3, depth=1),
+                directions,
+                np.zeros((1, 5)),
+                product_pairs(4, 1),
+                grid=None,
+                limits=JobLimits(),
+                cost=EXACT,
+            )

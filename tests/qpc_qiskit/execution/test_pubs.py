@@ -439,3 +439,59 @@ class TestStdsFromData:
         stds = np.array([[np.nan, 1.0]])
         stds_from_data(DataBin(stds=stds, ensemble_standard_error=np.ones((1, 2))), 2, 1)
         assert np.isnan(stds[0, 0])
+
+
+class TestTemplates:
+    @pytest.mark.parametrize("encoder", ["multiplexor", "brickwall"])
+    @pytest.mark.parametrize("name", ["strongly_entangling", "figure1", "circuit_centric"])
+    def test_without_the_tail(self, name, encoder):
+        """Fewer two-qubit gates, parities instead, and only the angles that are left."""
+        ansatz = make_ansatz(name, 4, 2)
+        whole = make_template(make_encoder(encoder, 4), ansatz)
+        found = make_template(make_encoder(encoder, 4), ansatz, absorbs_tail=True)
+        num_angles = len(make_encoder(encoder, 4).parameters)
+        assert whole.columns == tuple(range(ansatz.num_angles))
+        assert set(found.columns) <= set(whole.columns)
+        assert found.columns == tuple(sorted(found.columns))
+        assert [p.name for p in found.parameters] == [
+            *(p.name for p in whole.parameters[:num_angles]),
+            *(whole.parameters[num_angles + i].name for i in found.columns),
+        ]
+        assert set(found.parameters) == set(found.circuit.parameters)
+        pairs = found.circuit.num_nonlocal_gates(), whole.circuit.num_nonlocal_gates()
+        gone = name != "circuit_centric"  # which ends in rotations about X
+        assert (pairs[0] < pairs[1]) is gone
+        widths = {int(observable.paulis.z.sum()) for observable in found.observables}
+        assert (max(widths) > 1) is gone
+        if not gone:
+            assert found.circuit == whole.circuit
+            assert found.observables == whole.observables
+
+    def test_by_default_nothing_is_left_out(self):
+        ansatz = make_ansatz("strongly_entangling", 3, 1)
+        encoder = make_encoder("multiplexor", 3)
+        found = make_template(encoder, ansatz)
+        assert len(found.parameters) == len(encoder.parameters) + ansatz.num_angles
+        assert [int(o.paulis.z.sum()) for o in found.observables] == [1, 1, 1]
+
+
+class TestFurtherRows:
+    """Reference rows, that every job has."""
+
+    @given(st.integers(0, 50), st.integers(0, 5), st.integers(1, 9))
+    def test_leave_room(self, num_rows, num_extra, room):
+        limits = JobLimits(max_rows=num_extra + room)
+        parts = split_jobs(num_rows, limits, row_bytes=8, num_extra=num_extra)
+        assert [i for part in parts for i in range(part.start, part.stop)] == list(range(num_rows))
+        assert len(parts) == math.ceil(num_rows / room)
+        assert all(part.stop - part.start <= room for part in parts)
+
+    def test_none_fit(self):
+        with pytest.raises(EngineError, match="besides 3 reference rows"):
+            split_jobs(5, JobLimits(max_rows=3), row_bytes=8, num_extra=3)
+        with pytest.raises(EngineError) as error:
+            split_jobs(5, JobLimits(max_rows=0), row_bytes=8)
+        assert "reference" not in str(error.value)
+
+    def test_without_limits(self):
+        assert split_jobs(5, JobLimits(), row_bytes=8, num_extra=3) == [slice(0, 5)]

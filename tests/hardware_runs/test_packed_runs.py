@@ -1,0 +1,450 @@
+"""Durable runs with many patches at a time, brickwalls, absorbed tails and reference rows."""
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+from durable_runs import RULES, Clock, Script, check_paid_once, images
+from ledgers import make_rows, planned, tiles
+from qiskit_aer.noise import NoiseModel
+from qiskit_ibm_runtime.fake_provider import FakeJakartaV2, FakeLagosV2
+from torch import nn
+
+from hardware_runs.circuits import circuit_key
+from hardware_runs.ledger import FrozenRows, Ledger
+from qpc_qiskit import EstimatorEngine, ExactEngine, QuantumPointwiseConv2d, use_engine
+from qpc_qiskit.errors import BackendError, EngineError, ResultsPending
+from qpc_qiskit.execution import destinations
+from qpc_qiskit.execution.aer import AerEstimator
+from qpc_qiskit.execution.frozen import freeze, thaw
+from qpc_qiskit.execution.planning import JobPlan
+from qpc_qiskit.execution.pubs import JobLimits, Rows, make_pub, product_pairs
+from qpc_qiskit.execution.slots import wide_values
+from qpc_qiskit.execution.unpacking import features, unpack
+
+pytestmark = pytest.mark.usefixtures("no_backoff")
+
+SHALLOW = {"encoder": "brickwall", "absorb_tail": True}
+PACKED = {**SHALLOW, "num_patches": 2, "mode": "batch", "shots": 256}
+TWO, THREE = {**PACKED, "num_references": 5}, {**PACKED, "num_references": 6}
+
+
+def network(channels=4, width=3, seed=0):
+    """Two quantum layers with a ReLU between them."""
+    generator = torch.Generator().manual_seed(seed)
+    return nn.Sequential(
+        QuantumPointwiseConv2d(channels, width, generator=generator),
+        nn.ReLU(),
+        QuantumPointwiseConv2d(width, 3, generator=generator),
+    ).eval()
+
+
+def pixels(number, channels=4):
+    """(number, channels, 1, 1)."""
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(number, channels, 1, 1, generator=generator)
+
+
+class Device:
+    """A stand-in's device, and the scripts that run on it."""
+
+    def __init__(self, standin, name, path, given):
+        self.standin, self.name, self.path, self.given = standin, name, path, given
+        self.clock = Clock(standin)
+
+    def script(self, model=None, **given):
+        """A script of its own process: a new backend, a new network."""
+        backend = self.standin.service().backend(self.name)
+        given = {"rules": RULES, **self.given, **given}
+        return Script(self.path, backend, self.clock, model or network(), **given)
+
+    @property
+    def jobs(self):
+        return self.standin.records()["jobs"]
+
+
+@pytest.fixture
+def device(start, tmp_path):
+    """device(name, given..., rules=...) -> a stand-in with noise."""
+
+    def device(name="ibm_lagos", given=TWO, **rules):
+        standin = start(**{"noisy": True, **rules})
+        return Device(standin, name, tmp_path / f"{len(list(tmp_path.iterdir()))}.sqlite", given)
+
+    return device
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "x", "given"),
+    [
+        ("ibm_lagos", network, pixels(3), TWO),
+        ("ibm_jakarta", lambda: network(8, 5), pixels(2, 8), THREE),
+        ("ibm_lagos", network, pixels(3), {**TWO, "calibrate": False}),
+    ],
+    ids=["n2", "n3", "raw"],
+)
+def test_equals_a_direct_run(device, name, model, x, given):
+    """Begun image by image, gone on with all at once; on another stand-in, by the engine alone."""
+    first = device(name, given, queue_seconds=20)
+    with pytest.raises(ResultsPending):
+        first.script(model()).once(x, 1)
+    assert len(first.jobs) == len(x)
+    values = first.script(model()).finish(x, len(x))
+    assert len(first.jobs) == len(x) + 1
+    check_paid_once(first.script(model()), first.standin)
+
+    second = device(name, given)
+    backend = second.standin.service().backend(name)
+    layer, relu, last = model()
+    with EstimatorEngine.from_backend(backend, **given) as engine, torch.no_grad():
+        layer.engine = last.engine = engine
+        hidden = torch.cat([layer(image[None]) for image in x])
+        report = engine.last_report
+        expected = last(relu(hidden))
+    assert torch.equal(values, expected)
+    assert sorted(j["program_sha256"] for j in first.jobs) == sorted(
+        j["program_sha256"] for j in second.jobs
+    )
+    assert len(report.patches) == 2
+    rows = layer.spec.num_kernels
+    assert report.num_executions == -(-rows // 2) + given["num_references"]
+    assert [each["mode"] for each in first.standin.records()["sessions"]] == ["batch"]
+
+
+def test_replay_sends_nothing(device):
+    x = pixels(3)
+    place = device(noisy=False)
+    values = place.script().finish(x)
+    jobs = place.jobs
+    for size in (1, 2, 3):
+        assert torch.equal(place.script().once(x, size), values)
+    assert place.jobs == jobs
+
+
+def test_replay_without_the_device(device):
+    x = pixels(2)
+    place = device(noisy=False)
+    script = place.script()
+    script.backend = "ibm_lagos"
+    values = script.finish(x)
+    place.standin.stop()
+    assert torch.equal(script.once(x, 2), values)
+    with pytest.raises(BackendError, match="No access to ibm_lagos"):
+        script.once(pixels(3), 3)
+
+
+def test_split_into_jobs(device):
+    """Each has its own reference rows; as a direct run with the same limits."""
+    limits = {"limits": JobLimits(max_rows=6)}
+    x = pixels(2)
+    place = device("ibm_lagos", TWO | limits, noisy=False)
+    values = place.script().finish(x, 2)
+    ledger, run_id = place.script().ledger()
+    chunks = ledger.chunks(run_id, layer="0")
+    rows = 2 * network()[0].spec.num_kernels
+    assert len(chunks) == -(-rows // 2)
+    assert {chunk.num_rows for chunk in chunks} == {1 + 5}
+    other = device("ibm_lagos", TWO | limits, noisy=False)
+    backend = other.standin.service().backend("ibm_lagos")
+    model = network()
+    with (
+        EstimatorEngine.from_backend(backend, **TWO, **limits) as engine,
+        torch.no_grad(),
+        use_engine(model, engine),
+    ):
+        assert torch.equal(model(x), values)
+    assert len(other.jobs) == len(place.jobs)
+
+
+# What is kept.
+
+
+def wide_text(prepared, values):
+    """The circuit that is sent, with numbers in it; parameters have ids of their process."""
+    template = prepared.template
+    bound = template.circuit.assign_parameters(dict(zip(template.parameters, values, strict=True)))
+    return bound, template.observables
+
+
+def test_frozen_circuits_are_those_that_were_prepared(device, rng):
+    place = device(noisy=False)
+    script = place.script()
+    with pytest.raises(ResultsPending):
+        script.once(pixels(1))
+    ledger, run_id = script.ledger()
+    (blob,) = ledger.revisions(run_id)[-1].blobs.values()
+    thawed = thaw(blob)
+    given = {name: value for name, value in TWO.items() if name != "mode"}
+    with EstimatorEngine.from_backend(script.backend, **given) as engine:
+        prepared = engine.prepare(network()[0].spec)
+    values = rng.uniform(0, 6, len(prepared.template.parameters))
+    for found in (thawed, thaw(freeze(thawed))):
+        assert found.num_patches == 2
+        assert found.width == 7
+        for one, other in zip(found.placements, prepared.placements, strict=True):
+            assert (one.patch, one.final) == (other.patch, other.final)
+        assert found.times == prepared.times
+        assert wide_text(found, values) == wide_text(prepared, values)
+        names = [p.name for p in found.template.parameters]
+        assert names == [p.name for p in prepared.template.parameters]
+        for one, other in zip(found.inversions, prepared.inversions, strict=True):
+            for name, array in vars(one).items():
+                np.testing.assert_array_equal(array, getattr(other, name))
+
+
+def test_frozen_rows_are_the_plan(device):
+    """From another process' ledger: slots, known answers and angles, bit by bit."""
+    x = pixels(3)
+    place = device(noisy=False)
+    script = place.script()
+    with pytest.raises(ResultsPending):
+        script.once(x, 3)
+    ledger, run_id = Ledger(script.path), script.ledger()[1]
+    (block,) = ledger.blocks(run_id, "0")
+    layer = network()[0]
+    given = {name: value for name, value in TWO.items() if name != "mode"}
+    with EstimatorEngine.from_backend(script.backend, **given) as engine:
+        (weights,) = layer.parameters()
+        plan = engine.plan(layer.spec, x[:, :, 0, 0], weights.detach())
+    assert len(block.rows.exact) == 5
+    assert block.rows.slots.dtype == np.int64
+    for name in ("slots", "exact", "which"):
+        np.testing.assert_array_equal(getattr(block.rows, name), getattr(plan, name))
+    for name in ("encoder_angles", "ansatz_angles", "pairs"):
+        np.testing.assert_array_equal(getattr(block.rows, name), getattr(plan.rows, name))
+    assert [(c.row_start, c.row_stop) for c in block.chunks] == [
+        (p.start, p.stop) for p in plan.parts
+    ]
+
+
+def packed_rows(**changed):
+    """6 rows and 2 reference rows on 2 patches: 5 executions."""
+    rows = make_rows(num_pixels=6)
+    more = np.stack([np.arange(2), np.zeros(2, int)], axis=1)
+    slots = np.array([[0, 1], [6, 7], [3, 2], [7, 6], [4, 5]])
+    pairs = np.concatenate([rows.pairs, more])
+    rows = replace(rows, pairs=pairs, slots=slots, exact=np.full((2, 2), 0.5))
+    return replace(rows, **changed)
+
+
+GOOD = packed_rows().slots
+
+
+def with_slot(value, at=(0, 0)):
+    slots = GOOD.copy()
+    slots[at] = value
+    return slots
+
+
+class TestLedger:
+    @pytest.fixture
+    def ledger(self, tmp_path):
+        with Ledger(tmp_path / "runs.sqlite") as ledger:
+            yield ledger
+
+    def freeze(self, ledger, rows, num=5):
+        run, _ = planned(ledger)
+        return run, ledger.freeze_block(run.id, "features.0", 4, 6, rows, tiles(num), now=3.0)
+
+    @pytest.mark.parametrize("spare", [-1, 6])
+    def test_keeps_slots_and_known_answers(self, ledger, tmp_path, spare):
+        rows = packed_rows()
+        if spare != 6:
+            rows = replace(rows, slots=np.concatenate([GOOD, [[-1, -1]]]))
+        run, block = self.freeze(ledger, rows, len(rows.slots))
+        with Ledger(tmp_path / "runs.sqlite") as other:
+            (found,) = other.blocks(run.id, "features.0", 4)
+        assert found.chunks == block.chunks
+        for each in fields(FrozenRows):
+            kept, given = getattr(found.rows, each.name), getattr(rows, each.name)
+            np.testing.assert_array_equal(kept, given)
+            assert getattr(kept, "dtype", None) == getattr(given, "dtype", None)
+
+    @pytest.mark.parametrize(
+        ("slots", "message"),
+        [
+            (with_slot(8), "An index in slots is outside the 8 rows"),
+            (with_slot(-2), "An index in slots is outside the 8 rows"),
+            (GOOD[:, 0], r"Expected slots of .*int64.* with 2 dimensions; got int64"),
+            (GOOD.astype(float), r"Expected slots of .*int64.*; got float64"),
+            (with_slot(1), "Expected each of 6 rows once in slots"),  # row 0 nowhere
+            (with_slot(-1), "Expected each of 6 rows once in slots"),
+            (with_slot(6), "Expected each of 6 rows once in slots"),
+            (with_slot(0, (1, 1)), "Expected each of 6 rows once in slots"),  # and twice
+        ],
+    )
+    def test_refuses_wrong_slots(self, ledger, slots, message):
+        with pytest.raises(ValueError, match=message):
+            self.freeze(ledger, packed_rows(slots=slots))
+        run = ledger.get_run("digits")
+        assert ledger.blocks(run.id, "features.0", 4) == ()
+
+    def test_refuses_jobs_that_do_not_tile_the_executions(self, ledger):
+        with pytest.raises(ValueError, match="chunks that tile 5 executions"):
+            self.freeze(ledger, packed_rows(), 8)
+
+    @pytest.mark.parametrize(
+        ("number", "message"),
+        [(1, "each of 7 rows once in slots"), (8, "besides 8 reference rows")],
+    )
+    def test_refuses_answers_that_are_no_rows(self, ledger, number, message):
+        with pytest.raises(ValueError, match=message):
+            self.freeze(ledger, packed_rows(exact=np.full((number, 2), 0.5)))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"num_patches": 1},
+        {"encoder": "multiplexor"},
+        {"absorb_tail": False},
+        {"num_references": 4},
+        {"calibrate": False},
+    ],
+    ids=str,
+)
+def test_other_choices_are_another_run(tmp_path, changed):
+    given = {**TWO, "mode": "job", "precision": 0, "shots": None}
+    Script(tmp_path / "runs.sqlite", "fake_lagos", model=network(), **given).once(pixels(1))
+    other = Script(tmp_path / "runs.sqlite", "fake_lagos", model=network(), **{**given, **changed})
+    with pytest.raises(EngineError, match=r"begun with other settings \(engine_options\)"):
+        other.once(pixels(1))
+
+
+# What the values are.
+
+
+@pytest.mark.parametrize(
+    ("name", "fake", "channels", "given"),
+    [("ibm_lagos", FakeLagosV2, 4, TWO), ("ibm_jakarta", FakeJakartaV2, 8, THREE)],
+)
+def test_values_are_exact_but_for_shots_and_what_calibration_leaves(
+    device, name, fake, channels, given
+):
+    """The first layer's values: five standard errors from what the frozen executions give under
+    the device's noise without shots, in the whole width, and that near the exact values."""
+    x = pixels(4, channels)
+    model = network(channels, 4)
+    spec = model[0].spec
+    place = device(name, {**given, "shots": 2000})
+    place.script(model).finish(x, 4)
+    ledger, run_id = place.script(model).ledger()
+    (block,) = ledger.blocks(run_id, "0")
+    rows = block.rows
+    (result,) = ledger.results(run_id, "0")
+    prepared = thaw(ledger.revisions(run_id)[result.chunk.revision - 1].blobs[circuit_key(spec)])
+    plan = JobPlan(
+        Rows(rows.encoder_angles, rows.ansatz_angles, rows.pairs),
+        len(rows.pairs) - len(rows.exact),
+        rows.which,
+        rows.slots,
+        (slice(0, len(rows.slots)),),
+        None,
+        rows.exact,
+    )
+    noise = NoiseModel.from_backend(fake())
+    wide = wide_values(plan.rows, plan.slots)
+    job = AerEstimator(noise).run([make_pub(prepared.template, wide, 0.0)])
+    evs = job.result()[0].data.evs.T
+    without_shots = unpack(plan, *features(prepared, evs, np.zeros_like(evs), None))
+    sampled = unpack(plan, *features(prepared, result.evs, result.stds, result.shots))
+    pulls = (sampled.evs - without_shots.evs) / sampled.stds
+    assert np.abs(pulls).max() < 5
+    assert 0.3 < np.sqrt((pulls**2).mean()) < 2
+    (weights,) = model[0].parameters()
+    exact = ExactEngine().evs(spec, x[:, :, 0, 0].double(), weights.detach().double())
+    pairs = product_pairs(4, spec.num_kernels)
+    errors = without_shots.evs[plan.which] - exact.numpy()[pairs[:, 0], pairs[:, 1]]
+    raw = unpack(plan, *features(prepared, evs, np.zeros_like(evs), None), applies=False)
+    before = raw.evs[plan.which] - exact.numpy()[pairs[:, 0], pairs[:, 1]]
+    assert np.abs(errors).mean() < np.abs(before).mean() / 1.5
+    assert np.abs(errors).max() < 0.15
+
+
+def test_local_run_equals_a_direct_one(tmp_path):
+    """Without shots; each patch by itself, since a copy of the device is simulated here."""
+    given = {**SHALLOW, "num_patches": 3, "gap": 1, "num_references": 4, "precision": 0}
+    x = images(2, size=2)
+    model = network()
+    script = Script(tmp_path / "runs.sqlite", "fake_torino", model=model, **given)
+    values = script.once(x, 2)
+    assert torch.equal(script.once(x, 1), values)
+    with (
+        EstimatorEngine.from_backend("fake_torino", **given) as engine,
+        torch.no_grad(),
+        use_engine(model, engine),
+    ):
+        torch.testing.assert_close(model(x), values, rtol=0, atol=1e-6)
+
+
+def test_a_patch_that_dies(device, monkeypatch):
+    """What is not sent yet moves to as many patches elsewhere; what was sent is kept."""
+    rules = replace(RULES, max_in_flight=1)
+    given = {**PACKED, "num_references": 2, "shots": 1024, "rules": rules}
+    place = device("ibm_jakarta", given, noisy=False)
+    model = nn.Sequential(
+        QuantumPointwiseConv2d(2, 2, generator=torch.Generator().manual_seed(0))
+    ).eval()
+    x = pixels(3, 2)
+    with pytest.raises(ResultsPending):
+        place.script(model).once(x, 1)
+    assert len(place.jobs) == 1
+    ledger, run_id = place.script(model).ledger()
+
+    def patches(number):
+        (blob,) = ledger.revisions(run_id)[number - 1].blobs.values()
+        return [placement.patch.qubits for placement in thaw(blob).placements]
+
+    before = patches(ledger.chunks(run_id)[0].revision)
+    lost = before[1][0]
+    bad = frozenset({lost}), frozenset()
+    monkeypatch.setattr(destinations, "faulty", lambda backend: bad)
+    place.standin.recalibrate()
+    values = place.script(model).finish(x)
+    attempts = ledger.attempts(run_id)
+    revisions = [each.revision for each in attempts]
+    assert revisions[0] != revisions[1] == revisions[2]
+    after = patches(revisions[1])
+    assert len(after) == len(before) == 2
+    assert all(lost not in patch for patch in after)
+    check_paid_once(place.script(model), place.standin)
+    with torch.no_grad():  # 1024 shots, calibrated by references of as many
+        torch.testing.assert_close(values, model(x), atol=0.3, rtol=0)
+
+
+def test_fewer_patches_than_before(device, monkeypatch):
+    """All that are left are too few: told, and nothing is sent; the rest goes on with them back."""
+    rules = replace(RULES, max_in_flight=1)
+    place = device("ibm_lagos", {**TWO, "rules": rules}, noisy=False)
+    x = pixels(3)
+    with pytest.raises(ResultsPending):
+        place.script().once(x, 1)
+    bad = frozenset({5}), frozenset()  # what is left is a star: any two pairs share its middle
+    with monkeypatch.context() as patch:
+        patch.setattr(destinations, "faulty", lambda backend: bad)
+        with pytest.raises(BackendError, match="Expected 2 disjoint patches"):
+            place.script().finish(x)
+    assert len(place.jobs) == 1
+    values = place.script().finish(x)
+    assert values.shape == (3, 3, 1, 1)
+    check_paid_once(place.script(), place.standin)
+
+
+def test_as_many_patches_as_there_are(device, monkeypatch):
+    """One less, when rows were dealt to two: told, and what was measured is kept."""
+    rules = replace(RULES, max_in_flight=1)
+    place = device("ibm_lagos", {"num_patches": None, "shots": 64, "rules": rules}, noisy=False)
+    x = pixels(3)
+    with pytest.raises(ResultsPending):
+        place.script().once(x, 1)
+    bad = frozenset({5}), frozenset()
+    with monkeypatch.context() as patch:
+        patch.setattr(destinations, "faulty", lambda backend: bad)
+        with pytest.raises(EngineError, match=r"1 good patches now, .* dealt to 2\. What was"):
+            place.script().finish(x)
+    assert len(place.jobs) == 1
+    ledger, run_id = place.script().ledger()
+    assert len(ledger.results(run_id, "0")) == 1
+    assert place.script().finish(x).shape == (3, 3, 1, 1)
+    check_paid_once(place.script(), place.standin)
