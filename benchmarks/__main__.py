@@ -21,6 +21,8 @@ NAMES = (
     "primitives",
     "aer",
     "devices",
+    "brickwall",
+    "hardware_economy",
     "memory",
     "breakdown",
     "imports",
