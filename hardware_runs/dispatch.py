@@ -8,7 +8,6 @@ that starts anew does what the ledger says is left to do.
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import uuid
 import zlib
@@ -44,6 +43,7 @@ from qpc_qiskit.errors import (
     LedgerError,
     SessionEnded,
 )
+from qpc_qiskit.execution.forecast import MARGIN, cap_seconds
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +55,6 @@ LOCAL_LEASE_SECONDS = 60.0
 """On this machine; renewed while a job runs."""
 CLAIM_SECONDS = 120.0
 """From a claim to its POST: nothing but circuits and rows are read."""
-MARGIN = 1.5
-LONGEST_JOB_SECONDS = 10800
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,13 +72,6 @@ class Rules:
     lookup_interval_seconds: float = LOOKUP_INTERVAL_SECONDS
     margin: float = MARGIN
     """A job may take this many times its forecast before the service ends it."""
-
-
-def cap_seconds(predicted_seconds: float | None, margin: float = MARGIN) -> int:
-    """QPU time after which the service ends a job; its whole share of the budget."""
-    if predicted_seconds is None:
-        return LONGEST_JOB_SECONDS
-    return min(math.ceil(predicted_seconds * margin), LONGEST_JOB_SECONDS)
 
 
 @dataclass(eq=False)
@@ -241,6 +232,7 @@ class Dispatcher:
         return None
 
     def _cap(self, chunk: Chunk) -> int:
+        """The job's whole share of the budget."""
         if self.service.is_local:
             return 0
         return cap_seconds(chunk.predicted_seconds, self.rules.margin)

@@ -28,13 +28,12 @@ from hardware_runs.comparison import (
     sent,
     total_of,
 )
-from hardware_runs.dispatch import MARGIN, cap_seconds
 from qpc_qiskit.connector import use_engine
 from qpc_qiskit.directions import canonical_directions
 from qpc_qiskit.economy import PLAIN, Economy
 from qpc_qiskit.engines import Engine, EstimatorEngine, ExactEngine
 from qpc_qiskit.errors import BudgetError, EngineError
-from qpc_qiskit.execution.forecast import JobCost
+from qpc_qiskit.execution.forecast import MARGIN, JobCost, cap_seconds
 from qpc_qiskit.execution.opening import AER
 from qpc_qiskit.execution.pubs import GRID, merge_directions
 from qpc_qiskit.execution.tail import absorb_tail

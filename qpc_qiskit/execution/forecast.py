@@ -6,6 +6,7 @@ circuit itself; the delay is over 90 % of it (documentation page "Workload usage
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,22 @@ from qiskit import QuantumCircuit
 from qiskit.transpiler import Target
 
 SECONDS_PER_JOB = 2.0
+MARGIN = 1.5
+"""A job may take this many times the predicted QPU time before the service ends it."""
+LONGEST_JOB_SECONDS = 10800
+"""The service's own limit."""
+
+
+def cap_seconds(predicted_seconds: float | None, margin: float = MARGIN) -> int:
+    """QPU time after which the service ends a job, in whole seconds.
+
+    Args:
+        predicted_seconds: of the job; None: not known.
+        margin: how many times of it are allowed.
+    """
+    if predicted_seconds is None:
+        return LONGEST_JOB_SECONDS
+    return min(math.ceil(predicted_seconds * margin), LONGEST_JOB_SECONDS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import Context
@@ -53,7 +52,7 @@ from qpc_qiskit.execution.destinations import (
     noise_on,
     simulated,
 )
-from qpc_qiskit.execution.forecast import JobCost
+from qpc_qiskit.execution.forecast import JobCost, cap_seconds
 from qpc_qiskit.execution.patchwise import PatchwiseEstimator, patch_by_patch
 from qpc_qiskit.execution.prepared import Prepared
 from qpc_qiskit.execution.pubs import JobLimits, shots_of
@@ -61,10 +60,6 @@ from qpc_qiskit.execution.pubs import JobLimits, shots_of
 LOCAL_RANDOMIZATIONS = 8
 """Twirls of a row on a laptop, where each costs a simulation; IBM's own default is 32."""
 
-MARGIN = 1.5
-"""A job may take this many times the predicted QPU time before the service ends it."""
-LONGEST_JOB_SECONDS = 10800
-"""The service's own limit."""
 FETCH_ATTEMPTS = 8
 
 _LOCAL_LIMITS = JobLimits(max_rows=512, max_bytes=2**29)
@@ -333,8 +328,7 @@ def device(
 
     def configure(_: BaseEstimatorV2, settings: JobSettings) -> None:
         if settings.predicted_seconds is not None:
-            cap = math.ceil(settings.predicted_seconds * MARGIN)
-            estimator.options.max_execution_time = min(cap, LONGEST_JOB_SECONDS)
+            estimator.options.max_execution_time = cap_seconds(settings.predicted_seconds)
 
     return Destination(
         name=backend.name,

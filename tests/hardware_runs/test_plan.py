@@ -8,13 +8,12 @@ from torch import nn
 
 from hardware_runs.beginning import durable
 from hardware_runs.comparison import ways
-from hardware_runs.dispatch import cap_seconds
 from hardware_runs.ledger import Ledger
 from hardware_runs.plan import make_plan, planning_engine
 from qpc_qiskit import QuantumPointwiseConv2d, use_engine
 from qpc_qiskit.economy import PLAIN, Economy
 from qpc_qiskit.errors import BackendError, BudgetError, EngineError
-from qpc_qiskit.execution.forecast import SECONDS_PER_JOB
+from qpc_qiskit.execution.forecast import SECONDS_PER_JOB, cap_seconds
 
 
 @pytest.fixture
