@@ -23,6 +23,7 @@ NAMES = (
     "devices",
     "brickwall",
     "hardware_economy",
+    "defaults",
     "memory",
     "breakdown",
     "imports",

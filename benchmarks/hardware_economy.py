@@ -35,7 +35,12 @@ from qpc_qiskit.engines.exact import ExactEngine
 from qpc_qiskit.execution import runtime
 from qpc_qiskit.execution.aer import AerEstimator
 from qpc_qiskit.execution.destinations import noise_of_patch
-from qpc_qiskit.execution.forecast import SECONDS_PER_JOB, JobCost, shot_times
+from qpc_qiskit.execution.forecast import (
+    SECONDS_PER_JOB,
+    JobCost,
+    shot_times,
+    shots_for_equal_error,
+)
 from qpc_qiskit.execution.noise import MeasurementNoise
 from qpc_qiskit.execution.parities import (
     inversion,
@@ -135,8 +140,8 @@ class Result:
 class Bench:
     """Devices and results, each made once."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, pixels: int = PIXELS, kernels: int = KERNELS) -> None:
+        self.settings, self._pixels, self._kernels = settings, pixels, kernels
         self._backends: dict[str, BackendV2] = {}
         self._results: dict[tuple[str, int, Way | None], Result] = {}
 
@@ -156,14 +161,14 @@ class Bench:
 
     def pixels(self, work: Workload) -> torch.Tensor:
         """Gaussian, then post-ReLU."""
-        count = self.settings.pick(PIXELS, 4)
+        count = self.settings.pick(self._pixels, 4)
         positive = brickwall._post_relu(2 * count, work.channels)
         positive = positive[positive.any(1)][:count]
         return torch.cat([work.pixels(len(positive)), positive])
 
     def engine(self, device: str, n: int, way: Way) -> tuple[Workload, Prepared, JobPlan]:
         """The rows of the held-out pixels, as they would be sent."""
-        work = Workload(2**n, self.settings.pick(KERNELS, 2), n, dtype=torch.float64)
+        work = Workload(2**n, self.settings.pick(self._kernels, 2), n, dtype=torch.float64)
         engine = EstimatorEngine.from_backend(
             self.backend(device),
             precision=0,
@@ -338,7 +343,7 @@ def _both_shots(this: Result, plain: Result) -> int | None:
 
 
 def _shots(variance: float, wanted: float) -> int:
-    return math.ceil(SHOTS * variance / wanted - 1e-9)
+    return shots_for_equal_error(SHOTS, variance, wanted)
 
 
 def _stds(evs: Array) -> Array:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import time
@@ -20,9 +19,12 @@ from hardware_runs.dispatch import Rules
 from hardware_runs.engine import DurableEngine
 from hardware_runs.ledger import ChunkState, Ledger, Run
 from hardware_runs.services import DeviceService, JobService, LocalService, NoService
+from noise_models.snapshots import SnapshotBackend
+from qpc_qiskit.brickwall import Progress
 from qpc_qiskit.engines import EstimatorEngine
 from qpc_qiskit.engines.estimator import checked_precision
 from qpc_qiskit.errors import BackendError, EngineError, LedgerConflictError
+from qpc_qiskit.execution.noise import CircuitNoise, noise_digest
 from qpc_qiskit.execution.pubs import GRID
 
 
@@ -44,6 +46,7 @@ def durable(
     sleep: Callable[[float], None] = time.sleep,
     check: Callable[[], None] = lambda: None,
     about: dict[str, Any] | None = None,
+    on_fit: Progress | None = None,
     **engine_options: Any,
 ) -> DurableEngine:
     """An engine whose run survives a crash at any line; use it as a context manager.
@@ -68,6 +71,7 @@ def durable(
         sleep: waits for some seconds.
         check: called before each job is sent or looked at; may raise to stop cleanly.
         about: JSON that is kept with the run, for whoever goes on with it.
+        on_fit: told of the directions whose angles are fitted; see `EstimatorEngine.on_fit`.
         engine_options: of `EstimatorEngine` and its `from_backend`; kept with the run.
 
     Raises:
@@ -92,6 +96,7 @@ def durable(
             seed=seed,
             **engine_options,
         )
+        estimator.on_fit = on_fit
         device = estimator.destination.backend
         service = LocalService(estimator.destination)
         if device is not None and runtime.is_ibm(device):
@@ -169,8 +174,8 @@ def _kept_options(options: Mapping[str, Any]) -> dict[str, Any]:
             continue
         if isinstance(value, AerSimulator) and value.options.noise_model is not None:
             value = value.options.noise_model
-        if isinstance(value, NoiseModel):
-            kept[name] = _noise_digest(value)
+        if isinstance(value, NoiseModel | CircuitNoise | SnapshotBackend):
+            kept[name] = digest_of(value)
         elif isinstance(value, BackendV2):
             kept[name] = value.name
         else:
@@ -183,13 +188,9 @@ def _kept_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _noise_digest(noise: NoiseModel) -> str:
-    """The same for equal models, whose errors have random ids and come in any order."""
-    told = noise.to_dict(serializable=True)["errors"]
-    errors = [{name: value for name, value in each.items() if name != "id"} for each in told]
-    texts = sorted(json.dumps(each, sort_keys=True) for each in errors)
-    text = json.dumps([sorted(noise.basis_gates), texts])
-    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+def digest_of(noise: NoiseModel | CircuitNoise | SnapshotBackend) -> str:
+    """The same for equal noise: what a run keeps of noise that has no name."""
+    return noise.snapshot.digest if isinstance(noise, SnapshotBackend) else noise_digest(noise)
 
 
 def _run(

@@ -18,13 +18,14 @@ from pydantic import ValidationError
 from qiskit.providers import BackendV2
 from torch import Tensor
 
-from hardware_runs.beginning import durable
+from hardware_runs.beginning import digest_of, durable
 from hardware_runs.engine import DurableEngine
 from hardware_runs.ledger import Ledger, Run
 from hardware_runs.plan import RunPlan, make_plan, planning_engine
 from hardware_runs.run_settings import Settings, UsageError, differences
 from hardware_runs.status import noise_of
-from noise_models.spec import parse_noise
+from noise_models.words import parse_noise
+from qpc_qiskit.brickwall import Progress
 from qpc_qiskit.checkpoint import Record, load
 from qpc_qiskit.data import load_source, unit_images
 from qpc_qiskit.economy import Economy
@@ -303,6 +304,7 @@ def begin(
     backend: str | BackendV2,
     *,
     check: Callable[[], None] = lambda: None,
+    on_fit: Progress | None = None,
 ) -> DurableEngine:
     """The engine of a new run; of an old one, if it was begun with the same.
 
@@ -313,6 +315,7 @@ def begin(
         settings: of the run; a budget of `math.inf` is none.
         backend: that of the settings, or the backend itself; an old run does not need it.
         check: see `durable`.
+        on_fit: likewise.
 
     Raises:
         LedgerConflictError: there is a run with this name that was begun with something else.
@@ -322,7 +325,8 @@ def begin(
     known = ledger.find_run(name)
     if known is not None:
         check_same(known, work, settings)
-        return reopen(ledger, known, max_qpu_seconds=settings.max_qpu_seconds, check=check)
+        budget = settings.max_qpu_seconds
+        return reopen(ledger, known, max_qpu_seconds=budget, check=check, on_fit=on_fit)
     return durable(
         ledger,
         name,
@@ -331,6 +335,7 @@ def begin(
         max_qpu_seconds=settings.max_qpu_seconds,
         seed=settings.seed,
         check=check,
+        on_fit=on_fit,
         about=asdict(replace(work.task, noise=settings.noise)),
     )
 
@@ -341,6 +346,7 @@ def reopen(
     *,
     max_qpu_seconds: float | None = None,
     check: Callable[[], None] = lambda: None,
+    on_fit: Progress | None = None,
 ) -> DurableEngine:
     """The engine of a run, with the settings that it was begun with.
 
@@ -349,6 +355,7 @@ def reopen(
         run: of it.
         max_qpu_seconds: see `durable`.
         check: see `durable`.
+        on_fit: likewise.
 
     Raises:
         BackendError: no access to its backend, or it is an object that only its script has.
@@ -361,7 +368,13 @@ def reopen(
             raise BackendError(
                 f"Run {run.name!r} was begun with a noise model that only its script has."
             )
-        engine_options["noise_model"] = parse_noise(noise)
+        found = parse_noise(noise)
+        if isinstance(found, str) or digest_of(found) != engine_options["noise_model"]:
+            raise BackendError(
+                f"The noise {noise} is not what run {run.name!r} was begun with. Give it back its "
+                "content, or begin a run with another name."
+            )
+        engine_options["noise_model"] = found
     return durable(
         ledger,
         run.name,
@@ -373,6 +386,7 @@ def reopen(
         seed=given["seed"],
         max_qpu_seconds=max_qpu_seconds,
         check=check,
+        on_fit=on_fit,
         **{"dedupe_grid": given["dedupe_grid"], **engine_options},
     )
 

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from types import MappingProxyType
 from typing import Any
 
 from qiskit.providers import BackendV2
 
 from hardware_runs.ledger import Ledger, Run
 from qpc_qiskit.engines import EstimatorEngine
-from qpc_qiskit.errors import NotISAError
+from qpc_qiskit.errors import BackendError, NotISAError
 from qpc_qiskit.execution.destinations import check_runs_on
 from qpc_qiskit.execution.frozen import freeze, thaw
 from qpc_qiskit.execution.prepared import Prepared
 from qpc_qiskit.spec import LayerSpec
+
+Qubits = tuple[int, ...]
+"""Of a patch: what names it, whatever its number in a revision."""
+
+NONE_BAD: Mapping[Qubits, str] = MappingProxyType({})
 
 
 class FrozenCircuits:
@@ -43,28 +50,76 @@ class FrozenCircuits:
         self._is_legal: dict[tuple[int, str], bool] = {}
         self._layer_keys: dict[str, str] = {}
 
-    def revision_with(self, spec: LayerSpec) -> int:
+    def revision_with(self, spec: LayerSpec, bad: Mapping[Qubits, str] = NONE_BAD) -> int:
         """The newest revision with the layer's circuit, which the estimator has from then on.
 
+        A circuit that the device can run no more is placed anew; where that fails, it goes on with
+        the patches that are left. Bad patches are dropped, unless all are bad.
+
+        Args:
+            spec: the layer.
+            bad: patches that are not to be used any more, and why.
+
         Raises:
-            BackendError: it is not there yet, or can run no more, and the device is out of reach.
+            BackendError: it is not there yet, or can run no more, and the device is out of reach or
+                has no place for it.
         """
         key = circuit_key(spec)
         newest = self._ledger.revisions(self._run.id)[-1]
-        if key in newest.blobs and self.can_run(newest.number, key, newest.blobs):
-            self._estimator().adopt(spec, self.thawed(newest.number, key, newest.blobs))
-            return newest.number
-        again = key in newest.blobs
-        return self._place(spec, f"circuit of {spec.num_qubits} qubits{', placed anew' * again}")
+        what = f"circuit of {spec.num_qubits} qubits"
+        if key not in newest.blobs:
+            return self.place(spec, what)
+        prepared = self.thawed(newest.number, key, newest.blobs)
+        self._estimator().adopt(spec, prepared)
+        if not self.can_run(newest.number, key):
+            left = self._left(prepared)
+            try:
+                return self.place(spec, f"{what}, placed anew")
+            except BackendError as error:
+                if not left:
+                    raise
+                lost = _told(prepared, left, f"the device can run it no more ({error})")
+                return self._add(spec, prepared.subset(left), f"{what} without {lost}")
+        good = [j for j in range(prepared.num_patches) if _qubits(prepared, j) not in bad]
+        if good and len(good) < prepared.num_patches:
+            reasons = dict.fromkeys(
+                bad[_qubits(prepared, j)] for j in range(prepared.num_patches) if j not in good
+            )
+            told = _told(prepared, good, " ".join(reasons))
+            return self._add(spec, prepared.subset(good), f"{what} without {told}")
+        return newest.number
 
-    def _place(self, spec: LayerSpec, reason: str) -> int:
+    def place(self, spec: LayerSpec, reason: str) -> int:
         """A new revision with the layer's circuit on the best qubits of the device as it is now."""
         self._estimator().forget(spec)
-        blobs = {circuit_key(spec): freeze(self._estimator().prepare(spec))}
+        return self._add(spec, self._estimator().prepare(spec), reason)
+
+    def _add(self, spec: LayerSpec, prepared: Prepared, reason: str) -> int:
+        self._estimator().adopt(spec, prepared)
         made = self._ledger.add_circuits(
-            self._run.id, reason=reason, blobs=blobs, now=self._clock()
+            self._run.id,
+            reason=reason,
+            blobs={circuit_key(spec): freeze(prepared)},
+            now=self._clock(),
         )
         return made.number
+
+    def _left(self, prepared: Prepared) -> list[int]:
+        """Patches that the device can run."""
+        assert self._backend is not None
+        left = []
+        for j in range(prepared.num_patches):
+            with suppress(NotISAError):
+                check_runs_on(prepared.subset([j]).template.circuit, self._backend)
+                left.append(j)
+        return left
+
+    def is_fit(self, revision: int, key: str, bad: Mapping[Qubits, str]) -> bool:
+        """Whether the device can run a frozen circuit, and none of its patches is bad."""
+        if not self.can_run(revision, key):
+            return False
+        prepared = self.thawed(revision, key)
+        return not any(_qubits(prepared, j) in bad for j in range(prepared.num_patches))
 
     def can_run(self, revision: int, key: str, blobs: Mapping[str, bytes] | None = None) -> bool:
         """Whether a frozen circuit is one that the device, as it is now, can run.
@@ -100,6 +155,18 @@ class FrozenCircuits:
                 blobs = revisions[revision].blobs
             self._circuits[revision, key] = thaw(blobs[key])
         return self._circuits[revision, key]
+
+
+def _told(prepared: Prepared, kept: Sequence[int], why: str) -> str:
+    """The patches that are dropped."""
+    dropped = [j for j in range(prepared.num_patches) if j not in kept]
+    places = ", ".join("-".join(map(str, _qubits(prepared, j))) for j in dropped)
+    return f"{len(dropped)} of {prepared.num_patches} patches (qubits {places}): {why}"
+
+
+def _qubits(prepared: Prepared, patch: int) -> Qubits:
+    """Of a patch; none where the circuit is on no device."""
+    return prepared.placements[patch].patch.qubits if prepared.placements else ()
 
 
 def circuit_key(spec: LayerSpec | Any) -> str:

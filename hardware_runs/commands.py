@@ -33,8 +33,10 @@ from hardware_runs.run_settings import (
     parse_options,
 )
 from hardware_runs.runlog import log, log_path, run_log
+from noise_models.words import resolved
 from qpc_qiskit.economy import NAMES, flag_of, read_economy
 from qpc_qiskit.errors import BackendError, LedgerConflictError, LedgerError, QPCError
+from qpc_qiskit.progress import fit_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +67,10 @@ class Pace:
     tell: Callable[[str], None] = lambda text: None
     """Told, once, what somebody should know."""
 
+    def on_fit(self, done: int, total: int) -> None:
+        """See `EstimatorEngine.on_fit`."""
+        self.on_step(fit_text(done, total).capitalize() if done < total else "Sending jobs")
+
 
 def ask(model: Path, **given: Any) -> Asked:
     """What a command line asks for, checked as far as nothing is loaded.
@@ -83,6 +89,8 @@ def ask(model: Path, **given: Any) -> Asked:
         given["options"] = parse_options(given["options"])
     if given.pop("no_dedupe", False):
         given["dedupe"] = False
+    if "noise" in given:  # a run may go on in another folder
+        given["noise"] = resolved(given["noise"])
     try:
         economy = read_economy(given)
     except ValueError as error:
@@ -174,7 +182,13 @@ def submit(
             settings = _permitted(found, settings, any_time)
         with usage(settings):
             engine = checkpoint_runs.begin(
-                book, name, work, settings, backend or settings.backend, check=pace.check
+                book,
+                name,
+                work,
+                settings,
+                backend or settings.backend,
+                check=pace.check,
+                on_fit=pace.on_fit,
             )
         return _finish(engine, work, pace)
 
@@ -239,7 +253,7 @@ def collect(
             budget = book.budget(known.id).max_qpu_seconds
             if max_qpu_seconds is not None and max_qpu_seconds != budget:
                 set_budget(book, known, max_qpu_seconds, now=time.time())
-            engine = checkpoint_runs.reopen(book, known, check=pace.check)
+            engine = checkpoint_runs.reopen(book, known, check=pace.check, on_fit=pace.on_fit)
             return _finish(engine, work, pace)
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from qpc_qiskit.economy import MOST_BRICKWALL_QUBITS, PLAIN, Economy
 from qpc_qiskit.engines import EstimatorEngine
-from qpc_qiskit.errors import BackendError
+from qpc_qiskit.errors import BackendError, EngineError
 from qpc_qiskit.execution.destinations import Destination
+from qpc_qiskit.execution.forecast import shots_for_equal_error, variance_after_calibration
 from qpc_qiskit.execution.planning import plan_parts
 from qpc_qiskit.execution.prepared import Prepared
 from qpc_qiskit.execution.tail import absorb_tail
@@ -66,6 +68,12 @@ class Choice:
     num_jobs: int = 0
     qpu_seconds: float | None = None
     cost: float | None = None
+    equal_error_shots: int | None = None
+    """With which values of every layer, divided by the predicted fidelity, have at most the
+    standard error that the plain way's have with the shots asked for; None: not known, or exact
+    values."""
+    equal_error_seconds: float | None = None
+    """QPU seconds of all jobs with so many shots."""
 
 
 def sent(
@@ -117,15 +125,29 @@ def compared(
         key = _of_circuits(economy)
         if key not in engines:
             engines[key] = open_engine(key)
+    plain = _variances(engines[PLAIN], calls)
     return tuple(
         _choice(
             Choice(name=name, economy=economy, is_asked=economy == asked),
             calls,
             engines[_of_circuits(economy)],
             rate,
+            plain,
         )
         for name, economy in named.items()
     )
+
+
+def _variances(engine: EstimatorEngine, calls: Sequence[Call]) -> dict[str, float] | None:
+    """Of a calibrated value of one shot, by layer; None: the layers do not fit."""
+    try:
+        layers = {call.layer: engine.prepare(call.spec).placements for call in calls}
+    except BackendError:
+        return None
+    return {
+        name: variance_after_calibration(each.patch.fidelity for each in placements)
+        for name, placements in layers.items()
+    }
 
 
 def _of_circuits(economy: Economy) -> Economy:
@@ -155,17 +177,33 @@ def ways(asked: Economy, specs: Sequence[LayerSpec]) -> dict[str, Economy]:
 
 
 def _choice(
-    choice: Choice, calls: Sequence[Call], engine: EstimatorEngine, rate: float | None
+    choice: Choice,
+    calls: Sequence[Call],
+    engine: EstimatorEngine,
+    rate: float | None,
+    plain: dict[str, float] | None,
 ) -> Choice:
-    destination, references = engine.destination, choice.economy.references or 0
+    """Told in full.
+
+    Args:
+        choice: its name and options.
+        calls: of all layers.
+        engine: with its circuits.
+        rate: price of a second.
+        plain: see `_variances`, of the plain way.
+    """
+    references = choice.economy.references or 0
     try:
         layers = {call.layer: engine.prepare(call.spec) for call in calls}
-        all_sent = [
-            sent(destination, layers[call.layer], references, call.num_rows, engine.shots or 0)
-            for call in calls
-        ]
+        all_sent = _all_sent(engine, layers, calls, references, engine.shots or 0)
     except BackendError as error:
         return replace(choice, problem=str(error))
+    equal_shots = _equal_error_shots(engine, calls, plain)
+    equal = None
+    if equal_shots is not None:
+        with suppress(EngineError):  # so many that an execution exceeds a limit of jobs
+            found = _all_sent(engine, layers, calls, references, equal_shots)
+            equal = total_of(each.qpu_seconds for each in found)
     placements = [prepared.placements for prepared in layers.values()]
     seconds = total_of(each.qpu_seconds for each in all_sent)
     return replace(
@@ -178,7 +216,34 @@ def _choice(
         num_jobs=sum(each.num_jobs for each in all_sent),
         qpu_seconds=seconds,
         cost=product_of(seconds, rate),
+        equal_error_shots=equal_shots,
+        equal_error_seconds=equal,
     )
+
+
+def _all_sent(
+    engine: EstimatorEngine,
+    layers: Mapping[str, Prepared],
+    calls: Sequence[Call],
+    references: int,
+    shots: int,
+) -> list[Sent]:
+    return [
+        sent(engine.destination, layers[call.layer], references, call.num_rows, shots)
+        for call in calls
+    ]
+
+
+def _equal_error_shots(
+    engine: EstimatorEngine, calls: Sequence[Call], plain: dict[str, float] | None
+) -> int | None:
+    """Enough for every layer, for a run has one number of shots."""
+    own = _variances(engine, calls)
+    if plain is None or own is None or engine.shots is None:
+        return None
+    if not all(map(math.isfinite, (*plain.values(), *own.values()))):
+        return None
+    return max(shots_for_equal_error(engine.shots, own[name], plain[name]) for name in own)
 
 
 def total_of(values: Iterable[float | None]) -> float | None:

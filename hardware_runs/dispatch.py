@@ -89,6 +89,8 @@ class Dispatcher:
         seed: of simulated shots.
         check: called before each job is sent or looked at; may raise to stop cleanly.
         may_send: whether the circuit of a chunk can be sent as it was frozen.
+        revise: called before chunks are sent; may move them to another revision, or deal their rows
+            anew.
     """
 
     ledger: Ledger
@@ -101,6 +103,7 @@ class Dispatcher:
     seed: int | None = None
     check: Callable[[], None] = lambda: None
     may_send: Callable[[Chunk], bool] = lambda chunk: True
+    revise: Callable[[], None] = lambda: None
     problems: Problems = field(init=False)
     """What stands in the way, since the last `step` began."""
     collector: Collector = field(init=False, repr=False)
@@ -173,9 +176,10 @@ class Dispatcher:
             BudgetError: the next job would exceed the budget.
             EngineError: the service refuses jobs.
         """
-        chunks = self.ledger.chunks(self.run.id, states=[ChunkState.UNSENT])
-        if not chunks:
+        if not self.ledger.chunks(self.run.id, states=[ChunkState.UNSENT]):
             return False
+        self.revise()
+        chunks = self.ledger.chunks(self.run.id, states=[ChunkState.UNSENT])
         changed = False
         waiting = len(self.ledger.attempts(self.run.id, states=[AttemptState.POSTED]))
         for chunk in chunks:

@@ -114,6 +114,7 @@ def report(engine: DurableEngine, work: Work, logits: Tensor) -> dict[str, Any]:
         **asdict(compare(logits, exact)),
         "shots": engine.shots,
         "economy": economy_of(engine.run.settings["engine_options"]).to_dict(),
+        "patches": [asdict(record) for record in engine.patch_records()],
         "jobs": sum(attempt.job_id is not None for attempt in attempts),
         "executions": sum(chunk.num_rows for chunk in chunks),
         "predicted_qpu_seconds": _total([chunk.predicted_seconds for chunk in chunks]),

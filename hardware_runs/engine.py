@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Self
 
@@ -31,7 +31,6 @@ from hardware_runs.ledger import (
     Block,
     Chunk,
     ChunkPlan,
-    ChunkResult,
     ChunkState,
     FrozenRows,
     Ledger,
@@ -39,26 +38,28 @@ from hardware_runs.ledger import (
 )
 from hardware_runs.owners import new_owner
 from hardware_runs.passes import Pass
+from hardware_runs.revising import PatchRecord, Reviser
 from hardware_runs.services import JobService
 from hardware_runs.status import progress_line
+from hardware_runs.values import rows_of, values_of
 from qpc_qiskit.directions import canonical_directions
 from qpc_qiskit.engines import Engine, EstimatorEngine
 from qpc_qiskit.errors import (
     BackendError,
     EngineError,
+    FitFailed,
     JobFailed,
     LedgerConflictError,
     ResultsPending,
 )
 from qpc_qiskit.execution.jobs import check_rows
 from qpc_qiskit.execution.planning import JobPlan
+from qpc_qiskit.execution.prepared import Prepared
 from qpc_qiskit.execution.pubs import (
     Array,
-    Rows,
     by_pixel_and_kernel,
 )
 from qpc_qiskit.execution.slots import wide_values
-from qpc_qiskit.execution.unpacking import features, unpack
 from qpc_qiskit.spec import LayerSpec
 
 DIRECTION_TOLERANCE = 1e-4
@@ -117,12 +118,17 @@ class DurableEngine(Engine):
             seed=seed,
             check=check,
             may_send=self._may_send,
+            revise=self._revise,
         )
         self._pass = Pass()
         backend = None
         if isinstance(estimator, EstimatorEngine) and not service.is_local:
             backend = estimator.destination.backend
         self._circuits = FrozenCircuits(ledger, run, lambda: self._estimator, backend, clock)
+        self._reviser = Reviser(
+            ledger, run, self._circuits, lambda: self._estimator, self._block_of, clock
+        )
+        self._specs: dict[str, LayerSpec] = {}
         self._blocks: dict[int, Block] = {}
 
     def __enter__(self) -> Self:
@@ -152,6 +158,10 @@ class DurableEngine(Engine):
             for result in self.ledger.results(self.run.id, layer.name):
                 return result.shots
         return None
+
+    def patch_records(self) -> tuple[PatchRecord, ...]:
+        """What the reference rows of all jobs so far say of each patch; none without such rows."""
+        return self._reviser.patch_records()
 
     def begin_pass(self) -> None:
         """Begin with the first image again."""
@@ -249,29 +259,28 @@ class DurableEngine(Engine):
             self.ledger.put_layer(self.run.id, layer, spec.to_dict(), digest)
         except LedgerConflictError as error:
             raise EngineError(str(error)) from error
-        blocks = self._frozen(layer, spec, rows, kernels, start, stop)
-        self._place_anew(spec)
+        self._specs[circuit_key(spec)] = spec
+        self._freeze(layer, spec, rows, kernels, start, stop)
         if self._pass.has_asked:
             self.dispatcher.send()
         else:  # what became of jobs is asked once in a pass, not for every batch and layer
             self.dispatcher.step()
             self._pass.has_asked = True
-        while (values := self._values(layer, spec, blocks, start, stop)) is None:
+        while (values := self._values(layer, spec, start, stop)) is None:
             if not self._wait or self._pass.is_mapped:  # `map` sends all batches, then waits
                 raise ResultsPending(self._pending(layer))
             self._sleep(POLL_SECONDS)
             self.dispatcher.step()
         return torch.from_numpy(values).to(pixels)
 
-    def _frozen(
+    def _freeze(
         self, layer: str, spec: LayerSpec, pixels: Tensor, weights: Tensor, start: int, stop: int
-    ) -> tuple[Block, ...]:
-        """Blocks that cover the positions; what is not frozen yet is frozen now."""
+    ) -> None:
+        """See that blocks cover the positions: what is not frozen yet is frozen now."""
         while gaps := self._gaps(layer, start, stop):
             gap_start, gap_stop = gaps[0]
             part = pixels[gap_start - start : gap_stop - start]
-            revision = self._circuits.revision_with(spec)
-            plan = self._estimator.plan(spec, part, weights)
+            revision, plan = self._plan(spec, part, weights)
             check_rows(self._estimator.destination, self._estimator.prepare(spec), plan)
             frozen = FrozenRows(
                 pixels=part.to(torch.float64).numpy(),
@@ -301,11 +310,25 @@ class DurableEngine(Engine):
                     chunks,
                     now=self._clock(),
                 )
-        blocks = self.ledger.blocks(self.run.id, layer, start, stop)
-        for block in blocks:
+        for block in self.ledger.blocks(self.run.id, layer, start, stop):
             self._blocks[block.id] = block
             self._check_same(layer, block, pixels.to(torch.float64), start, stop)
-        return blocks
+
+    def _plan(self, spec: LayerSpec, pixels: Tensor, weights: Tensor) -> tuple[int, JobPlan]:
+        """The jobs of some pixels, and the revision with their circuit.
+
+        Where its encoder cannot prepare a pixel well enough, the layer's circuit gets another one;
+        rows that were frozen before keep theirs.
+        """
+        while True:
+            bad = self._reviser.bad_patches(circuit_key(spec))
+            revision = self._circuits.revision_with(spec, bad)
+            try:
+                return revision, self._estimator.plan(spec, pixels, weights)
+            except FitFailed as error:
+                if not self._estimator.fall_back(spec):
+                    raise
+                self._circuits.place(spec, f"{error} Encoded by {self._estimator.encoder(spec)}.")
 
     def _gaps(self, layer: str, start: int, stop: int) -> list[tuple[int, int]]:
         gaps, reached = [], start
@@ -339,106 +362,53 @@ class DurableEngine(Engine):
                 "mode. Restore them, or begin a run with another name."
             )
 
-    def _place_anew(self, spec: LayerSpec) -> None:
-        """Move what is not sent yet, where its circuit can run no more, to a new revision.
-
-        A device that is calibrated anew may have lost a qubit or a gate; as long as a circuit can
-        run it stays, so that the rows of a run belong together.
-        """
-        if self.dispatcher.service.is_local:
-            return
-        key = circuit_key(spec)
-        unsent = [
-            chunk
-            for chunk in self.ledger.chunks(self.run.id, states=[ChunkState.UNSENT])
-            if self._circuits.key(chunk.layer) == key
-        ]
-        if all(self._circuits.can_run(revision, key) for revision in {c.revision for c in unsent}):
-            return
-        number = self._circuits.revision_with(spec)
-        self._check_as_many_patches(unsent, self._circuits.thawed(number, key).num_patches)
-        self.ledger.move_unsent_chunks(self.run.id, number)
-
-    def _check_as_many_patches(self, chunks: Iterable[Chunk], num_patches: int) -> None:
-        """Rows were dealt to patches when they were frozen: others may carry them, but as many.
-
-        Raises:
-            EngineError: there are fewer or more.
-        """
-        for chunk in chunks:
-            dealt = self._block_of(chunk).rows.slots.shape[1]
-            if dealt != num_patches:
-                self.dispatcher.collect()
-                raise EngineError(
-                    f"Run {self.run.name!r}, {chunk.layer}: a patch can run the circuit no more. "
-                    f"The device has {num_patches} good patches now, and rows that are not sent "
-                    f"yet were dealt to {dealt}. What was measured is kept. Begin a run with "
-                    f"another name for the rest, on {min(num_patches, dealt)} patches."
-                )
+    def _revise(self) -> None:
+        """Before chunks are sent; without the device what is frozen is sent as it is."""
+        if isinstance(self._given_estimator, EstimatorEngine):
+            self._reviser.revise(self._specs)
 
     def _may_send(self, chunk: Chunk) -> bool:
         return self._circuits.can_run(chunk.revision, self._circuits.key(chunk.layer))
 
     def _payload(self, chunk: Chunk) -> Payload:
-        frozen = self._block_of(chunk).rows
-        rows = Rows(frozen.encoder_angles, frozen.ansatz_angles, frozen.pairs)
-        slots = frozen.slots[chunk.row_start : chunk.row_stop]
-        settings = self.run.settings
+        block, prepared = self._block_of(chunk), self._prepared_of(chunk)
+        slots = block.rows.slots[chunk.row_start : chunk.row_stop, : prepared.num_patches]
         return Payload(
-            self._circuits.thawed(chunk.revision, self._circuits.key(chunk.layer)),
-            wide_values(rows, slots),
-            settings["precision"],
+            prepared,
+            wide_values(rows_of(block), slots),
+            self.run.settings["precision"],
             self.shots,
-            self._block_of(chunk).start,
+            block.start,
         )
 
+    def _prepared_of(self, chunk: Chunk) -> Prepared:
+        return self._circuits.thawed(chunk.revision, self._circuits.key(chunk.layer))
+
     def _block_of(self, chunk: Chunk) -> Block:
-        if chunk.block_id not in self._blocks:
+        known = self._blocks.get(chunk.block_id)
+        if known is None or chunk.row_stop > len(known.rows.slots):  # dealt after it was read
             for block in self.ledger.blocks(self.run.id, chunk.layer):
                 self._blocks[block.id] = block
         return self._blocks[chunk.block_id]
 
-    def _values(
-        self, layer: str, spec: LayerSpec, blocks: tuple[Block, ...], start: int, stop: int
-    ) -> Array | None:
+    def _values(self, layer: str, spec: LayerSpec, start: int, stop: int) -> Array | None:
         """Values at the positions, (N, K, n); None while some are missing."""
         found = {
             result.chunk.id: result
             for result in self.ledger.results(self.run.id, layer, start, stop)
         }
         values = np.empty((stop - start, spec.num_kernels, spec.num_qubits))
-        for block in blocks:
+        applies = self.run.settings["engine_options"].get("calibrate", True)
+        for block in self.ledger.blocks(self.run.id, layer, start, stop):
             if any(chunk.id not in found for chunk in block.chunks):
                 self._raise_failed(block)
                 return None
-            evs = self._unpacked(block, [found[chunk.id] for chunk in block.chunks])
+            results = [found[chunk.id] for chunk in block.chunks]
+            evs = values_of(block, results, self._prepared_of, applies=applies).evs
             table = by_pixel_and_kernel(evs[block.rows.which], block.count, spec.num_kernels)
             low, high = max(start, block.start), min(stop, block.stop)
             values[low - start : high - start] = table[low - block.start : high - block.start]
         return values
-
-    def _unpacked(self, block: Block, results: Sequence[ChunkResult]) -> Array:
-        """Values of a block's rows, (V, n), from what its executions gave."""
-        rows = block.rows
-        plan = JobPlan(
-            rows=Rows(rows.encoder_angles, rows.ansatz_angles, rows.pairs),
-            num_rows=len(rows.pairs) - len(rows.exact),
-            which=rows.which,
-            slots=rows.slots,
-            parts=tuple(slice(c.row_start, c.row_stop) for c in block.chunks),
-            seconds=None,
-            exact=rows.exact if len(rows.exact) else None,
-        )
-        key = self._circuits.key(block.layer)
-        measured = [
-            features(
-                self._circuits.thawed(each.chunk.revision, key), each.evs, each.stds, each.shots
-            )
-            for each in results
-        ]
-        evs, stds = (np.concatenate([each[i] for each in measured]) for i in (0, 1))
-        applies = self.run.settings["engine_options"].get("calibrate", True)
-        return unpack(plan, evs, stds, applies=applies).evs
 
     def _raise_failed(self, block: Block) -> None:
         for chunk in self.ledger.chunks(self.run.id, layer=block.layer, states=[ChunkState.FAILED]):

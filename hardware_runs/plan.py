@@ -243,7 +243,7 @@ def planning_engine(
         noise_model: on aer.
         options: of what runs the circuits.
         dedupe_grid: on which equal directions are merged; None: they are not.
-        num_patches: of a device; None: as many as are good enough.
+        num_patches: of a device; None: as many as are worth it.
         gap: unused qubits between two patches, at least.
         engine_options: `encoder`, `absorb_tail`, `num_references`, `calibrate`.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hardware_runs.status import noise_of
-from noise_models.spec import parse_noise
+from noise_models.words import parse_noise
 from qpc_qiskit.economy import PLAIN, Economy, economy_of, economy_problems
 from qpc_qiskit.engines.estimator import checked_precision
 from qpc_qiskit.execution.opening import AER, MODES

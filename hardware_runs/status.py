@@ -51,6 +51,16 @@ class JobRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RevisionRecord:
+    """A change of how rows are executed."""
+
+    number: int
+    created: str
+    """ISO 8601, UTC."""
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunStatus:
     """What the ledger says of a run."""
 
@@ -81,6 +91,8 @@ class RunStatus:
     cancel_reason: str | None
     layers: tuple[LayerStatus, ...]
     jobs: tuple[JobRecord, ...]
+    revisions: tuple[RevisionRecord, ...]
+    """Of circuits, patches and budget, the first one on."""
     duplicates: tuple[str, ...]
     """Jobs beyond those that count."""
     max_qpu_seconds: float | None
@@ -100,7 +112,7 @@ def run_status(ledger: Ledger, run: Run) -> RunStatus:
     given = run.settings
     about = given.get("about")
     pixels = about.get("pixels", {}) if isinstance(about, Mapping) else {}
-    chunks = {chunk.id: chunk for chunk in ledger.chunks(run.id)}
+    chunks = {chunk.id: chunk for chunk in ledger.chunks(run.id, with_replaced=True)}
     jobs = tuple(_job(attempt, chunks[attempt.chunk_id]) for attempt in ledger.attempts(run.id))
     layers = tuple(
         LayerStatus(
@@ -121,7 +133,7 @@ def run_status(ledger: Ledger, run: Run) -> RunStatus:
         run=run.name,
         run_id=run.id,
         state=_state(run, layers, pixels),
-        created=datetime.fromtimestamp(run.created_at, UTC).isoformat(timespec="seconds"),
+        created=_time(run.created_at),
         backend=given.get("backend"),
         mode=given.get("mode"),
         # as `shots_of`, whose module would have every `qpc run list` load Qiskit
@@ -136,6 +148,10 @@ def run_status(ledger: Ledger, run: Run) -> RunStatus:
         cancel_reason=run.cancel_reason,
         layers=layers,
         jobs=jobs,
+        revisions=tuple(
+            RevisionRecord(number=r.number, created=_time(r.created_at), reason=r.reason)
+            for r in ledger.revisions(run.id)
+        ),
         duplicates=tuple(duplicate.job_id for duplicate in ledger.duplicates(run.id)),
         max_qpu_seconds=budget.max_qpu_seconds,
         reserved_seconds=budget.reserved_seconds,
@@ -143,6 +159,10 @@ def run_status(ledger: Ledger, run: Run) -> RunStatus:
         left_seconds=budget.left_seconds,
         usage_over_forecast=_ratio(jobs),
     )
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
 def progress_line(ledger: Ledger, run_id: str) -> str:

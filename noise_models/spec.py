@@ -1,63 +1,261 @@
-"""Noise as one word on a command line: `fake_torino`, or `depolarizing:0.01`."""
+"""Noise as a file: named channels with their places, to and from TOML and JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import math
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from qiskit_aer.noise import NoiseModel, depolarizing_error
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-EXPECTED = "a device's name such as fake_torino, or depolarizing:P with a probability P"
+from noise_models.channels import COUPLERS, AnyChannel, ThermalRelaxation, expects
+from qpc_qiskit.errors import NoiseError
+from qpc_qiskit.files import write_text
+
+if TYPE_CHECKING:
+    from qpc_qiskit.execution.noise import CircuitNoise
+
+FORMAT = 1
+SUFFIXES = (".toml", ".json")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 
 
-def parse_noise(spec: str) -> NoiseModel | str:
-    """The noise that a word stands for.
-
-    Args:
-        spec: `depolarizing:0.01`; or the name of a device, `fake_...` or `ibm_...`, which is
-            returned as it is: whoever looks devices up knows which there are.
-
-    Raises:
-        ValueError: neither, or a probability that is none.
+class NoiseSpec(BaseModel):
+    r"""Noise, described: what `build` makes a `CircuitNoise` of.
 
     Example:
-        >>> parse_noise("depolarizing:0.01").noise_instructions
-        ['cx', 'sx', 'x']
+        >>> spec = NoiseSpec.from_toml('name = "flips"\n[[channels]]\nchannel = "bit_flip"\n'
+        ...                            'probability = 0.01\non = "encoder"\n')
+        >>> spec.channels[0].probability
+        0.01
     """
-    kind, colon, value = spec.partition(":")
-    if not colon and kind.startswith(("fake_", "ibm_")):
-        return kind
-    if not colon or kind not in KINDS:
-        hint = f" A probability belongs to it: {kind}:0.01." if kind in KINDS else ""
-        raise ValueError(f"Unknown noise {spec!r}; expected {EXPECTED}.{hint}")
-    return KINDS[kind](_probability(spec, value))
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    format: Literal[1] = 1
+    """Of the file."""
+    name: Annotated[
+        str,
+        expects(
+            "a name of letters, digits and . _ + -, that begins with a letter or digit and is not "
+            "one of a file",
+            lambda name: _NAME.fullmatch(name) and not name.lower().endswith(SUFFIXES),
+        ),
+    ]
+    """Of the noise."""
+    version: int = Field(1, ge=1, strict=True)
+    """Of the noise with this name: another one where its numbers are others."""
+    description: str = ""
+    """What it stands for, and where its numbers come from."""
+    two_qubit_gate: Literal["cx", "cz", "ecr"] = "cx"
+    """Circuits are translated to rz, sx, x and this gate."""
+    channels: tuple[AnyChannel, ...] = ()
+    """In the order in which they act after a gate; none: ideal."""
+
+    @model_validator(mode="after")
+    def _check_times(self) -> Self:
+        for channel in self.channels:
+            if isinstance(channel, ThermalRelaxation):
+                others = set(COUPLERS) - {self.two_qubit_gate}
+                for gate in sorted(others & set(channel.times_ns)):
+                    raise ValueError(
+                        f"times_ns of {gate} has no effect: the two_qubit_gate is "
+                        f"{self.two_qubit_gate}"
+                    )
+        return self
+
+    @property
+    def largest_qubit(self) -> int:
+        """That a channel names; -1: none."""
+        return max((channel.largest_qubit for channel in self.channels), default=-1)
+
+    def build(self, num_qubits: int | None = None) -> CircuitNoise:
+        """The noise for engines.
+
+        Args:
+            num_qubits: of the circuits; None: of any circuit that has the qubits that are named.
+
+        Raises:
+            NoiseError: a channel names a qubit that circuits of `num_qubits` do not have.
+        """
+        from noise_models.building import build  # it imports Aer
+
+        return build(self, num_qubits)
+
+    def scaled(self, factor: float) -> NoiseSpec:
+        """The same noise, so many times as strong; see `noise_models.channels`.
+
+        Args:
+            factor: 0 is no noise, 1 changes nothing, name included.
+
+        Raises:
+            NoiseError: a negative factor, or a value would leave its range.
+        """
+        if not (isinstance(factor, int | float) and 0 <= factor < math.inf):
+            raise NoiseError(f"Expected a factor of 0 or more to scale noise by, got {factor!r}.")
+        if factor == 1:
+            return self
+        scaled = []
+        for i, channel in enumerate(self.channels):
+            try:
+                scaled.append(channel.scaled(factor))
+            except ValidationError as error:
+                where = problem_of(error, channel.model_dump(), f"channels[{i}]")
+                raise NoiseError(f"{self.name} scaled by {factor:g}: {where}") from None
+        return self.model_copy(
+            update={"name": f"{self.name}-x{factor:g}", "channels": tuple(scaled)}
+        )
+
+    @classmethod
+    def from_dict(cls, data: Any, source: str = "noise") -> NoiseSpec:
+        """A spec from plain values.
+
+        Args:
+            data: as TOML or JSON give it.
+            source: the file, for errors.
+
+        Raises:
+            NoiseError: one line that names the source, the field, what was expected and what came.
+        """
+        if not isinstance(data, dict):
+            raise NoiseError(f"{source}: expected a table of fields, got {data!r}.")
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise NoiseError(f"{source}: {problem_of(error, data)}") from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, without what is None."""
+        told = self.model_dump(mode="json", exclude_none=True)
+        channels = told.pop("channels")  # a table begins with what it is
+        return told | {"channels": [{"channel": each["channel"], **each} for each in channels]}
+
+    @classmethod
+    def from_toml(cls, text: str, source: str = "noise") -> NoiseSpec:
+        """The inverse of `to_toml`; see `from_dict`."""
+        try:
+            data = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise NoiseError(f"{source}: expected TOML: {error}.") from None
+        return cls.from_dict(data, source)
+
+    def to_toml(self) -> str:
+        """As a TOML document."""
+        return tomli_w.dumps(self.to_dict())
+
+    @classmethod
+    def from_json(cls, text: str, source: str = "noise") -> NoiseSpec:
+        """The inverse of `to_json`; see `from_dict`."""
+        return cls.from_dict(read_json(text, source), source)
+
+    def to_json(self) -> str:
+        """As a JSON document."""
+        return json.dumps(self.to_dict(), indent=2) + "\n"
+
+    @classmethod
+    def load(cls, path: str | Path) -> NoiseSpec:
+        """Read a file, whose name ends in .toml or .json; see `from_dict`."""
+        path = Path(path)
+        read = {".toml": cls.from_toml, ".json": cls.from_json}[checked_suffix(path)]
+        return read(read_text(path), str(path))
+
+    def save(self, path: str | Path) -> None:
+        """Write a file, whose name ends in .toml or .json; it is there in full or not at all."""
+        path = Path(path)
+        write_text(path, {".toml": self.to_toml, ".json": self.to_json}[checked_suffix(path)]())
 
 
-def depolarizing(probability: float) -> NoiseModel:
-    """Depolarizing noise after every gate, the same for one and two qubits.
+def checked_suffix(path: Path) -> str:
+    """`.toml` or `.json`.
 
-    Gates are those of the basis {rz, sx, x, cx}; rz is virtual, as on IBM's devices, and has no
-    error. Readout is perfect.
+    Raises:
+        NoiseError: another one.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise NoiseError(f"{path}: expected a file whose name ends in .toml or .json.")
+    return path.suffix.lower()
+
+
+def read_text(path: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        NoiseError: it cannot be read, or is no text.
+    """
+    try:
+        return path.read_text("utf-8")
+    except OSError as error:
+        raise NoiseError(f"Cannot read {path}: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise NoiseError(f"{path}: expected a text in UTF-8.") from error
+
+
+def read_json(text: str, source: str) -> Any:
+    """Plain values of a JSON document.
+
+    Raises:
+        NoiseError: it is none.
+    """
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise NoiseError(f"{source}: expected JSON: {error}.") from None
+
+
+def problem_of(error: ValidationError, data: Any, within: str = "") -> str:
+    """The first thing that is wrong, in one line: `field: expected ..., got ...`.
 
     Args:
-        probability: with which a gate's qubits are replaced by the maximally mixed state: the
-            parameter of `qiskit_aer.noise.depolarizing_error`, after sx, x and cx alike. The
-            average gate infidelity is half of it for one qubit, 3/4 of it for two.
+        error: of pydantic.
+        data: that was validated, by which pydantic's own words are told from the names of fields.
+        within: the part of a file that the data are, for the name of the field.
     """
-    model = NoiseModel(basis_gates=["rz", "sx", "x", "cx"])
-    model.add_all_qubit_quantum_error(depolarizing_error(probability, 1), ["sx", "x"])
-    model.add_all_qubit_quantum_error(depolarizing_error(probability, 2), ["cx"])
-    return model
+    first = error.errors(include_url=False)[0]
+    context: Mapping[str, Any] = first.get("ctx", {})
+    kind, message, got = first["type"], str(first["msg"]), first.get("input")
+    path = _field(first["loc"], data, within, is_absent=kind == "missing")
+    if kind == "missing":
+        return f"{path}: it is missing."
+    if kind == "extra_forbidden":
+        return f"{path}: there is no such field."
+    if kind == "value_error":
+        return f"{path}: {context['error']}." if path else f"{context['error']}."
+    if kind == "union_tag_not_found":
+        return f"{path}: expected a table with the name of a channel as `channel`, got {got!r}."
+    if kind == "union_tag_invalid":
+        return (
+            f"{path}.channel: expected one of {context['expected_tags'].replace(chr(39), '')}, got "
+            f"{context['tag']!r}."
+        )
+    expected = context["text"] if kind == "expected" else message.removeprefix("Input should be ")
+    for theirs, ours in _OUR_WORDS.items():
+        expected = expected.replace(theirs, ours)
+    return f"{path}: expected {expected}, got {got!r}."
 
 
-KINDS: dict[str, Callable[[float], NoiseModel]] = {"depolarizing": depolarizing}
-"""Name before the colon -> what makes a model of the number behind it."""
+_OUR_WORDS = {
+    "a valid tuple": "a list",
+    "a valid dictionary or object to extract fields from": "a table",
+    "a valid dictionary": "a table",
+    "a valid integer": "an integer",
+    "a valid ": "a ",
+    "greater than or equal to 1": "1 or more",
+}
+"""For pydantic's, after whose `Input should be` they stand."""
 
 
-def _probability(spec: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:  # NaN, too
-        raise ValueError(f"Noise {spec!r}: expected a probability from 0 to 1, got {text!r}.")
-    return value
+def _field(location: Sequence[str | int], data: Any, within: str, *, is_absent: bool) -> str:
+    """`channels[1].probability`: of the location those parts that are in the data."""
+    path = within
+    for i, part in enumerate(location):
+        is_last = is_absent and i == len(location) - 1
+        if isinstance(data, list | tuple) and isinstance(part, int) and part < len(data):
+            path, data = f"{path}[{part}]", data[part]
+        elif isinstance(data, dict) and (part in data or is_last):
+            path, data = f"{path}.{part}" if path else str(part), data.get(part)
+    return path

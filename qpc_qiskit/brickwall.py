@@ -7,6 +7,11 @@ price is a fit for every direction, which ends within a tolerance. An infidelity
 
 A fit without `known` angles gives the same bits for a direction whatever stands beside it in the
 batch and however many threads work; with them it also depends on what is known.
+
+Should a fit fail, `Encoder.fallback` names what to take instead: a brickwall that is two layers
+deeper, and after one that is deeper than usual the multiplexor. The deeper one prepares whatever
+the other does: CZ gates do nothing to |0...0>, so the first rotations may as well stand behind the
+CZ gates of two layers more.
 """
 
 from __future__ import annotations
@@ -23,6 +28,7 @@ from qiskit.circuit import ParameterVector
 from torch import Tensor
 
 from qpc_qiskit.brickwall_fit import Brickwall, Fitter
+from qpc_qiskit.economy import BRICKWALL, ENCODERS
 from qpc_qiskit.encoder import PARAMETER_NAME, Encoded, Encoder
 from qpc_qiskit.threads import run_in_workers, split_ranges
 
@@ -151,7 +157,11 @@ _Key = tuple[Brickwall, bytes]
 
 
 def brickwall(
-    num_qubits: int, depth: int | None = None, *, cache: AngleCache | None = None
+    num_qubits: int,
+    depth: int | None = None,
+    *,
+    cache: AngleCache | None = None,
+    on_progress: Progress | None = None,
 ) -> Encoder:
     """RY on every qubit, then layers of CZ and RY on neighbours, with fitted angles.
 
@@ -159,15 +169,17 @@ def brickwall(
         num_qubits: 1 to 7; beyond, fits take too long and the circuit is too deep.
         depth: layers; None: as many as every direction needs. With fewer, fits fail.
         cache: where fitted angles are kept and new fits find their starts; None: nowhere.
+        on_progress: see `fit`.
 
     Raises:
         ValueError: an argument is out of range.
     """
     shape = checked_shape(num_qubits, depth)
     encoder = _brickwall(shape)
-    if cache is None:
+    if cache is None and on_progress is None:
         return encoder
-    return replace(encoder, encode=partial(encode, shape=shape, cache=cache))
+    encoding = partial(encode, shape=shape, cache=cache, on_progress=on_progress)
+    return replace(encoder, encode=encoding)
 
 
 def checked_shape(num_qubits: int, depth: int | None = None) -> Brickwall:
@@ -201,10 +213,24 @@ def _brickwall(shape: Brickwall) -> Encoder:
             circuit.cz(a, a + 1)
         for qubit in qubits:
             circuit.ry(next(angle), qubit)
-    return Encoder("brickwall", circuit, tuple(angles), partial(encode, shape=shape))
+    usual = DEPTHS[shape.num_qubits]
+    return Encoder(
+        BRICKWALL if shape.depth == usual else f"{BRICKWALL}:{shape.depth}",
+        circuit,
+        tuple(angles),
+        partial(encode, shape=shape),
+        fallback=ENCODERS[0]
+        if shape.depth > usual or shape.num_qubits == 1
+        else f"{BRICKWALL}:{shape.depth + 2}",
+    )
 
 
-def encode(directions: Tensor, shape: Brickwall, cache: AngleCache | None = None) -> Encoded:
+def encode(
+    directions: Tensor,
+    shape: Brickwall,
+    cache: AngleCache | None = None,
+    on_progress: Progress | None = None,
+) -> Encoded:
     """Angles of a brickwall for canonical directions, equal ones fitted once.
 
     Args:
@@ -212,6 +238,7 @@ def encode(directions: Tensor, shape: Brickwall, cache: AngleCache | None = None
         shape: the gates.
         cache: directions in it are not fitted again; others are put in, and start from the nearest
             in it if it `warms`.
+        on_progress: see `fit`; not told if nothing is to be fitted.
     """
     padded = _checked(directions, shape)
     rows = padded.cpu()
@@ -223,7 +250,8 @@ def encode(directions: Tensor, shape: Brickwall, cache: AngleCache | None = None
     new = [key for key in places if key not in found]
     wanted = rows[[places[key] for key in new]].to(directions.device)
     known = cache.known(shape) if cache is not None and cache.warms else None
-    done = fit(wanted, shape.num_qubits, shape.depth, known=known)
+    told = on_progress if new else None
+    done = fit(wanted, shape.num_qubits, shape.depth, known=known, on_progress=told)
     fitted = zip(new, wanted.cpu(), done.angles.cpu(), done.infidelity.tolist(), strict=True)
     for key, direction, angle_row, infidelity in fitted:
         # Clones: a view would keep the whole batch in memory.

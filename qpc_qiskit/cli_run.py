@@ -75,8 +75,9 @@ Noise = Annotated[
     str | None,
     _sent(
         metavar="SPEC",
-        help="Noise on aer: a device's name, for its noise on its best patch, or "
-        "depolarizing:0.01. (default none)",
+        help="Noise on aer: a device's name, for its noise on its best patch; a channel such as "
+        "depolarizing:0.01; a name of the catalog (`qpc noise list`); or a file, .toml or .json. "
+        "(default none)",
     ),
 ]
 Mode = Annotated[
@@ -106,9 +107,9 @@ Seed = Annotated[int | None, _sent(min=0, help="Of shots and twirls; not for a r
 Encoder = Annotated[
     str | None,
     _saving(
-        metavar="multiplexor|brickwall",
+        metavar="multiplexor|brickwall[:DEPTH]",
         help="How a pixel is encoded: exactly, or with far fewer gates and fitted angles. "
-        "(default multiplexor)",
+        "(default multiplexor; a brickwall as deep as every pixel needs)",
     ),
 ]
 AbsorbTail = Annotated[
@@ -122,7 +123,7 @@ Patches = Annotated[
     str | None,
     _saving(
         metavar="N|all",
-        help="Patches of the device on which rows run at a time; all: as many as are good enough. "
+        help="Patches of the device on which rows run at a time; all: as many as are worth it. "
         "(default 1)",
     ),
 ]

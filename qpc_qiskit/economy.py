@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-ENCODERS = ("multiplexor", "brickwall")
+BRICKWALL = "brickwall"
+ENCODERS = ("multiplexor", BRICKWALL)
 """As `qpc_qiskit.encoder.ENCODERS`, which takes Qiskit to load."""
 MOST_BRICKWALL_QUBITS = 7
 """As `qpc_qiskit.brickwall` has it."""
@@ -27,9 +28,10 @@ class Economy:
     """How circuits are kept short, and how rows share executions."""
 
     encoder: str = "multiplexor"
+    """See `split_encoder`."""
     absorb_tail: bool = False
     patches: int | None = 1
-    """None: as many as are good enough."""
+    """None: as many as are worth it."""
     gap: int = 0
     references: int | None = 0
     """In every job; None: two for each qubit of the widest layer."""
@@ -56,7 +58,7 @@ class Economy:
         Raises:
             ValueError: an option does not go with so many qubits; spelled as on a command line.
         """
-        if self.encoder == "brickwall" and num_qubits > MOST_BRICKWALL_QUBITS:
+        if split_encoder(self.encoder)[0] == BRICKWALL and num_qubits > MOST_BRICKWALL_QUBITS:
             raise ValueError(
                 f"--encoder brickwall is for at most {MOST_BRICKWALL_QUBITS} qubits, and the "
                 f"widest quantum layer has {num_qubits}; use the multiplexor."
@@ -105,6 +107,30 @@ class Economy:
         return "; ".join(parts)
 
 
+def split_encoder(name: str) -> tuple[str, int | None]:
+    """An encoder's name, and the depth of a brickwall where it is told: `brickwall:15`.
+
+    Raises:
+        ValueError: there is no such encoder.
+    """
+    base, colon, depth = str(name).partition(":")
+    is_depth = depth.isascii() and depth.isdecimal() and int(depth) > 0
+    if base in ENCODERS and (not colon or (base == BRICKWALL and is_depth)):
+        return base, int(depth) if colon else None
+    raise ValueError(
+        f"Unknown encoder {name!r}; expected one of {', '.join(ENCODERS)}, or {BRICKWALL}:DEPTH."
+    )
+
+
+def is_encoder(name: str) -> bool:
+    """Whether there is such an encoder."""
+    try:
+        split_encoder(name)
+    except ValueError:
+        return False
+    return True
+
+
 PLAIN = Economy()
 """One row an execution, encoded exactly, nothing absorbed, no references."""
 
@@ -151,8 +177,9 @@ def economy_problems(
     has_device = backend != "aer" or (noise or "").startswith(("fake_", "ibm_"))
     problems = [
         (
-            economy.encoder not in ENCODERS,
-            f"--encoder must be one of {', '.join(ENCODERS)}; got {economy.encoder!r}.",
+            not is_encoder(economy.encoder),
+            f"--encoder must be one of {', '.join(ENCODERS)}, or {BRICKWALL}:DEPTH; got "
+            f"{economy.encoder!r}.",
         ),
         (
             economy.patches != 1 and not has_device,

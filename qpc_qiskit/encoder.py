@@ -16,6 +16,8 @@ from qiskit import QuantumCircuit
 from qiskit.circuit import ParameterVector
 from torch import Tensor
 
+from qpc_qiskit.economy import split_encoder
+
 PARAMETER_NAME = "encoder"
 """Every encoder's angles are `encoder[j]`; an ansatz must not use that name."""
 
@@ -45,6 +47,8 @@ class Encoder:
     """The E parameters, in the order of an angle row."""
     encode: Callable[[Tensor], Encoded] = field(repr=False)
     """Canonical directions (N, C), C <= 2**n -> angles, on the device of the directions."""
+    fallback: str | None = None
+    """Name of the encoder to take where this one fails; None: it never does."""
 
     def angles(self, directions: Tensor) -> Tensor:
         """Angles (N, E) in radians, float64, for canonical directions (N, C), C <= 2**n."""
@@ -54,12 +58,15 @@ class Encoder:
 def make_encoder(name: str, num_qubits: int) -> Encoder:
     """The named encoder on `num_qubits` qubits.
 
+    Args:
+        name: a key of `ENCODERS`, or `brickwall:DEPTH`.
+        num_qubits: n.
+
     Raises:
-        ValueError: unknown name.
+        ValueError: unknown name, or a size that it does not take.
     """
-    if name not in ENCODERS:
-        raise ValueError(f"Unknown encoder {name!r}; expected one of {', '.join(ENCODERS)}.")
-    return ENCODERS[name](num_qubits)
+    base, depth = split_encoder(name)
+    return ENCODERS[base](num_qubits) if depth is None else _brickwall(num_qubits, depth)
 
 
 @cache
@@ -134,10 +141,10 @@ def _gray_transform(size: int) -> Tensor:
     return (1 - 2 * parity).to(torch.float64) / size
 
 
-def _brickwall(num_qubits: int) -> Encoder:
+def _brickwall(num_qubits: int, depth: int | None = None) -> Encoder:
     from qpc_qiskit.brickwall import brickwall  # it needs this module
 
-    return brickwall(num_qubits)
+    return brickwall(num_qubits, depth)
 
 
 ENCODERS: dict[str, Callable[[int], Encoder]] = {

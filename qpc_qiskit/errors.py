@@ -6,6 +6,7 @@
     ├── EngineError                   an engine that cannot do it, or whose backend failed
     │   ├── BackendError (ValueError)   a backend that cannot carry the circuit, or no such backend
     │   ├── NotISAError (ValueError)    a circuit that the backend cannot run as it stands
+    │   ├── FitFailed                   directions that an encoder cannot prepare well enough
     │   ├── BudgetError                 what is to be sent would cost more than was allowed
     │   ├── FetchError                  a result could not be fetched; its job may be well
     │   ├── JobRefused                  a job was not taken: there is none
@@ -20,7 +21,10 @@
     │   ├── LedgerCorruptError          what it stored is not what was written
     │   └── LedgerVersionError          it was made by another version of this toolkit
     ├── DataError (ValueError)        a data set that is missing or corrupt
-    └── CheckpointError (ValueError)  a checkpoint that is corrupt or of another network
+    ├── CheckpointError (ValueError)  a checkpoint that is corrupt or of another network
+    ├── ExperimentError (ValueError)  an experiment that is described wrongly, or none of that name
+    ├── NoiseError (ValueError)       noise that is described wrongly, or a snapshot of none
+    └── StudyError                    a noise study that cannot go on; what it finished is kept
 
 A message says what was expected, what came, where, and what to do. Plain `ValueError` and
 `TypeError` are kept for arguments that are wrong in themselves, as in torch.
@@ -58,6 +62,19 @@ class BackendError(EngineError, ValueError):
 
 class NotISAError(EngineError, ValueError):
     """A circuit uses an instruction, a qubit or an angle that the backend does not support."""
+
+
+class FitFailed(EngineError):
+    """An encoder's fit is not good enough for some directions; nothing was sent.
+
+    Args:
+        message: how bad it is.
+        num_failed: directions.
+    """
+
+    def __init__(self, message: str, num_failed: int = 0) -> None:
+        super().__init__(message)
+        self.num_failed = num_failed
 
 
 class BudgetError(EngineError):
@@ -127,3 +144,15 @@ class DataError(QPCError, ValueError):
 
 class CheckpointError(QPCError, ValueError):
     """A checkpoint is corrupt or does not fit the network."""
+
+
+class ExperimentError(QPCError, ValueError):
+    """An experiment is described wrongly, or none has that name."""
+
+
+class NoiseError(QPCError, ValueError):
+    """Noise is described wrongly, in a file or in arguments, or a device tells none."""
+
+
+class StudyError(QPCError):
+    """A noise study cannot go on, or some of its cells failed; what was finished is kept."""

@@ -31,6 +31,11 @@ def spinner(text: str) -> Iterator[Callable[[str], None]]:
         yield shown.update
 
 
+def fit_text(done: int, total: int) -> str:
+    """How far the fit of a brickwall encoder's angles is."""
+    return f"fitting angles, {done:,} of {total:,} directions"
+
+
 class ImageProgress:
     """A bar that counts images, on stderr; where stderr is no terminal, only the lines appear.
 
@@ -54,6 +59,7 @@ class ImageProgress:
             disable=not (enabled and self._console.is_terminal),
         )
         self._task: TaskID = self._progress.add_task(description, total=total)
+        self._description = description
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -71,12 +77,19 @@ class ImageProgress:
         """Count images."""
         self._progress.advance(self._task, num_images)
 
+    def fitting(self, done: int, total: int) -> None:
+        """Say before the bar how far a fit is, as `EstimatorEngine.on_fit` tells it."""
+        told = f": {fit_text(done, total)}" if done < total else ""
+        self._progress.update(self._task, description=f"{self._description}{told}")
+
     def restart(self, description: str) -> None:
         """Begin another pass."""
+        self._description = description
         self._progress.reset(self._task, description=description)
 
     def describe(self, description: str) -> None:
         """Change the text before the bar."""
+        self._description = description
         self._progress.update(self._task, description=description)
 
     def line(self, text: str) -> None:

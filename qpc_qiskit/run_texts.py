@@ -103,7 +103,7 @@ def _layer_lines(layer: LayerPlan) -> Iterator[str]:
 def _choices_text(choices: tuple[Choice, ...]) -> str:
     heading = [
         "choice", "two-qubit gates", "depth", "patches", "fidelity", "executions", "jobs",
-        "QPU time", "dollars",
+        "QPU time", "equal-error shots", "QPU time so", "dollars",
     ]  # fmt: skip
     has_cost = any(choice.cost is not None for choice in choices)
     rows: list[tuple[object, ...]] = [
@@ -117,6 +117,8 @@ def _choices_text(choices: tuple[Choice, ...]) -> str:
             f"{choice.num_executions:,}",
             choice.num_jobs,
             _seconds(choice.qpu_seconds),
+            None if choice.equal_error_shots is None else f"{choice.equal_error_shots:,}",
+            _seconds(choice.equal_error_seconds),
             *([_money(choice.cost)] if has_cost else []),
         )
         for choice in choices
@@ -126,7 +128,10 @@ def _choices_text(choices: tuple[Choice, ...]) -> str:
     lines += [f"{each.name}: {each.problem}" for each in choices if each.problem is not None]
     lines.append(
         "*: as asked. Fidelity: predicted for the worst and the best patch; noise shrinks a value "
-        "by about that, and reference rows correct most of it."
+        "by about that, and reference rows correct most of it. Equal-error shots: with them values "
+        "of every layer, divided by their predicted fidelity, have the standard error that the "
+        "plain way's have with the shots asked for; shot noise of the reference rows themselves is "
+        "not in it."
     )
     return "\n".join(lines)
 
@@ -194,9 +199,37 @@ def result_text(result: Mapping[str, Any]) -> str:
         )
         if held := result["reserved_qpu_seconds"]:
             text += f"; {held:,.0f} s are held back until the service says what was used"
+    text += "".join(f"\n{line}" for line in _patch_lines(result))
     if not result["same_data_as_in_training"]:
         text += "\nNote: these are not the data that the network was trained and tested on."
     return text
+
+
+def _patch_lines(result: Mapping[str, Any]) -> Iterator[str]:
+    """What reference rows say: of all patches together, and of each that was found bad."""
+    patches = result["patches"]
+    scales = [patch["scale"] for patch in patches if patch["scale"] is not None]
+    if scales:
+        low, high = min(scales), max(scales)
+        made_up = ", and made up for" if Economy.from_dict(result["economy"]).calibrate else ""
+        places = {tuple(patch["qubits"]) for patch in patches}
+        yield (
+            f"reference rows: {_range(low, high, 2)} of a value is left on "
+            f"{_count(len(places), 'patch', 'patches')}{made_up}"
+        )
+    left = sum(patch["num_not_calibrated"] for patch in patches)
+    if left:
+        yield (
+            f"not calibrated, since their reference rows tell too little: {left} of "
+            f"{sum(patch['num_features'] for patch in patches)} features of patches and jobs"
+        )
+    for patch in patches:
+        if patch["problems"]:
+            qubits = "-".join(map(str, patch["qubits"]))
+            yield (
+                f"bad patch, qubits {qubits}, in {len(patch['problems'])} of "
+                f"{_count(patch['num_jobs'], 'job')} of {patch['layer']}: {patch['problems'][0]}"
+            )
 
 
 def status_text(status: RunStatus) -> str:
@@ -225,6 +258,7 @@ def status_text(status: RunStatus) -> str:
         jobs = [_job_row(job) for job in status.jobs]
         lines += ["", table([names, *jobs])]
         lines += [f"{job.tag}: {job.error}" for job in status.jobs if job.error]
+    lines += [f"revision {each.number}: {each.reason}" for each in status.revisions[1:]]
     lines += ["", _budget_text(status)]
     if status.usage_over_forecast is not None:
         lines.append(f"jobs used {status.usage_over_forecast:.2f} times their forecast")
@@ -331,8 +365,8 @@ def _budget(plan: RunPlan) -> str:
     return f" ({word[plan.is_within_budget]} the budget of {plan.max_qpu_seconds:,g} s)"
 
 
-def _count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'s' * (number != 1)}"
+def _count(number: int, thing: str, things: str | None = None) -> str:
+    return f"{number:,} {thing if number == 1 else things or f'{thing}s'}"
 
 
 def _range(low: float, high: float, digits: int) -> str:

@@ -28,7 +28,8 @@ LEDGER_EFFECTS = (
     *("note_empty_lookup", "take_over", "drop_lease", "release_intent", "record_job"),
     *("note_duplicates", "fail_attempt", "cancel_attempt", "record_usage", "store_result"),
     *("open_session", "record_session", "close_session", "note_duplicate_cancelled"),
-    *("cancel_run", "resume_run", "move_unsent_chunks", "retry_failed_chunks", "renew_lease"),
+    *("cancel_run", "resume_run", "move_unsent_chunks", "deal_anew", "retry_failed_chunks"),
+    "renew_lease",
 )
 SERVICE_EFFECTS = ("send", "cancel", "open_session", "close_session")
 READS = ("status", "result", "find", "results", "attempts", "chunks", "sessions", "blocks")

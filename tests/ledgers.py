@@ -82,6 +82,17 @@ def planned(ledger, *, name="digits", run_id=RUN_ID, budget=60.0, pixels=4, size
     return run, block
 
 
+def dealt_anew(ledger, block, number=None, revision=2):
+    """The last chunks of a block on two patches instead of one."""
+    replaced = block.chunks if number is None else block.chunks[-number:]
+    num_rows = len(block.rows.pairs) - len(block.rows.exact)
+    slots = np.concatenate([block.rows.slots[c.row_start : c.row_stop] for c in replaced])
+    rows = slots[(slots >= 0) & (slots < num_rows)]
+    slots = np.append(rows, -np.ones(len(rows) % 2, np.int64)).reshape(-1, 2)
+    plans = tiles(len(slots), 1, revision, 8.0)
+    return ledger.deal_anew(block, replaced, slots, plans, now=4.0)
+
+
 def claimed(ledger, chunk, owner="A", now=10.0, reserve=20):
     return ledger.claim_intent(chunk, owner, now=now, lease_seconds=LEASE, reserve_seconds=reserve)
 
@@ -212,6 +223,10 @@ STEPS = {
         lambda ledger, given: ledger.move_unsent_chunks(
             given[0].id, 2, predicted_seconds={given[1].id: 9.0}
         ),
+    ),
+    "deal_anew": (
+        _with(_two_revisions),
+        lambda ledger, given: dealt_anew(ledger, *ledger.blocks(given[0].id, "features.0")),
     ),
     "retry_failed_chunks": (_with(_failed), lambda ledger, run: ledger.retry_failed_chunks(run.id)),
     "claim_intent": (

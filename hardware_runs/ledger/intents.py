@@ -64,7 +64,7 @@ class Intents(Store):
 
         Returns:
             An attempt that no POST was ever begun for; None if somebody is at the chunk, if it is
-            finished, or if it was moved to another revision than `chunk` says.
+            finished, replaced, or was moved to another revision than `chunk` says.
 
         Raises:
             BudgetError: the cap would exceed the budget.
@@ -75,7 +75,8 @@ class Intents(Store):
         with self._writing(chunk.run_id) as connection:
             check_not_cancelled(connection, chunk.run_id)
             stored = load_chunk(connection, chunk.id)
-            if stored.state != ChunkState.UNSENT or stored.revision != chunk.revision:
+            is_free = stored.state == ChunkState.UNSENT and stored.replaced_at is None
+            if not is_free or stored.revision != chunk.revision:
                 return None
             is_billed_by_session = _pays(connection, chunk.run_id, session)
             if not is_billed_by_session:

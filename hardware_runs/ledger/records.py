@@ -112,7 +112,8 @@ class FrozenRows:
     which: Indices = field(repr=False)
     """(N*K,): the row, below V, that answers each pixel with each kernel."""
     slots: Indices = field(repr=False)
-    """(W, J): the row that each execution runs on each patch; -1: none."""
+    """(W, J): the row that each execution runs on each patch; -1: none. Executions that were dealt
+    later follow those of the beginning, J being the largest number of patches of any of them."""
     exact: Array = field(repr=False)
     """(R, n) known features of the reference rows."""
     num_kernels: int
@@ -145,6 +146,8 @@ class Chunk:
     predicted_seconds: float | None
     revision: int
     state: ChunkState
+    replaced_at: float | None = None
+    """When its rows were dealt anew: it is never sent, and others do what it was to do."""
 
     @property
     def num_rows(self) -> int:
@@ -165,7 +168,7 @@ class Block:
     created_at: float
     rows: FrozenRows = field(repr=False)
     chunks: tuple[Chunk, ...] = field(repr=False)
-    """They tile the W executions, in order."""
+    """Every row is in one of them; those that were replaced are not among them."""
 
     @property
     def stop(self) -> int:

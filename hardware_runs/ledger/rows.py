@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, func, insert, select, update
 
 from hardware_runs.ledger import schema
 from hardware_runs.ledger.documents import digest, from_npz, to_npz
@@ -17,6 +17,7 @@ from hardware_runs.ledger.records import (
     ChunkPlan,
     ChunkState,
     FrozenRows,
+    Indices,
     LayerProgress,
 )
 from hardware_runs.ledger.store import Store, insert_row, load_chunk, load_chunks, run_name
@@ -83,18 +84,7 @@ class Blocks(Store):
                 arrays=content,
                 sha256=digest(content),
             )
-            for chunk in chunks:
-                connection.execute(
-                    insert(schema.chunks).values(
-                        run_id=run_id,
-                        block_id=block_id,
-                        row_start=chunk.row_start,
-                        row_stop=chunk.row_stop,
-                        predicted_seconds=chunk.predicted_seconds,
-                        revision=chunk.revision,
-                        state=ChunkState.UNSENT,
-                    )
-                )
+            _insert_chunks(connection, run_id, block_id, chunks)
             (row,) = _overlapping(connection, run_id, layer, start, start + count)
             return _block(connection, row)
 
@@ -116,6 +106,7 @@ class Blocks(Store):
         *,
         layer: str | None = None,
         states: Sequence[ChunkState] | None = None,
+        with_replaced: bool = False,
     ) -> tuple[Chunk, ...]:
         """Chunks of a run in the order of layers, positions and rows.
 
@@ -123,6 +114,7 @@ class Blocks(Store):
             run_id: of an existing run.
             layer: only this one's.
             states: only those in one of them.
+            with_replaced: also those whose rows were dealt anew.
         """
         where = [schema.chunks.c.run_id == run_id]
         if layer is not None:
@@ -130,7 +122,7 @@ class Blocks(Store):
         if states is not None:
             where.append(schema.chunks.c.state.in_(list(states)))
         with self._reading() as connection:
-            return load_chunks(connection, *where)
+            return load_chunks(connection, *where, with_replaced=with_replaced)
 
     def get_chunk(self, chunk_id: int) -> Chunk:
         """A chunk as it stands now."""
@@ -142,13 +134,15 @@ class Blocks(Store):
         run_id: str,
         to_revision: int,
         *,
+        chunks: Sequence[Chunk] | None = None,
         predicted_seconds: Mapping[int, float | None] | None = None,
     ) -> int:
-        """Move every chunk that nobody is at to another revision.
+        """Move chunks that nobody is at to another revision.
 
         Args:
             run_id: of an existing run.
             to_revision: number of one of its revisions.
+            chunks: only these; None: all of the run.
             predicted_seconds: new forecast by chunk id; the others keep theirs.
 
         Returns:
@@ -157,7 +151,9 @@ class Blocks(Store):
         table = schema.chunks
         with self._writing(run_id) as connection:
             _check_revision(connection, run_id, to_revision)
-            unsent = (table.c.run_id == run_id) & (table.c.state == ChunkState.UNSENT)
+            unsent = _is_free(run_id)
+            if chunks is not None:
+                unsent &= table.c.id.in_([chunk.id for chunk in chunks])
             moved = connection.execute(
                 update(table)
                 .where(unsent, table.c.revision != to_revision)
@@ -170,6 +166,60 @@ class Blocks(Store):
                     .values(predicted_seconds=seconds)
                 )
             return int(moved)
+
+    def deal_anew(
+        self,
+        block: Block,
+        replaced: Sequence[Chunk],
+        slots: Indices,
+        chunks: Sequence[ChunkPlan],
+        *,
+        now: float,
+    ) -> bool:
+        """Replace chunks that nobody is at by others that run the same rows.
+
+        Args:
+            block: as read from the ledger.
+            replaced: chunks of it.
+            slots: (W, J) executions that take their place.
+            chunks: they tile these executions, counted from 0.
+            now: seconds since the epoch.
+
+        Returns:
+            False, and nothing was done, if somebody is at one of the chunks now, or dealt rows of
+            this block meanwhile.
+
+        Raises:
+            ValueError: the rows are not those of the replaced chunks, or the chunks do not fit.
+        """
+        _check_chunks(chunks, len(slots))
+        _check_same_rows(block.rows, replaced, slots)
+        content = to_npz({"slots": slots}, f"Layer {block.layer!r}, rows dealt anew")
+        table = schema.chunks
+        ids = [chunk.id for chunk in replaced]
+        first = len(block.rows.slots)
+        with self._writing(block.run_id) as connection:
+            free = _is_free(block.run_id) & table.c.id.in_(ids)
+            stop = connection.scalar(
+                select(func.max(table.c.row_stop)).where(table.c.block_id == block.id)
+            )
+            num_free = connection.scalar(select(func.count()).select_from(table).where(free))
+            if stop != first or num_free != len(ids):
+                return False
+            for plan in chunks:
+                _check_revision(connection, block.run_id, plan.revision)
+            connection.execute(update(table).where(free).values(replaced_at=now))
+            insert_row(
+                connection,
+                schema.deals,
+                block_id=block.id,
+                row_start=first,
+                created_at=now,
+                arrays=content,
+                sha256=digest(content),
+            )
+            _insert_chunks(connection, block.run_id, block.id, chunks, first)
+            return True
 
     def retry_failed_chunks(self, run_id: str) -> int:
         """Make failed chunks unsent again; their next attempt takes the next number.
@@ -254,6 +304,67 @@ def _check_chunks(chunks: Sequence[ChunkPlan], num_rows: int) -> None:
         )
 
 
+def _check_same_rows(rows: FrozenRows, replaced: Sequence[Chunk], slots: Indices) -> None:
+    """Whether executions run what the replaced chunks were to run, and reference rows besides."""
+    num_rows = len(rows.pairs) - len(rows.exact)
+
+    def asked(slots: Indices) -> Indices:
+        return np.sort(slots[(slots != -1) & (slots < num_rows)])
+
+    before = [asked(rows.slots[chunk.row_start : chunk.row_stop]) for chunk in replaced]
+    if slots.dtype != np.int64 or slots.ndim != 2:
+        raise ValueError(f"Expected slots (W, J) of int64; got {slots.dtype} {slots.shape}.")
+    if (slots < -1).any() or (slots >= len(rows.pairs)).any():
+        raise ValueError(f"An index in slots is outside the {len(rows.pairs)} rows.")
+    if not before or not np.array_equal(asked(slots), np.sort(np.concatenate(before))):
+        raise ValueError("Expected each row of the replaced chunks once; got another selection.")
+
+
+def _is_free(run_id: str) -> ColumnElement[bool]:
+    """Of chunks: whether nobody is at one."""
+    table = schema.chunks.c
+    return and_(
+        table.run_id == run_id,
+        table.state == ChunkState.UNSENT,
+        table.replaced_at.is_(None),
+    )
+
+
+def _insert_chunks(
+    connection: Connection,
+    run_id: str,
+    block_id: int,
+    chunks: Sequence[ChunkPlan],
+    first: int = 0,
+) -> None:
+    """Add chunks whose executions are counted from `first` on."""
+    for chunk in chunks:
+        connection.execute(
+            insert(schema.chunks).values(
+                run_id=run_id,
+                block_id=block_id,
+                row_start=first + chunk.row_start,
+                row_stop=first + chunk.row_stop,
+                predicted_seconds=chunk.predicted_seconds,
+                revision=chunk.revision,
+                state=ChunkState.UNSENT,
+            )
+        )
+
+
+def _with_deals(connection: Connection, block_id: int, slots: Indices, what: str) -> Indices:
+    """Slots of a block with those that were dealt later, as wide as the widest."""
+    table = schema.deals
+    query = select(table).where(table.c.block_id == block_id).order_by(table.c.row_start)
+    found = [slots]
+    for row in connection.execute(query):
+        found.append(from_npz(row.arrays, row.sha256, f"{what} dealt anew")["slots"])
+    width = max(each.shape[1] for each in found)
+    return np.concatenate(
+        [np.pad(each, ((0, 0), (0, width - each.shape[1])), constant_values=-1) for each in found]
+    )
+
+
 def _check_revision(connection: Connection, run_id: str, number: int) -> None:
     table = schema.revisions
     query = select(table.c.number).where(table.c.run_id == run_id, table.c.number == number)
@@ -284,6 +395,7 @@ def _block(connection: Connection, row: Row[Any]) -> Block:
         f"{row.start} to {row.start + row.num_pixels} (chunks {chunks[0].id} to {chunks[-1].id}):"
     )
     arrays: dict[str, Any] = from_npz(row.arrays, row.sha256, what)
+    arrays["slots"] = _with_deals(connection, row.id, arrays["slots"], what)
     return Block(
         id=row.id,
         run_id=row.run_id,

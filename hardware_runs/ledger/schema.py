@@ -105,6 +105,19 @@ blocks = Table(
     CheckConstraint("start >= 0 AND num_pixels > 0", name="range"),
 )
 
+deals = Table(
+    "ledger_deals",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("block_id", _Id, ForeignKey("ledger_blocks.id"), nullable=False),
+    Column("row_start", BigInteger, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("arrays", LargeBinary, nullable=False),
+    Column("sha256", Text, nullable=False),
+    UniqueConstraint("block_id", "row_start"),
+    CheckConstraint("row_start > 0", name="rows"),
+)
+
 chunks = Table(
     "ledger_chunks",
     metadata,
@@ -116,6 +129,7 @@ chunks = Table(
     Column("predicted_seconds", Double),
     Column("revision", Integer, nullable=False),
     Column("state", Text, nullable=False),
+    Column("replaced_at", Double),
     ForeignKeyConstraint(
         ["run_id", "revision"], ["ledger_revisions.run_id", "ledger_revisions.number"]
     ),

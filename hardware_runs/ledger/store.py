@@ -94,8 +94,10 @@ def describe_chunk(connection: Connection, chunk: Chunk) -> str:
     return f"run {name!r}, layer {chunk.layer!r}, chunk {chunk.id}"
 
 
-def load_chunks(connection: Connection, *where: ColumnElement[bool]) -> tuple[Chunk, ...]:
-    """Chunks in the order of layers, positions and rows."""
+def load_chunks(
+    connection: Connection, *where: ColumnElement[bool], with_replaced: bool = False
+) -> tuple[Chunk, ...]:
+    """Chunks in the order of layers, positions and rows, without those that were replaced."""
     chunks, blocks, layers = schema.chunks, schema.blocks, schema.layers
     query = (
         select(chunks, blocks.c.layer)
@@ -104,6 +106,8 @@ def load_chunks(connection: Connection, *where: ColumnElement[bool]) -> tuple[Ch
         .where(*where)
         .order_by(layers.c.position, blocks.c.start, chunks.c.row_start)
     )
+    if not with_replaced:
+        query = query.where(chunks.c.replaced_at.is_(None))
     return tuple(_chunk(row) for row in connection.execute(query))
 
 
@@ -113,7 +117,7 @@ def load_chunk(connection: Connection, chunk_id: int) -> Chunk:
     Raises:
         LedgerError: there is none with this id.
     """
-    found = load_chunks(connection, schema.chunks.c.id == chunk_id)
+    found = load_chunks(connection, schema.chunks.c.id == chunk_id, with_replaced=True)
     if not found:
         raise LedgerError(f"The ledger has no chunk with id {chunk_id}.")
     return found[0]

@@ -14,13 +14,14 @@ from qiskit.quantum_info import SparsePauliOp
 from torch import Tensor
 
 from qpc_qiskit.ansatz import Ansatz
-from qpc_qiskit.brickwall import AngleCache, brickwall, error_bound
+from qpc_qiskit.brickwall import AngleCache, Progress, brickwall, error_bound
 from qpc_qiskit.directions import canonical_directions, largest_magnitudes
+from qpc_qiskit.economy import BRICKWALL, split_encoder
 from qpc_qiskit.encoder import Encoder, make_encoder
 from qpc_qiskit.engines.base import Engine
 from qpc_qiskit.engines.exact import ExactEngine
 from qpc_qiskit.engines.reports import CalibrationReport, EstimatorReport
-from qpc_qiskit.errors import BudgetError, EngineError
+from qpc_qiskit.errors import BudgetError, EngineError, FitFailed
 from qpc_qiskit.execution.gradients import (
     Gradient,
     Shift,
@@ -31,7 +32,14 @@ from qpc_qiskit.execution.gradients import (
     plan_gradient,
     vector_jacobian,
 )
-from qpc_qiskit.execution.planning import JobPlan, ReferenceRows, plan_jobs, plan_parts
+from qpc_qiskit.execution.planning import (
+    Deal,
+    JobPlan,
+    ReferenceRows,
+    deal_rows,
+    plan_jobs,
+    plan_parts,
+)
 from qpc_qiskit.execution.pubs import (
     FINEST_GRID,
     GRID,
@@ -54,10 +62,10 @@ from qpc_qiskit.unitary import unitaries
 
 if TYPE_CHECKING:
     from qiskit.providers import BackendV2
-    from qiskit_aer.noise import NoiseModel
 
     from qpc_qiskit.execution.destinations import Destination
     from qpc_qiskit.execution.jobs import RowValues
+    from qpc_qiskit.execution.noise import Noise
     from qpc_qiskit.execution.prepared import Prepared
 
 EQUIVALENCE_ROWS = 3
@@ -108,8 +116,10 @@ class EstimatorEngine(Engine):
             as studies of shot statistics need it.
         gradients: `shift` (every derivative), `spsa` (slopes along random signs: few rows, for
             hardware; standard errors leave out this chance), or a `Spsa(step, num_samples)`.
-        encoder: how a direction becomes angles, a key of `qpc_qiskit.encoder.ENCODERS`:
-            `multiplexor` is exact, `brickwall` has far fewer gates and fits its angles.
+        encoder: how a direction becomes angles: `multiplexor` is exact, `brickwall` (or
+            `brickwall:DEPTH`) has far fewer gates and fits its angles. A layer with a direction
+            that cannot be fitted well enough moves to a deeper one, at last to the multiplexor; the
+            report tells it.
         absorb_tail: whether the end of the ansatz, where it only permutes what is measured, becomes
             parities instead of gates.
         num_references: rows with known answers that every job runs on every patch, by which the
@@ -159,8 +169,11 @@ class EstimatorEngine(Engine):
             )
         self._dedupe_grid = dedupe_grid
         self._gradients = make_gradients(gradients)
-        make_encoder(encoder, 1)  # an unknown name is told now
+        split_encoder(encoder)  # an unknown name is told now
         self._encoder_name = encoder
+        self._encoders: dict[Ansatz, Encoder] = {}
+        self.on_fit: Progress | None = None
+        """Told of the directions whose angles are fitted, while that is done: how many, of all."""
         self._angles = AngleCache(warms=False)  # the same bits whatever was asked for before
         for name, value in (("absorb_tail", absorb_tail), ("calibrate", calibrate)):
             if not isinstance(value, bool):
@@ -193,7 +206,7 @@ class EstimatorEngine(Engine):
         shots: int | None = None,
         precision: float | None = None,
         resilience: int = 0,
-        noise_model: NoiseModel | BackendV2 | str | None = None,
+        noise_model: Noise | str | None = None,
         options: Mapping[str, Any] | None = None,
         seed: int | None = None,
         device: str = "CPU",
@@ -219,8 +232,9 @@ class EstimatorEngine(Engine):
                 Aer and snapshots. By default Aer is exact, and the others take 4096 shots.
             resilience: IBM's level: 0 none, 1 readout mitigation (TREX), 2 also zero-noise
                 extrapolation; for IBM's devices, their snapshots and Aer. Slow on a laptop.
-            noise_model: for `aer`: an Aer `NoiseModel`, or a device (or its name) whose noise on
-                its best patch is simulated by Aer alone, without IBM's Estimator.
+            noise_model: for `aer`: an Aer `NoiseModel`, a `CircuitNoise` (what
+                `noise_models.NoiseSpec.build` makes), or a device (or its name) whose noise on its
+                best patch is simulated by Aer alone, without IBM's Estimator.
             options: of what runs the circuits: those of `AerSimulator`, of IBM's Estimator as
                 nested dictionaries, or of `BackendEstimatorV2`.
             seed: of shots, twirls and `Spsa`; not for a real device.
@@ -229,7 +243,7 @@ class EstimatorEngine(Engine):
             use_fractional_gates: for `ibm_...`.
             qubits: of a device, one for each of the layer's, instead of its best patch.
             num_patches: of a device, on which the circuit stands side by side: so many rows run in
-                one execution. None: as many as are good enough.
+                one execution. None: as many as are worth it, see `tile`.
             gap: unused qubits between two patches, at least.
             max_qpu_seconds: see the class; a session is also ended by the service after that time,
                 since it is billed by the clock.
@@ -336,13 +350,46 @@ class EstimatorEngine(Engine):
         return self._make_ready(spec).prepared
 
     def adopt(self, spec: LayerSpec, prepared: Prepared) -> None:
-        """Use a circuit that `prepare` made before, perhaps in another process."""
-        encoder = self._make_encoder(spec.num_qubits)
+        """Use a circuit that `prepare` made before, perhaps in another process.
+
+        Its encoder is the engine's own, or one that this falls back to.
+
+        Raises:
+            EngineError: it was made for another encoder.
+        """
+        count = len(prepared.parts[0].parameters) - len(prepared.parts[0].columns)
+        encoder = self._make_encoder(self._encoder_name, spec.num_qubits)
+        while len(encoder.parameters) != count:
+            if encoder.fallback is None:
+                raise EngineError(
+                    f"Expected a circuit whose encoder is {self._encoder_name} on "
+                    f"{spec.num_qubits} qubits, or follows on it; got one that takes {count} "
+                    "angles. Give the encoder that it was made with."
+                )
+            encoder = self._make_encoder(encoder.fallback, spec.num_qubits)
+        self._encoders[spec.ansatz] = encoder
         self._ready[spec.ansatz] = _Ready(encoder, prepared, None)
 
     def forget(self, spec: LayerSpec) -> None:
         """Prepare the circuit of a layer anew when it is needed next."""
         self._ready.pop(spec.ansatz, None)
+
+    def encoder(self, spec: LayerSpec) -> str:
+        """Name of the encoder that a layer has now."""
+        return self._encoder(spec).name
+
+    def fall_back(self, spec: LayerSpec) -> bool:
+        """Encode a layer from now on as its encoder's `fallback` does; its circuit is another one.
+
+        Returns:
+            Whether there is one: False changes nothing.
+        """
+        name = self._encoder(spec).fallback
+        if name is None:
+            return False
+        self._encoders[spec.ansatz] = self._make_encoder(name, spec.num_qubits)
+        self.forget(spec)
+        return True
 
     def forecast(self, spec: LayerSpec, num_pixels: int) -> Forecast:
         """What a forward pass of so many pixels would send.
@@ -384,10 +431,21 @@ class EstimatorEngine(Engine):
             spec: the layer.
             pixels: (N, C), N >= 1.
             weights: (K, P).
+
+        Raises:
+            FitFailed: the layer's encoder cannot prepare a direction; `fall_back` helps.
         """
-        ready = self._make_ready(spec)
-        references = self._references(spec, ready, weights)
-        return self._plan(ready, *self._asked_for(spec, pixels, weights), references)
+        return self._plan(spec, *self._asked_for(spec, pixels, weights), weights)
+
+    def deal(self, spec: LayerSpec, num_rows: int) -> Deal:
+        """Executions of so many rows of a layer, and the jobs that they make; nothing is sent."""
+        prepared = self.prepare(spec)
+        return deal_rows(
+            num_rows,
+            len(prepared.parts[0].parameters),
+            num_references=self._num_references,
+            **self._bounds(prepared),
+        )
 
     def _asked_for(
         self, spec: LayerSpec, pixels: Tensor, weights: Tensor
@@ -464,10 +522,17 @@ class EstimatorEngine(Engine):
         if len(pairs) == 0:
             nothing = np.zeros((0, spec.num_qubits))
             return _Found(nothing, nothing, np.zeros(0, np.intp))
-        ready = self._make_ready(spec)
-        references = self._references(spec, ready, weights)
-        plan = self._plan(ready, directions, angles, pairs, references)
+        num_fallbacks = 0
+        while True:
+            try:
+                plan = self._plan(spec, directions, angles, pairs, weights)
+                break
+            except FitFailed as error:
+                num_fallbacks = num_fallbacks or error.num_failed
+                if not self.fall_back(spec):
+                    raise
         self._check_budget(plan)
+        ready = self._make_ready(spec)
         values = self._run(spec, ready, plan)
         measured = features(ready.prepared, values.evs, values.stds, self.shots)
         found = unpack(plan, *measured, applies=self._calibrates)
@@ -480,16 +545,14 @@ class EstimatorEngine(Engine):
             ready,
             values.job_ids,
             found.calibrations,
+            num_fallbacks,
         )
 
     def _plan(
-        self,
-        ready: _Ready,
-        directions: Array,
-        angles: Array,
-        pairs: Indices,
-        references: ReferenceRows | None,
+        self, spec: LayerSpec, directions: Array, angles: Array, pairs: Indices, weights: Tensor
     ) -> JobPlan:
+        ready = self._make_ready(spec)
+        references = self._references(spec, ready, weights)
         angles = angles[:, list(ready.prepared.parts[0].columns)]
         if self._dedupe_grid is not None:  # shifts of angles that left the circuit change nothing
             angles, which = unique_rows(angles)
@@ -537,10 +600,23 @@ class EstimatorEngine(Engine):
             on_sent=count,
         )
 
-    def _make_encoder(self, num_qubits: int) -> Encoder:
-        if self._encoder_name == "brickwall":
-            return brickwall(num_qubits, cache=self._angles)
-        return make_encoder(self._encoder_name, num_qubits)
+    def _encoder(self, spec: LayerSpec) -> Encoder:
+        if spec.ansatz not in self._encoders:
+            made = self._make_encoder(self._encoder_name, spec.num_qubits)
+            self._encoders[spec.ansatz] = made
+        return self._encoders[spec.ansatz]
+
+    def _make_encoder(self, name: str, num_qubits: int) -> Encoder:
+        base, depth = split_encoder(name)
+        if base != BRICKWALL:
+            return make_encoder(name, num_qubits)
+        if num_qubits == 1:  # one rotation, whatever depth the other layers have
+            depth = None
+        return brickwall(num_qubits, depth, cache=self._angles, on_progress=self._tell_fit)
+
+    def _tell_fit(self, done: int, total: int) -> None:
+        if self.on_fit is not None:
+            self.on_fit(done, total)
 
     def _make_ready(self, spec: LayerSpec) -> _Ready:
         if spec.ansatz not in self._ready:
@@ -550,7 +626,7 @@ class EstimatorEngine(Engine):
                     f"{spec.num_qubits} qubits (a largest and a smallest value of each), or 0, got "
                     f"{self._num_references}."
                 )
-            encoder = self._make_encoder(spec.num_qubits)
+            encoder = self._encoder(spec)
             template = make_template(encoder, spec.ansatz, absorbs_tail=self._absorbs_tail)
             prepared = self.destination.prepare(template)
             if self.destination.is_transpiled:
@@ -608,7 +684,8 @@ class EstimatorEngine(Engine):
             job_ids=found.job_ids,
             predicted_qpu_seconds=None if found.plan is None else found.plan.total_seconds,
             dedupe_grid=self._dedupe_grid,
-            encoder=self._encoder_name,
+            encoder=self._encoder_name if found.plan is None else self.encoder(spec),
+            num_fallbacks=found.num_fallbacks,
             max_encoding_error=_encoding_error(found.plan),
             num_references=self._num_references,
             calibration=_calibration_of(found.calibrations, applied=self._calibrates),
@@ -640,7 +717,13 @@ class EstimatorEngine(Engine):
                 f"An engine for {self.destination.name} is a live connection and cannot be "
                 "pickled. Save the layer's state_dict instead, or set its engine to 'exact' first."
             )
-        return {**self.__dict__, "_destination": None, "_ready": {}}
+        empty: dict[str, object] = {
+            "_destination": None,
+            "_ready": {},
+            "_encoders": {},
+            "on_fit": None,
+        }
+        return {**self.__dict__, **empty}
 
 
 def _encoding_error(plan: JobPlan | None) -> float:
@@ -681,6 +764,8 @@ class _Found:
     ready: _Ready | None = None
     job_ids: tuple[str, ...] = ()
     calibrations: tuple[Calibration, ...] = ()
+    num_fallbacks: int = 0
+    """Directions that the encoder could not prepare; another one did."""
 
 
 def checked_precision(precision: float | None, shots: int | None) -> float | None:

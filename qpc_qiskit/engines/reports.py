@@ -88,7 +88,10 @@ class EstimatorReport(EngineReport):
     dedupe_grid: float | None = None
     """See `EstimatorEngine`."""
     encoder: str = "multiplexor"
-    """How directions were encoded."""
+    """How directions were encoded: as asked for, or what that fell back to."""
+    num_fallbacks: int = 0
+    """Directions of this call that the encoder could not prepare: the layer has another one since,
+    with which all rows of this call were run."""
     max_encoding_error: float = 0.0
     """By which a feature may differ because an encoder's fit is not exact."""
     num_references: int = 0
@@ -105,3 +108,27 @@ class EstimatorReport(EngineReport):
         found = asdict(replace(self, stds=()))
         del found["stds"]
         return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoisyReport(EngineReport):
+    """How the values of a call of the noisy engine came about."""
+
+    noise: str
+    """In words."""
+    implementation: str
+    """What ran the encoder: `torch` or `compiled`."""
+    implementation_reason: str | None = None
+    """Why it was not the compiled one, where that was to be used if possible."""
+    shots: int | None = None
+    """Per value; None: exact."""
+    encoder: str = "multiplexor"
+    """How directions were encoded: as asked for, or what that fell back to."""
+    num_fallbacks: int = 0
+    """See `EstimatorReport`."""
+    max_encoding_error: float = 0.0
+    """By which a feature may differ because an encoder's fit is not exact."""
+    patch: tuple[int, ...] | None = None
+    """The device's qubits that carry the circuit; None: there is no device."""
+    num_strings: int = 0
+    """Pauli strings that a pixel's state is held on, of 4**n."""

@@ -26,7 +26,14 @@ from qpc_qiskit.errors import BackendError, EngineError, NotISAError
 from qpc_qiskit.execution.aer import AerEstimator, check_exact
 from qpc_qiskit.execution.forecast import JobCost, ShotTimes, shot_times
 from qpc_qiskit.execution.isa import check_faulty, check_isa, faulty, is_isa
-from qpc_qiskit.execution.noise import check_acts, measurement_noise
+from qpc_qiskit.execution.noise import (
+    ANSATZ_BEGINS,
+    CircuitNoise,
+    Noise,
+    as_circuit_noise,
+    check_acts,
+    measurement_noise,
+)
 from qpc_qiskit.execution.patches import Placement, embed_observables, place
 from qpc_qiskit.execution.patchwise import patch_by_patch
 from qpc_qiskit.execution.placement_cache import cache_folder
@@ -54,9 +61,11 @@ class Packing:
     """On how many patches of a device the circuit stands."""
 
     num_patches: int | None = 1
-    """None: as many as are good enough."""
+    """None: as many as are worth it, see `tile`."""
     gap: int = 0
     """Qubits between two patches, at least."""
+    min_fidelity_ratio: float = 0.5
+    """Of the best place's predicted fidelity, that each of several patches has."""
 
 
 ONE_PATCH = Packing()
@@ -143,7 +152,7 @@ def given_estimator(estimator: BaseEstimatorV2) -> Destination:
 
 
 def aer(
-    noise: NoiseModel | BackendV2 | None = None,
+    noise: Noise | None = None,
     *,
     device: str = "CPU",
     seed: int | None = None,
@@ -154,8 +163,8 @@ def aer(
     """The Aer simulator: exact values, or shots where a precision is asked for.
 
     Args:
-        noise: a model, whose gates the circuit is translated to; or a backend, whose noise on its
-            best patch is simulated; None: none.
+        noise: a model, alone or as `CircuitNoise`, whose gates the circuit is translated to; or a
+            backend, whose noise on its best patch is simulated; None: none.
         device: `CPU` or `GPU`.
         seed: of the shots.
         options: of `AerSimulator`.
@@ -186,7 +195,7 @@ def aer(
     if isinstance(noise, BackendV2):
         about |= {"noise": noise.name, "calibration_time": calibration_time(noise)}
     elif noise is not None:
-        about["noise"] = "own NoiseModel"
+        about["noise"] = as_circuit_noise(noise).name
 
     seeds = np.random.SeedSequence(seed)  # one for each circuit, or layers would share shot noise
 
@@ -207,7 +216,7 @@ def aer(
 
 def simulated(
     template: Template,
-    noise: NoiseModel | BackendV2 | None,
+    noise: Noise | None,
     qubits: Sequence[int] | None = None,
     packing: Packing = ONE_PATCH,
     *,
@@ -225,7 +234,8 @@ def simulated(
         inverts: whether the readout of parities is inverted; mitigation does that by itself.
 
     Raises:
-        EngineError: a noise model has gates that cannot express the circuit.
+        EngineError: a noise model has gates that cannot express the circuit, or is told for a qubit
+            that the circuit does not have.
         BackendError: the circuit does not fit on the backend.
     """
     if noise is None:
@@ -239,23 +249,53 @@ def simulated(
             return [confusions_of_model(noise_of_patch(noise, p), len(p)) for p in patches]
 
         return _inverting(prepared, of_patches)
-    try:
-        circuit = transpile(template.circuit, basis_gates=noise.basis_gates, optimization_level=1)
-    except (QiskitError, ValueError) as error:
-        raise EngineError(
-            "The circuit cannot be translated to the noise model's basis_gates "
-            f"{', '.join(noise.basis_gates)}: {error} Give the model basis_gates that can express "
-            "every circuit, such as rz, sx, x, cx."
-        ) from error
-    prepared = Prepared((replace(template, circuit=circuit),))
+    given = as_circuit_noise(noise)
+    prepared = Prepared((_translated(template, given),))
     if not inverts:
         return prepared
     return _inverting(
-        prepared, lambda patches: [confusions_of_model(noise, len(p)) for p in patches]
+        prepared, lambda patches: [confusions_of_model(given.model, len(p)) for p in patches]
     )
 
 
-def noise_on(prepared: Prepared, noise: NoiseModel | BackendV2 | None) -> NoiseModel | None:
+def _translated(template: Template, noise: CircuitNoise) -> Template:
+    """A template in the gates of a noise model, after the passes of the noise."""
+    circuit = _staged(template) if noise.tells_stages else template.circuit
+    if circuit.num_qubits < noise.min_qubits:
+        raise EngineError(
+            f"The noise {noise.name!r} is told for qubit {noise.min_qubits - 1}; the circuit has "
+            f"qubits 0 to {circuit.num_qubits - 1} only."
+        )
+    gates = noise.model.basis_gates
+    try:
+        circuit = transpile(circuit, basis_gates=gates, optimization_level=1)
+    except (QiskitError, ValueError) as error:
+        raise EngineError(
+            "The circuit cannot be translated to the noise model's basis_gates "
+            f"{', '.join(gates)}: {error} Give the model basis_gates that can express "
+            "every circuit, such as rz, sx, x, cx."
+        ) from error
+    return replace(template, circuit=noise.prepare(circuit), encoder_size=None)
+
+
+def _staged(template: Template) -> QuantumCircuit:
+    """The circuit with a barrier between encoder and ansatz."""
+    circuit, size = template.circuit, template.encoder_size
+    if size is None:
+        raise EngineError(
+            "Noise of the encoder or of the ansatz alone needs a template that tells where its "
+            "encoder ends, as those of make_template do."
+        )
+    staged = circuit.copy_empty_like()
+    for instruction in circuit.data[:size]:
+        staged.append(instruction)
+    staged.barrier(label=ANSATZ_BEGINS)
+    for instruction in circuit.data[size:]:
+        staged.append(instruction)
+    return staged
+
+
+def noise_on(prepared: Prepared, noise: Noise | None) -> NoiseModel | None:
     """The noise of a simulated circuit, on its n qubits.
 
     Args:
@@ -269,9 +309,12 @@ def noise_on(prepared: Prepared, noise: NoiseModel | BackendV2 | None) -> NoiseM
         return None
     circuit = prepared.template.circuit
     if not isinstance(noise, BackendV2):
-        measurement_noise(noise)  # refuses what cannot be simulated here
-        check_acts(noise, circuit, range(circuit.num_qubits))
-        return noise
+        model = as_circuit_noise(noise).model
+        measurement_noise(model)  # refuses what cannot be simulated here
+        # Noise with passes was put together on purpose; a bare model may be a device's by mistake.
+        warns = isinstance(noise, NoiseModel)
+        check_acts(model, circuit, range(circuit.num_qubits), warns=warns)
+        return model
     assert prepared.placement is not None
     return noise_of_patch(noise, prepared.placement.patch.qubits)
 
@@ -279,18 +322,28 @@ def noise_on(prepared: Prepared, noise: NoiseModel | BackendV2 | None) -> NoiseM
 def noise_of_patch(backend: BackendV2, qubits: Sequence[int]) -> NoiseModel:
     """The noise of some qubits of a backend, as qubits 0 to n-1.
 
+    A backend that knows its noise better than its target tells has a method `noise_of_qubits`.
+
     Raises:
         EngineError: the backend tells no errors of them.
     """
-    model = NoiseModel.from_backend(
-        _PatchBackend(restrict_target(backend.target, qubits), backend.name)
-    )
+    known = getattr(backend, "noise_of_qubits", None)
+    model: NoiseModel = known(qubits) if known else noise_of_target(backend.target, qubits)
     if model.is_ideal():
         raise EngineError(
             f"{backend.name} tells no errors of qubits {', '.join(map(str, qubits))}, so it would "
             "be simulated without noise. Use 'aer' without noise_model if that is meant."
         )
     return model
+
+
+def noise_of_target(target: Target, qubits: Sequence[int]) -> NoiseModel:
+    """The noise that a target tells of some of its qubits, as Aer reads it; see `noise_of_patch`.
+
+    Readout errors are those of the target, which has one for both outcomes; idle qubits do not
+    decay.
+    """
+    return NoiseModel.from_backend(_PatchBackend(restrict_target(target, qubits)))
 
 
 def placed_on(
@@ -324,6 +377,7 @@ def placed_on(
         backend.target,
         packing.num_patches,
         gap=packing.gap,
+        min_fidelity_ratio=packing.min_fidelity_ratio,
         bad_qubits=bad_qubits,
         bad_edges=bad_edges,
         cache=cache_folder(),
@@ -495,8 +549,8 @@ def _times(placements: Sequence[Placement], backend: BackendV2) -> ShotTimes | N
 class _PatchBackend(BackendV2):
     """A target that `NoiseModel.from_backend` accepts."""
 
-    def __init__(self, target: Target, device: str) -> None:
-        super().__init__(name=f"patch of {device}")
+    def __init__(self, target: Target) -> None:
+        super().__init__(name="patch")
         self._target = target
 
     @property

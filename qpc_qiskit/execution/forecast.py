@@ -7,7 +7,7 @@ circuit itself; the delay is over 90 % of it (documentation page "Workload usage
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from qiskit import QuantumCircuit
@@ -30,6 +30,32 @@ def cap_seconds(predicted_seconds: float | None, margin: float = MARGIN) -> int:
     if predicted_seconds is None:
         return LONGEST_JOB_SECONDS
     return min(math.ceil(predicted_seconds * margin), LONGEST_JOB_SECONDS)
+
+
+def variance_after_calibration(fidelities: Iterable[float]) -> float:
+    """Of values of all patches together, in units of that of a value without noise.
+
+    Noise shrinks a value by about the fidelity, and calibration divides by that.
+
+    Args:
+        fidelities: predicted, of each patch, all of which run as many rows.
+
+    Returns:
+        The mean of 1/fidelity^2; infinite where a patch leaves nothing of a value.
+    """
+    squares = [1 / fidelity**2 if fidelity**2 else math.inf for fidelity in fidelities]
+    return math.fsum(squares) / len(squares)
+
+
+def shots_for_equal_error(shots: int, variance: float, wanted: float) -> int:
+    """Shots with which values have the standard error that others have with theirs.
+
+    Args:
+        shots: of the others.
+        variance: of one shot.
+        wanted: the others', of one shot.
+    """
+    return math.ceil(shots * variance / wanted - 1e-9)
 
 
 @dataclass(frozen=True, kw_only=True)

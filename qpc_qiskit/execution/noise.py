@@ -1,18 +1,95 @@
-"""What of an Aer noise model concerns a circuit: how it measures, and whether it acts at all."""
+"""Noise of simulated circuits: the type that engines take, how it measures, whether it acts."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from qiskit import QuantumCircuit
+from qiskit.providers import BackendV2
+from qiskit.transpiler import PassManager
+from qiskit.transpiler.basepasses import TransformationPass
 from qiskit_aer.noise import NoiseModel
 
 from qpc_qiskit.errors import EngineError
+
+ANSATZ_BEGINS = "ansatz"
+"""Label of the barrier between encoder and ansatz, where noise needs to tell them apart."""
+
+
+@dataclass(frozen=True, eq=False)
+class CircuitNoise:
+    """A noise model, and what is done to a circuit so that the model acts on it as meant.
+
+    Aer finds the errors of a gate by the gate's label, or by its name where it has none. So a pass
+    can label gates that are to have errors of their own (those of the encoder, say), and it can
+    insert labelled identities whose errors are noise that no gate of the circuit causes (crosstalk,
+    say). A pass must not change what the circuit computes without noise.
+    """
+
+    model: NoiseModel
+    """Its `basis_gates` are what a circuit is translated to."""
+    passes: tuple[TransformationPass, ...] = ()
+    """Run on the translated circuit, in this order. Their `repr` tells all of their settings."""
+    tells_stages: bool = False
+    """Whether the circuit gets a barrier with the label `ANSATZ_BEGINS` between encoder and ansatz,
+    for passes to see. Nothing is optimized across it, so the circuit may have more gates."""
+    name: str = "own noise"
+    """For reports."""
+    min_qubits: int = 1
+    """Circuits with fewer are refused: the noise is told for a qubit that they do not have."""
+
+    @property
+    def changes_circuits(self) -> bool:
+        """Whether a circuit is another one than the model alone would need."""
+        return bool(self.passes) or self.tells_stages
+
+    def prepare(self, circuit: QuantumCircuit) -> QuantumCircuit:
+        """A circuit in basis gates, as the model acts on it."""
+        return PassManager(list(self.passes)).run(circuit) if self.passes else circuit
+
+
+Noise: TypeAlias = NoiseModel | CircuitNoise | BackendV2
+"""What engines take: a model, a model with passes, or a device whose noise is simulated."""
+
+
+def as_circuit_noise(noise: NoiseModel | CircuitNoise) -> CircuitNoise:
+    """A plain model as one that needs no passes."""
+    if isinstance(noise, CircuitNoise):
+        return noise
+    return CircuitNoise(noise, name="own NoiseModel")
+
+
+def noise_digest(noise: NoiseModel | CircuitNoise) -> str:
+    """The same for equal noise, whose errors have random ids and come in any order.
+
+    Returns:
+        `sha256:` and a hexadecimal digest; that of the model where nothing is done to circuits.
+
+    Raises:
+        EngineError: a pass does not tell its settings.
+    """
+    noise = as_circuit_noise(noise)
+    told = noise.model.to_dict(serializable=True)["errors"]
+    errors = [{name: value for name, value in each.items() if name != "id"} for each in told]
+    texts = sorted(json.dumps(each, sort_keys=True) for each in errors)
+    content: list[Any] = [sorted(noise.model.basis_gates), texts]
+    if noise.changes_circuits:
+        passes = [repr(each) for each in noise.passes]
+        for text in passes:
+            if " at 0x" in text:  # Python's own: another one in every process
+                raise EngineError(
+                    f"The pass {text} of the noise does not tell its settings, so the noise cannot "
+                    "be recognised when a run goes on; give its class a __repr__ that does."
+                )
+        content.append([passes, noise.tells_stages])
+    return f"sha256:{hashlib.sha256(json.dumps(content).encode()).hexdigest()}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,15 +135,21 @@ def measurement_noise(noise_model: NoiseModel) -> MeasurementNoise:
     return MeasurementNoise(everywhere, local, before)
 
 
-def check_acts(noise_model: NoiseModel, circuit: QuantumCircuit, measured: Iterable[int]) -> None:
+def check_acts(
+    noise_model: NoiseModel,
+    circuit: QuantumCircuit,
+    measured: Iterable[int],
+    *,
+    warns: bool = True,
+) -> None:
     """Refuse a model that does nothing to a circuit.
-
-    Warns where a gate has errors on other qubits only: then the circuit is less noisy than meant.
 
     Args:
         noise_model: as Aer will see it.
         circuit: in the gates that Aer will run.
         measured: qubits that are read out.
+        warns: whether to warn where a gate has errors on other qubits only: then the circuit may be
+            less noisy than meant.
 
     Raises:
         EngineError: no gate and no measurement of the circuit has an error.
@@ -99,7 +182,7 @@ def check_acts(noise_model: NoiseModel, circuit: QuantumCircuit, measured: Itera
             "model basis_gates that it has errors on."
         )
     for name, on in found.items():
-        if name in local and noisy[name] < len(on):
+        if warns and name in local and noisy[name] < len(on):
             warnings.warn(
                 f"{len(on) - noisy[name]} of {len(on)} {name!r} of the circuit have no "
                 f"error: the noise model has errors on {name!r} for other qubits only. For the "

@@ -11,6 +11,7 @@ from qiskit_aer.noise import NoiseModel
 
 from qpc_qiskit.execution import destinations
 from qpc_qiskit.execution.destinations import ONE_PATCH, Destination, Packing
+from qpc_qiskit.execution.noise import CircuitNoise, Noise
 from qpc_qiskit.execution.tiling import check_gap
 from qpc_qiskit.spec import positive_integer
 
@@ -24,7 +25,7 @@ def open_destination(
     mode: str = "job",
     resilience: int = 0,
     exact: bool = False,
-    noise_model: NoiseModel | BackendV2 | str | None = None,
+    noise_model: Noise | str | None = None,
     options: Mapping[str, Any] | None = None,
     seed: int | None = None,
     device: str = "CPU",
@@ -68,9 +69,9 @@ def open_destination(
         raise ValueError(
             "precision=0 asks for exact values, which resilience cannot improve; give shots."
         )
-    if not isinstance(noise_model, NoiseModel | BackendV2 | str | None):
+    if not isinstance(noise_model, NoiseModel | CircuitNoise | BackendV2 | str | None):
         raise TypeError(
-            "Expected an Aer NoiseModel, a device or its name as noise_model, got "
+            "Expected an Aer NoiseModel, a CircuitNoise, a device or its name as noise_model, got "
             f"{type(noise_model).__name__}."
         )
     if qubits is not None and packing != ONE_PATCH:
@@ -111,6 +112,13 @@ def open_destination(
 
         without_effect["device"] = device != "CPU"
         refuse("Aer with resilience")
+        if isinstance(noise, CircuitNoise) and noise.changes_circuits:
+            # Measured: IBM's Estimator builds one-qubit gates anew, folds two-qubit gates, and
+            # knows no label of either; the noise would silently not act.
+            raise ValueError(
+                f"resilience rewrites the gates that the noise {noise.name!r} is put on by label "
+                "(encoder, ansatz, crosstalk); give 0, or noise of other places."
+            )
         return runtime.local(
             noise,
             name=AER,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 
 from qpc_qiskit.encoder import Encoded, Encoder
-from qpc_qiskit.errors import EngineError
+from qpc_qiskit.errors import FitFailed
 from qpc_qiskit.execution.forecast import JobCost
 from qpc_qiskit.execution.pubs import (
     Array,
@@ -42,6 +44,8 @@ class JobPlan:
     """(R, n) features of the reference rows; None: there are none."""
     infidelity: Array = field(default_factory=lambda: np.zeros(0), repr=False)
     """Of each direction as it is encoded; zeros for an exact encoder."""
+    encoder: str | None = None
+    """Name of the encoder that the angles are for; None: not known any more."""
 
     @property
     def total_seconds(self) -> float | None:
@@ -96,7 +100,8 @@ def plan_jobs(
         references: rows besides, in every job.
 
     Raises:
-        EngineError: one row exceeds a limit, or the encoder cannot encode a direction.
+        EngineError: one row exceeds a limit.
+        FitFailed: the encoder cannot encode a direction.
     """
     which = np.arange(len(pairs))
     if grid is not None and len(pairs):
@@ -118,7 +123,7 @@ def plan_jobs(
     _check_encoded(encoder, encoded)
     rows = Rows(encoded.angles.numpy(), angles, pairs)
     num_references = 0 if references is None else len(references)
-    parts, seconds = plan_parts(
+    dealt = deal_rows(
         num_rows,
         rows.num_columns,
         limits=limits,
@@ -131,22 +136,31 @@ def plan_jobs(
         rows,
         num_rows,
         which,
-        _slots(num_rows, num_patches, num_references, parts),
-        parts,
-        seconds,
+        dealt.slots,
+        dealt.parts,
+        dealt.seconds,
         None if references is None else references.exact,
         encoded.infidelity.numpy(),
+        encoder.name,
     )
 
 
 def _check_encoded(encoder: Encoder, encoded: Encoded) -> None:
     if encoded.num_failed:
         worst = float(encoded.infidelity.max())
-        raise EngineError(
+        raise FitFailed(
             f"The {encoder.name} encoder cannot prepare {encoded.num_failed} of "
             f"{len(encoded.infidelity)} directions well enough (infidelity up to {worst:.1g}, a "
-            f"feature may be wrong by {2 * worst**0.5:.1g}). Nothing was sent. Use the multiplexor."
+            f"feature may be wrong by {2 * worst**0.5:.1g}). Nothing of them was sent. Begin anew "
+            f"with {' or '.join(f'encoder={name!r}' for name in _instead(encoder))}.",
+            encoded.num_failed,
         )
+
+
+def _instead(encoder: Encoder) -> list[str]:
+    """What to use where it fails; the exact encoder never does."""
+    names = [encoder.fallback, "multiplexor"]
+    return list(dict.fromkeys(name for name in names if name is not None))
 
 
 def plan_parts(
@@ -191,9 +205,49 @@ def plan_parts(
     return tuple(parts), tuple(known) if len(known) == len(seconds) and each is not None else None
 
 
-def _slots(
-    num_rows: int, num_patches: int, num_references: int, parts: tuple[slice, ...]
-) -> Indices:
+@dataclass(frozen=True, eq=False)
+class Deal:
+    """Which executions run so many rows, and the jobs that they make."""
+
+    slots: Indices = field(repr=False)
+    """(W, J), see `slots.fill`."""
+    parts: tuple[slice, ...]
+    """Executions of each job, in order."""
+    seconds: tuple[float, ...] | None
+    """Predicted QPU seconds of each job; None: not known, or no device."""
+
+
+def deal_rows(
+    num_rows: int,
+    num_columns: int,
+    *,
+    num_patches: int = 1,
+    num_references: int = 0,
+    **bounds: Any,
+) -> Deal:
+    """Deal rows to patches, and cut the executions into jobs.
+
+    Args:
+        num_rows: M, of all jobs; reference rows are numbered from M on.
+        num_columns: see `plan_parts`, as all that follow.
+        num_patches: J.
+        num_references: in every job.
+        **bounds: of a job.
+
+    Raises:
+        EngineError: one execution exceeds a limit.
+    """
+    parts, seconds = plan_parts(
+        num_rows,
+        num_columns,
+        num_patches=num_patches,
+        num_references=num_references,
+        **bounds,
+    )
+    return Deal(_slots(num_rows, num_patches, num_references, parts), parts, seconds)
+
+
+def _slots(num_rows: int, num_patches: int, num_references: int, parts: Sequence[slice]) -> Indices:
     """Slots of all jobs, one after another."""
     found = [np.zeros((0, num_patches), np.intp)]
     start = 0

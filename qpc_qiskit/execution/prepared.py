@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 from qiskit import QuantumCircuit
 from qiskit.circuit import Parameter
@@ -53,13 +54,19 @@ class Prepared:
 
     def only(self, patch: int) -> Prepared:
         """One of the parts, to be simulated."""
-        own = slice(patch, patch + 1)
+        return replace(self.subset([patch]), width=None)
+
+    def subset(self, patches: Sequence[int]) -> Prepared:
+        """Some of the parts, where they are."""
+
+        def kept(each: Sequence[Any]) -> tuple[Any, ...]:
+            return tuple(each[j] for j in patches) if each else ()
+
         return replace(
             self,
-            parts=self.parts[own],
-            placements=self.placements[own],
-            inversions=self.inversions[own],
-            width=None,
+            parts=kept(self.parts),
+            placements=kept(self.placements),
+            inversions=kept(self.inversions),
         )
 
 

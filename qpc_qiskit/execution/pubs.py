@@ -49,6 +49,8 @@ class Template:
     """One for each of the n features, on the qubits of `circuit`."""
     columns: tuple[int, ...] = field(repr=False)
     """Occurrence angles of the ansatz that are still in the circuit, ascending."""
+    encoder_size: int | None = None
+    """Instructions of the encoder, the first of the circuit; None: not known any more."""
 
 
 def make_template(encoder: Encoder, ansatz: Ansatz, *, absorbs_tail: bool = False) -> Template:
@@ -72,7 +74,7 @@ def make_template(encoder: Encoder, ansatz: Ansatz, *, absorbs_tail: bool = Fals
     theta = {p.index: p for p in body.parameters}
     columns = tuple(sorted(theta))
     parameters = (*encoder.parameters, *(theta[i] for i in columns))
-    return Template(circuit, parameters, observables, columns)
+    return Template(circuit, parameters, observables, columns, len(encoder.circuit.data))
 
 
 @dataclass(frozen=True, eq=False)

@@ -111,6 +111,8 @@ class Line:
     standard errors are not known."""
     rms: float
     """Root mean square residual."""
+    noise: float
+    """Root mean square standard error; NaN where the standard errors are not known."""
     num: int
     """Points."""
     span: float
@@ -133,7 +135,7 @@ def fit_scale(exact: Array, measured: Array, stds: Array) -> Line:
     span = float(np.ptp(exact)) if num else 0.0
     if span < 1e-9:
         nan = math.nan
-        return Line(nan, nan, np.full((2, 2), nan), nan, nan, num, span)
+        return Line(nan, nan, np.full((2, 2), nan), nan, nan, nan, num, span)
     is_known = bool((np.isfinite(stds) & (stds > 0)).all())
     weights = 1 / stds**2 if is_known else np.ones(num)
     total = weights.sum()
@@ -148,7 +150,8 @@ def fit_scale(exact: Array, measured: Array, stds: Array) -> Line:
         covariance *= chi2 / (num - 2) if num > 2 else math.nan
         chi2 = math.nan
     rms = math.sqrt(squares.mean())
-    return Line(float(scale), float(offset), covariance, float(chi2), rms, num, span)
+    noise = math.sqrt((stds**2).mean()) if is_known else math.nan
+    return Line(float(scale), float(offset), covariance, float(chi2), rms, noise, num, span)
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,6 +171,8 @@ class Calibration:
     """(J, n) per degree of freedom; NaN where standard errors are unknown or points too few."""
     rms: Array
     """(J, n) root mean square residual of the measured values."""
+    noise: Array
+    """(J, n) their root mean square standard error; NaN where it is unknown."""
     span: Array
     """(J, n)."""
 
@@ -216,6 +221,7 @@ def calibrate(
         (span >= MIN_SPAN) & (scale > MIN_SCALE) & significant,
         table([line.chi2 / (line.num - 2) if line.num > 2 else math.nan for line in lines]),
         table([line.rms for line in lines]),
+        table([line.noise for line in lines]),
         span,
     )
 
@@ -255,7 +261,7 @@ def bad_patches(
     calibration: Calibration,
     *,
     min_ratio: float = 0.5,
-    max_chi2: float = 10.0,
+    max_excess: float = 10.0,
     min_rms: float = 0.1,
 ) -> dict[int, str]:
     """Patches that are better left out, and why.
@@ -265,14 +271,15 @@ def bad_patches(
     - the scale is within two standard errors of 0, or below `MIN_SCALE`;
     - the scale is, by more than three standard errors, below `min_ratio` times the median of the
       other patches' scales of this feature;
-    - the residuals have a root mean square above `min_rms` *and* are not shot noise: chi2 per
-      degree of freedom above `max_chi2`. Where standard errors are not known the median residual
-      of the other patches stands for them.
+    - the residuals have a root mean square above `min_rms` *and* are not shot noise: their mean
+      square is above `max_excess` times that of the standard errors. (Not chi2: a value that came
+      out near 1 has a standard error near 0, and one such point would condemn a good patch.) Where
+      standard errors are not known the median residual of the other patches stands for them.
 
     Args:
         calibration: of all patches.
         min_ratio: see above.
-        max_chi2: see above.
+        max_excess: see above.
         min_rms: see above; what no line describes, since noise differs between directions, is
             tolerated up to here.
 
@@ -294,17 +301,14 @@ def bad_patches(
                     f"scale {scale:.3f} +- {std:.3f} is below {min_ratio:g} of the other patches' "
                     f"median {median:.3f}"
                 )
-        chi2 = calibration.chi2[j, q]
-        if rms > min_rms and chi2 > max_chi2:
-            reasons.append(
-                f"residuals of {rms:.3f} about the line (chi2 per degree of freedom {chi2:.1f})"
-            )
-        elif rms > min_rms and np.isnan(chi2) and others.any():
-            usual = float(np.median(calibration.rms[others, q]))
-            if rms**2 > max_chi2 * usual**2:
-                reasons.append(
-                    f"residuals of {rms:.3f} about the line (other patches' median {usual:.3f})"
-                )
+        noise = calibration.noise[j, q]
+        if np.isnan(noise):
+            usual = float(np.median(calibration.rms[others, q])) if others.any() else math.inf
+            against = f"other patches' median {usual:.3f}"
+        else:
+            usual, against = noise, f"standard errors {noise:.3f}"
+        if rms > min_rms and rms**2 > max_excess * usual**2:
+            reasons.append(f"residuals of {rms:.3f} about the line ({against})")
         if reasons:
             found.setdefault(int(j), []).append(f"qubit {q}: {', '.join(reasons)}")
     return {j: f"Patch {j}, {'; '.join(texts)}." for j, texts in found.items()}

@@ -28,7 +28,6 @@ from qiskit.primitives import (
 )
 from qiskit.providers import BackendV2
 from qiskit_aer import AerSimulator
-from qiskit_aer.noise import NoiseModel
 from qiskit_ibm_runtime import Batch, IBMBackend, QiskitRuntimeService, Session, fake_provider
 from qiskit_ibm_runtime.api.exceptions import RequestsApiError
 from qiskit_ibm_runtime.exceptions import IBMRuntimeError
@@ -53,6 +52,7 @@ from qpc_qiskit.execution.destinations import (
     simulated,
 )
 from qpc_qiskit.execution.forecast import JobCost, cap_seconds
+from qpc_qiskit.execution.noise import Noise
 from qpc_qiskit.execution.patchwise import PatchwiseEstimator, patch_by_patch
 from qpc_qiskit.execution.prepared import Prepared
 from qpc_qiskit.execution.pubs import JobLimits, shots_of
@@ -147,7 +147,7 @@ def is_ibm(backend: BackendV2) -> bool:
 
 
 def local(
-    noise: NoiseModel | BackendV2 | None,
+    noise: Noise | None,
     *,
     name: str,
     resilience: int = 0,

@@ -4,16 +4,19 @@ All patches carry the same circuit: it is transpiled once for every shape that `
 and for a path, laid on every set of qubits that has the couplings it uses, and disjoint sets are
 chosen by greedy choices and by an integer program, whichever is better.
 
-The shape decides both how many gates the circuit has and how many patches fit. It is chosen by the
-information of a shot, the sum of fidelity^2 over the patches. A value that a patch returns is
-shrunk by about its fidelity F, and calibration divides by that: its variance goes like 1/F^2, and
-that of many rows, in equal time, like 1/(sum of F^2).
+What is chosen is decided by the information of a shot, J / (mean of 1/F^2) over J patches of
+fidelity F. A value that a patch returns is shrunk by about F, and calibration divides by that: its
+variance goes like 1/F^2. Every patch gets as many rows as any other, so that the mean variance of
+all rows is that of the patches; and J patches take a J-th of the time. A poor patch therefore
+costs more than it brings: below about 0.7 times the usual fidelity a device is better off without
+it. The shape decides both how many gates the circuit has and how many patches fit.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
@@ -35,7 +38,9 @@ from qpc_qiskit.spec import positive_integer
 Indices = NDArray[np.int64]
 
 _SETS = 6000  # sets of qubits that may carry a patch; those of every qubit are kept
-_VERSION = 1  # of this algorithm: older tilings in a cache are not used
+_SCALES = (1.0, 0.8, 1.25)
+"""Tried one after another, and again from the first one when a tiling has become better."""
+_VERSION = 3  # of this algorithm: older tilings in a cache are not used
 
 
 def tile(
@@ -51,7 +56,7 @@ def tile(
     cache: Path | None = None,
     time_limit: float = 20.0,
 ) -> tuple[Placement, ...]:
-    """Lay a circuit on as many disjoint patches of a backend as are good enough.
+    """Lay a circuit on as many disjoint patches of a backend as are worth it.
 
     All placements have the same `final` and the same two-qubit gates on the same wires. They also
     share one circuit object, except where the qubits of a patch have gates in other directions than
@@ -64,7 +69,7 @@ def tile(
         circuit: the template, on n qubits, without measurements.
         target: the backend's.
         num_patches: exactly so many, with the greatest product of fidelities; 1 is `place`. None:
-            as many as fit, of these with the greatest sum of fidelity^2.
+            those with the greatest `information`; one more may fit, and make values worse.
         gap: qubits between two patches, at least; 1: no coupling, working or not, joins two.
         min_fidelity_ratio: a patch is good enough with this part of the predicted fidelity of the
             best place of the circuit, on any shape; in (0, 1].
@@ -105,8 +110,15 @@ def tile(
 
 
 def information(fidelities: Iterable[float]) -> float:
-    """Of a shot, in units of that of a patch without errors: the sum of fidelity^2."""
-    return math.fsum(fidelity**2 for fidelity in fidelities)
+    """Of a shot, in units of that of a patch without errors: J / (mean of 1/fidelity^2)."""
+    known = np.array(list(fidelities), np.float64)
+    return float(_informations(known)[-1]) if len(known) else 0.0
+
+
+def _informations(fidelities: Array) -> Array:
+    """Of the first patch, of the first two, ..."""
+    with np.errstate(divide="ignore", over="ignore"):  # a fidelity of 0 leaves nothing
+        return np.arange(1, len(fidelities) + 1) ** 2 / np.cumsum(fidelities**-2.0)
 
 
 @dataclass(frozen=True)
@@ -304,14 +316,19 @@ def _taken(touched: Mask, order: Callable[[Mask], Array]) -> Indices:
 
 
 def _cut(pool: _Pool, chosen: Indices, goal: _Goal) -> Indices:
-    """No more than are wanted, the best first."""
-    order = np.argsort(np.round(pool.losses[chosen], 12), kind="stable")
-    return chosen[order][: goal.num_patches]
+    """No more than are wanted, or than are worth it, the best first."""
+    best_first = chosen[np.argsort(np.round(pool.losses[chosen], 12), kind="stable")]
+    if goal.num_patches is not None or not len(chosen):
+        return best_first[: goal.num_patches]
+    worth = _informations(np.exp(-pool.losses[best_first]))
+    return best_first[: int(np.argmax(np.round(worth, 12))) + 1]
 
 
 def _key(tiling: _Tiling, goal: _Goal) -> tuple[int, float]:
     """What is minimised on one shape."""
     count = len(tiling.chosen)
+    if goal.num_patches is None:
+        return 0, -tiling.information
     if goal.num_patches == count:
         return -count, round(float(tiling.losses.sum()), 12)
     return -count, -tiling.information
@@ -333,43 +350,70 @@ def _preferred(tilings: Sequence[_Tiling], goal: _Goal) -> _Tiling:
         most = max(len(tiling.chosen) for tiling in tilings)
         tilings = [tiling for tiling in tilings if len(tiling.chosen) == most]
     best = max(tilings, key=lambda tiling: tiling.information)
-    mean_square = best.information / max(len(best.chosen), 1)
+    mean_square = best.information / max(len(best.chosen), 1)  # the harmonic mean
     enough = best.information * mean_square ** (patches.NEARLY - 1)
     nearly = (tiling for tiling in tilings if tiling.information >= enough)
     return min(nearly, key=lambda tiling: (tiling.cost, -tiling.information))
 
 
 def _optimised(tiling: _Tiling, exclusions: Mask, goal: _Goal, seconds: float) -> _Tiling:
-    """The better of a tiling and of what an integer program finds in its pool."""
+    """The better of a tiling and of what integer programs find in its pool."""
+    until = time.monotonic() + seconds
+    scales = _SCALES if goal.num_patches is None else _SCALES[:1]
+    left = list(scales)
+    while left and (now := time.monotonic()) < until:
+        better = _programmed(tiling, exclusions, goal, until - now, left.pop(0))
+        if goal.num_patches is None and _key(better, goal) < _key(tiling, goal):
+            left = list(scales)
+        tiling = better
+    return tiling
+
+
+def _programmed(
+    tiling: _Tiling, exclusions: Mask, goal: _Goal, seconds: float, scale: float
+) -> _Tiling:
+    """The better of a tiling and of what an integer program finds in its pool.
+
+    Args:
+        tiling: to begin with.
+        exclusions: see `_exclusions`.
+        goal: of the program.
+        seconds: that it may take.
+        scale: of what a poor patch is charged, where no number of patches is wanted.
+    """
     from scipy.optimize import Bounds, LinearConstraint, milp  # a slow import
     from scipy.sparse import csr_array
 
     pool = tiling.pool
-    count, size = pool.qubits.shape
-    if not count:
+    if not len(pool.losses):
         return replace(tiling, is_proven=True)
-    touched = np.unique(_touched(pool, exclusions), axis=0).astype(np.float64)
-    limits = [LinearConstraint(csr_array(touched), ub=1)]
-    most = exclusions.shape[1] // size
     if goal.num_patches is None:
-        worth = np.exp(-2 * (pool.losses - pool.losses.min()))
+        # The information, J^2 / S with S the sum of 1/F^2, is the largest value that 2tJ - t^2 S
+        # has for any t, at t = J/S. With this tiling's t a sum over patches is left to maximise,
+        # and what has more of it has more information as well. Others may have it at another t.
+        inverse = np.exp(2 * (pool.losses - tiling.losses.min()))
+        worth = 2 - scale * inverse / inverse[tiling.chosen].mean()
+        kept = np.flatnonzero(worth > 0)
     else:
-        most = goal.num_patches
-        limits.append(LinearConstraint(np.ones((1, count)), ub=most))
+        # One patch more is worth more than all qualities together, which are at most 1 each.
         spread = max(float(np.ptp(pool.losses)), 1e-9)
-        worth = (pool.losses.max() - pool.losses) / spread
-    # One patch more is worth more than all qualities together, which are at most 1 each.
+        worth = 1 + (pool.losses.max() - pool.losses) / spread / (goal.num_patches + 1)
+        kept = np.arange(len(worth))
+    touched = np.unique(_touched(pool, exclusions)[:, kept], axis=0).astype(np.float64)
+    limits = [LinearConstraint(csr_array(touched), ub=1)]
+    if goal.num_patches is not None:
+        limits.append(LinearConstraint(np.ones((1, len(kept))), ub=goal.num_patches))
     found = milp(
-        -1 - np.round(worth, 9) / (most + 1),
+        -np.round(worth[kept], 9),
         constraints=limits,
-        integrality=np.ones(count, np.int64),
+        integrality=np.ones(len(kept), np.int64),
         bounds=Bounds(0, 1),
         options={"time_limit": seconds, "mip_rel_gap": 1e-5},
     )
     is_proven = found.status == 0
     if found.x is None:
         return tiling
-    chosen = _cut(pool, np.flatnonzero(found.x > 0.5), goal)
+    chosen = _cut(pool, kept[found.x > 0.5], goal)
     better = min((replace(tiling, chosen=chosen), tiling), key=lambda t: _key(t, goal))
     return replace(better, is_proven=is_proven)
 
@@ -384,7 +428,7 @@ def _too_few(circuit: QuantumCircuit, goal: _Goal, tilings: Sequence[_Tiling]) -
         f"Expected {goal.num_patches} disjoint patches for the {circuit.num_qubits} qubits of "
         f"{circuit.name!r}; found {fit} with gap={goal.gap} and "
         f"min_fidelity_ratio={goal.min_fidelity_ratio:g}{stopped}. Ask for at most {fit} (None: as "
-        f"many as fit), {raised}lower min_fidelity_ratio, {gap}or use a larger backend."
+        f"many as are worth it), {raised}lower min_fidelity_ratio, {gap}or use a larger backend."
     )
 
 

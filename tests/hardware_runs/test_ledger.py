@@ -12,6 +12,8 @@ from ledgers import (
     RUN_ID,
     claimed,
     clear,
+    dealt_anew,
+    dump,
     make_rows,
     planned,
     posted,
@@ -221,6 +223,76 @@ def test_moving_unsent_chunks(ledger):
     assert moved == replace(second, revision=2, predicted_seconds=9.0)
     assert claimed(ledger, second) is None  # prepared for a revision that is no longer its own
     assert claimed(ledger, moved).revision == 2
+
+
+def test_dealing_anew(ledger):
+    """Executions are added, chunks take the place of others; what was there is unchanged."""
+    run, block = planned(ledger, pixels=7, size=2)
+    ledger.add_revision(run.id, reason="x", content={}, max_qpu_seconds=60.0, now=3.0)
+    attempt = posted(ledger, block.chunks[0])
+    assert dealt_anew(ledger, block, 2)
+    (after,) = ledger.blocks(run.id, "features.0")
+    assert [(c.row_start, c.row_stop, c.revision) for c in after.chunks] == [
+        (0, 2, 1),
+        (2, 4, 1),
+        (7, 8, 2),
+        (8, 9, 2),
+    ]
+    assert after.rows.slots.tolist() == [
+        *([row, -1] for row in range(7)),
+        *([4, 5], [6, -1]),
+    ]
+    assert np.array_equal(after.rows.pairs, block.rows.pairs)
+    assert ledger.chunks(run.id) == after.chunks
+    replaced = [c for c in ledger.chunks(run.id, with_replaced=True) if c.replaced_at is not None]
+    assert replaced == [replace(c, replaced_at=4.0) for c in block.chunks[2:]]
+    assert claimed(ledger, block.chunks[2]) is None
+    assert ledger.progress(run.id)[0].num_rows == 4 + 2
+    assert ledger.progress(run.id)[0].predicted_seconds_left == 5.0 + 5.0 + 8.0 + 8.0
+    store(ledger, attempt, after.chunks[0])
+    # once more, with what was dealt before: on one patch again
+    slots = np.array([[6], [5], [4]])
+    assert ledger.deal_anew(after, after.chunks[2:], slots, tiles(3, 3, 2), now=5.0)
+    (last,) = ledger.blocks(run.id, "features.0")
+    assert last.rows.slots[9:].tolist() == [[6, -1], [5, -1], [4, -1]]
+    assert [(c.row_start, c.row_stop) for c in last.chunks] == [(0, 2), (2, 4), (9, 12)]
+    assert ledger.move_unsent_chunks(run.id, 2, chunks=last.chunks[1:2]) == 1
+    assert len(ledger.chunks(run.id, with_replaced=True)) == 7
+
+
+def test_dealing_anew_yields_to_others(ledger):
+    run, block = planned(ledger, pixels=6, size=2)
+    ledger.add_revision(run.id, reason="x", content={}, max_qpu_seconds=60.0, now=3.0)
+    claimed(ledger, block.chunks[2])
+    before = dump(ledger)
+    assert not dealt_anew(ledger, block, 2)  # somebody is at one of them
+    assert dump(ledger) == before
+    assert dealt_anew(ledger, replace(block, chunks=block.chunks[:1]))
+    before = dump(ledger)
+    assert not dealt_anew(ledger, replace(block, chunks=block.chunks[1:2]))  # read before that
+    assert not dealt_anew(ledger, block, 3)
+    assert dump(ledger) == before
+
+
+@pytest.mark.parametrize(
+    ("slots", "chunks", "message"),
+    [
+        ([[2], [2]], tiles(2), "another selection"),
+        ([[2]], tiles(1), "another selection"),
+        ([[2], [4]], tiles(2), "outside the 4 rows"),
+        ([[2], [3]], tiles(1), "tile 2 executions"),
+        ([2, 3], tiles(2), r"slots \(W, J\)"),
+        ([[2.0], [3.0]], tiles(2), "float64"),
+    ],
+)
+def test_dealing_anew_refuses(ledger, slots, chunks, message):
+    _, block = planned(ledger)
+    before = dump(ledger)
+    with pytest.raises(ValueError, match=message):
+        ledger.deal_anew(block, block.chunks[1:], np.array(slots), chunks, now=4.0)
+    with pytest.raises(LedgerError, match="'digits' has no revision 9"):
+        dealt_anew(ledger, block, 1, revision=9)
+    assert dump(ledger) == before
 
 
 # Intents

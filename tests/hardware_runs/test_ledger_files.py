@@ -350,7 +350,7 @@ def test_a_newer_version(place):
         planned(ledger)
         with ledger._database.write() as connection:
             connection.execute(text("UPDATE ledger_version SET version_num = '9999'"))
-        message = r"has version '9999', this program knows up to '0001'.*Nothing was changed"
+        message = r"has version '9999', this program knows up to '0002'.*Nothing was changed"
         with pytest.raises(LedgerVersionError, match=message):  # upgraded while it was open
             ledger.create_run("other", {}, now=1.0)
         with pytest.raises(LedgerVersionError, match=message):
@@ -365,10 +365,10 @@ def newer(tmp_path):
     """Migrations of a program that is one version ahead."""
     folder = tmp_path / "migrations"
     shutil.copytree(MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "versions" / "v0002.py").write_text(
+    (folder / "versions" / "v0003.py").write_text(
         "import sqlalchemy as sa\n"
         "from alembic import op\n"
-        "revision, down_revision = '0002', '0001'\n"
+        "revision, down_revision = '0003', '0002'\n"
         "def upgrade():\n"
         "    op.add_column('ledger_runs', sa.Column('note', sa.Text()))\n"
         "    op.execute(\"UPDATE ledger_runs SET note = 'old'\")\n"
@@ -380,22 +380,22 @@ def test_an_older_version_is_upgraded(place, newer):
     with Ledger(place) as ledger:
         planned(ledger)
     database = Database(place)
-    assert upgrade(database, newer) == "0002"
-    assert upgrade(database, newer) == "0002"
+    assert upgrade(database, newer) == "0003"
+    assert upgrade(database, newer) == "0003"
     with database.read() as connection:
         assert connection.execute(text("SELECT name, note FROM ledger_runs")).one() == (
             "digits",
             "old",
         )
     database.close()
-    with pytest.raises(LedgerVersionError, match="'0002', this program knows up to '0001'"):
+    with pytest.raises(LedgerVersionError, match="'0003', this program knows up to '0002'"):
         Ledger(place)
 
 
 def test_an_upgrade_is_whole_or_not_at_all(place, newer):
     with Ledger(place) as ledger:
         planned(ledger)
-    script = newer / "versions" / "v0002.py"
+    script = newer / "versions" / "v0003.py"
     script.write_text(script.read_text() + "    raise RuntimeError('power failure')\n")
     database = Database(place)
     with pytest.raises(RuntimeError, match="power failure"):

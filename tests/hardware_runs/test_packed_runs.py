@@ -1,16 +1,19 @@
 """Durable runs with many patches at a time, brickwalls, absorbed tails and reference rows."""
 
+from contextlib import suppress
 from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import torch
-from durable_runs import RULES, Clock, Script, check_paid_once, images
+from durable_runs import RULES, Clock, Script, check_paid_once, images, watch
 from ledgers import make_rows, planned, tiles
+from qiskit.primitives import DataBin, PubResult
 from qiskit_aer.noise import NoiseModel
 from qiskit_ibm_runtime.fake_provider import FakeJakartaV2, FakeLagosV2
 from torch import nn
 
+from hardware_runs import durable
 from hardware_runs.circuits import circuit_key
 from hardware_runs.ledger import FrozenRows, Ledger
 from qpc_qiskit import EstimatorEngine, ExactEngine, QuantumPointwiseConv2d, use_engine
@@ -18,6 +21,7 @@ from qpc_qiskit.errors import BackendError, EngineError, ResultsPending
 from qpc_qiskit.execution import destinations
 from qpc_qiskit.execution.aer import AerEstimator
 from qpc_qiskit.execution.frozen import freeze, thaw
+from qpc_qiskit.execution.patchwise import PatchwiseEstimator
 from qpc_qiskit.execution.planning import JobPlan
 from qpc_qiskit.execution.pubs import JobLimits, Rows, make_pub, product_pairs
 from qpc_qiskit.execution.slots import wide_values
@@ -413,38 +417,219 @@ def test_a_patch_that_dies(device, monkeypatch):
         torch.testing.assert_close(values, model(x), atol=0.3, rtol=0)
 
 
-def test_fewer_patches_than_before(device, monkeypatch):
-    """All that are left are too few: told, and nothing is sent; the rest goes on with them back."""
+def patches(ledger, run_id, revision):
+    """Qubits of the patches of the first layer's circuit in a revision."""
+    key = circuit_key(ledger.layers(run_id)[0].spec)
+    blobs = {each.number: each.blobs for each in ledger.revisions(run_id)}[revision]
+    return [placement.patch.qubits for placement in thaw(blobs[key]).placements]
+
+
+def executed(ledger, run_id, layer):
+    """Rows that were run, by what the results and their slots say; and how often each."""
+    counts = {}
+    for block in ledger.blocks(run_id, layer):
+        num_rows = len(block.rows.pairs) - len(block.rows.exact)
+        for chunk in block.chunks:
+            slots = block.rows.slots[chunk.row_start : chunk.row_stop]
+            for row in slots[(slots >= 0) & (slots < num_rows)]:
+                counts[block.id, int(row)] = counts.get((block.id, int(row)), 0) + 1
+        assert {row for of, row in counts if of == block.id} == set(range(num_rows))
+    return counts
+
+
+@pytest.mark.parametrize("wanted", [2, None], ids=["as many as asked", "as many as there are"])
+def test_a_patch_is_lost(device, monkeypatch, wanted):
+    """Two were asked for and one is left: its rows are dealt anew, and the run ends as it would."""
+    rules = replace(RULES, max_in_flight=1)
+    place = device("ibm_lagos", {**TWO, "num_patches": wanted, "rules": rules}, noisy=False)
+    x = pixels(3)
+    with pytest.raises(ResultsPending):
+        place.script().once(x, 1)
+    ledger, run_id = place.script().ledger()
+    first = ledger.chunks(run_id)[0]
+    assert len(patches(ledger, run_id, first.revision)) == 2
+    bad = frozenset({5}), frozenset()  # what is left is a star: any two pairs share its middle
+    with monkeypatch.context() as patch:
+        patch.setattr(destinations, "faulty", lambda backend: bad)
+        script = place.script()
+        values = script.finish(x)
+        assert torch.equal(place.script().finish(x, 3), values)
+    check_paid_once(place.script(), place.standin)
+    chunks = ledger.chunks(run_id, layer="0")
+    found = [patches(ledger, run_id, chunk.revision) for chunk in chunks]
+    assert [len(each) for each in found] == [2, 1, 1]
+    assert all(5 not in patch for each in found[1:] for patch in each)
+    assert set(executed(ledger, run_id, "0").values()) == {1}
+    replaced = set(ledger.chunks(run_id, with_replaced=True)) - set(ledger.chunks(run_id))
+    assert replaced
+    assert {chunk.state for chunk in replaced} == {"unsent"}
+    with torch.no_grad():  # noiseless, 256 shots, calibrated by references of as many
+        torch.testing.assert_close(values, script.model(x), atol=0.5, rtol=0)
+    if wanted:  # with none of the asked ones left to choose, the survivor went on
+        told = [each.reason for each in ledger.revisions(run_id)]
+        assert any("without 1 of 2 patches" in reason for reason in told)
+        assert any("Expected 2 disjoint patches" in reason for reason in told)
+
+
+class Died(BaseException):
+    """A process that ends."""
+
+
+def test_dying_while_rows_are_dealt_anew(device, monkeypatch):
+    """After every step of it: the next process goes on, and the values are the same."""
+    rules = replace(RULES, max_in_flight=1)
+    x = pixels(3)
+    steps = ("add_circuits", "deal_anew", "move_unsent_chunks")
+
+    def run(deaths):
+        place = device("ibm_lagos", {**TWO, "rules": rules}, noisy=False)
+        with pytest.raises(ResultsPending):
+            place.script().once(x, 1)
+        count = 0
+
+        def die(name):
+            nonlocal count
+            count += 1
+            if count in deaths:
+                raise Died(name)
+
+        bad = frozenset({5}), frozenset()
+        with monkeypatch.context() as patch:
+            patch.setattr(destinations, "faulty", lambda backend: bad)
+            for _ in range(10):
+                script = place.script()
+                with Ledger(place.path) as ledger, suppress(Died):
+                    watch(ledger, steps, die)
+                    values = script.finish(x, ledger=ledger)
+                    break
+        check_paid_once(script, place.standin)
+        ledger, run_id = script.ledger()
+        assert set(executed(ledger, run_id, "0").values()) == {1}
+        return values, count
+
+    values, count = run(())
+    assert count == 3  # one revision, and two blocks with rows that were not sent
+    for moment in range(1, count + 1):
+        again, number = run((moment,))
+        assert torch.equal(again, values), moment
+        assert number == count  # nothing is done twice
+    assert torch.equal(run(set(range(1, 2 * count, 2)))[0], values)
+
+
+def test_no_patch_is_left(device, monkeypatch):
+    """Told, and nothing is sent; the rest goes on when they are back."""
     rules = replace(RULES, max_in_flight=1)
     place = device("ibm_lagos", {**TWO, "rules": rules}, noisy=False)
     x = pixels(3)
     with pytest.raises(ResultsPending):
         place.script().once(x, 1)
-    bad = frozenset({5}), frozenset()  # what is left is a star: any two pairs share its middle
+    bad = frozenset(range(7)), frozenset()
     with monkeypatch.context() as patch:
         patch.setattr(destinations, "faulty", lambda backend: bad)
-        with pytest.raises(BackendError, match="Expected 2 disjoint patches"):
+        with pytest.raises(BackendError, match="no 2 connected healthy qubits"):
             place.script().finish(x)
     assert len(place.jobs) == 1
-    values = place.script().finish(x)
-    assert values.shape == (3, 3, 1, 1)
-    check_paid_once(place.script(), place.standin)
-
-
-def test_as_many_patches_as_there_are(device, monkeypatch):
-    """One less, when rows were dealt to two: told, and what was measured is kept."""
-    rules = replace(RULES, max_in_flight=1)
-    place = device("ibm_lagos", {"num_patches": None, "shots": 64, "rules": rules}, noisy=False)
-    x = pixels(3)
-    with pytest.raises(ResultsPending):
-        place.script().once(x, 1)
-    bad = frozenset({5}), frozenset()
-    with monkeypatch.context() as patch:
-        patch.setattr(destinations, "faulty", lambda backend: bad)
-        with pytest.raises(EngineError, match=r"1 good patches now, .* dealt to 2\. What was"):
-            place.script().finish(x)
-    assert len(place.jobs) == 1
-    ledger, run_id = place.script().ledger()
-    assert len(ledger.results(run_id, "0")) == 1
     assert place.script().finish(x).shape == (3, 3, 1, 1)
     check_paid_once(place.script(), place.standin)
+
+
+@pytest.fixture
+def spoilt(monkeypatch):
+    """spoilt(patch qubits) -> from now on, values of that patch on this machine mean little."""
+    spoilt = set()
+    run_pub = PatchwiseEstimator._run_pub
+
+    def _run_pub(self, pub):
+        data = dict(run_pub(self, pub).data)
+        width = len(data["evs"]) // self._prepared.num_patches
+        for j, placement in enumerate(self._prepared.placements):
+            if placement.patch.qubits in spoilt:
+                data["evs"][j * width : (j + 1) * width] *= 0.02
+        return PubResult(DataBin(**data, shape=data["evs"].shape))
+
+    monkeypatch.setattr(PatchwiseEstimator, "_run_pub", _run_pub)
+    return spoilt.add
+
+
+def local(path, **given):
+    """An engine on this machine, of three patches with the noise of a device."""
+    given = {
+        "noise_model": FakeJakartaV2(),
+        "num_patches": 2,
+        "num_references": 12,
+        "shots": 4096,
+        "seed": 3,
+        "limits": JobLimits(max_rows=16),
+        **given,
+    }
+    return durable(path, "run", "aer", wait=True, **given)
+
+
+def test_a_bad_patch_is_dropped(tmp_path, spoilt):
+    """Rows that were not run yet leave it; what it measured stays, and is told."""
+    path, x, model = tmp_path / "runs.sqlite", pixels(6), network()
+    with local(path) as engine:
+        prepared = engine._estimator.prepare(model[0].spec)
+    spoilt(prepared.placements[1].patch.qubits)
+    with local(path) as engine, torch.no_grad(), use_engine(model, engine):
+        values = torch.cat(engine.map(model, x.split(3)))
+    with Ledger(path) as ledger:
+        run_id = ledger.get_run("run").id
+        chunks = ledger.chunks(run_id, layer="0")
+        found = [patches(ledger, run_id, chunk.revision) for chunk in chunks]
+        good = [prepared.placements[0].patch.qubits]
+        assert found[0] == [placement.patch.qubits for placement in prepared.placements]
+        assert found[1:] == [good] * len(found[1:])
+        assert len(found) > 2
+        assert set(executed(ledger, run_id, "0").values()) == {1}
+        reasons = [each.reason for each in ledger.revisions(run_id)]
+        assert any("without 1 of 2 patches" in reason and "scale" in reason for reason in reasons)
+        jobs = len(ledger.attempts(run_id))
+    assert values.isfinite().all()
+    with local(path) as engine, torch.no_grad(), use_engine(model, engine):
+        assert torch.equal(torch.cat(engine.map(model, x.split(2))), values)
+    with Ledger(path) as ledger:
+        assert len(ledger.attempts(run_id)) == jobs
+
+
+def test_references_disagree_everywhere(tmp_path, spoilt):
+    """With nothing better at hand the run goes on with the patches that it has, and says so."""
+    path, x, model = tmp_path / "runs.sqlite", pixels(4), network()
+    with local(path) as engine:
+        prepared = engine._estimator.prepare(model[0].spec)
+    for placement in prepared.placements:
+        spoilt(placement.patch.qubits)
+    with local(path) as engine, torch.no_grad(), use_engine(model, engine):
+        values = torch.cat(engine.map(model, x.split(2)))
+        told = engine.patch_records()
+    with Ledger(path) as ledger:
+        run_id = ledger.get_run("run").id
+        for chunk in ledger.chunks(run_id):
+            assert len(patches(ledger, run_id, chunk.revision)) == 2
+    assert values.isfinite().all()
+    of_layer = [each for each in told if each.layer == "0"]
+    assert [each.qubits for each in of_layer] == [p.patch.qubits for p in prepared.placements]
+    assert all("scale" in problem for each in of_layer for problem in each.problems)
+    assert all(each.num_not_calibrated and each.problems for each in of_layer)
+
+
+def test_an_encoder_that_falls_back(tmp_path):
+    """One that is too shallow for the second image: frozen rows keep it, further ones do not."""
+    path, model = tmp_path / "runs.sqlite", network(8, 5)
+    x = torch.cat([torch.eye(8)[:1, :, None, None], pixels(2, 8)])
+    for batch in (1, 3):
+        with (
+            durable(path, "run", "aer", encoder="brickwall:1", wait=True) as engine,
+            torch.no_grad(),
+            use_engine(model, engine),
+        ):
+            values = torch.cat(engine.map(model, x.split(batch)))
+        with torch.no_grad():
+            torch.testing.assert_close(values, model(x), atol=1e-3, rtol=0)
+        with Ledger(path) as ledger:
+            run_id = ledger.get_run("run").id
+            angles = [b.rows.encoder_angles.shape[1] for b in ledger.blocks(run_id, "0")]
+            assert len(angles) == 3
+            assert angles[0] < angles[1] == angles[2]
+            reasons = [each.reason for each in ledger.revisions(run_id)]
+    assert sum("Encoded by brickwall" in reason for reason in reasons) == 1

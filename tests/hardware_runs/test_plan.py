@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from hardware_runs import comparison
 from hardware_runs.beginning import durable
 from hardware_runs.comparison import ways
 from hardware_runs.ledger import Ledger
@@ -187,9 +188,9 @@ def test_the_run_sends_what_was_planned(model, images, tmp_path):
 SHORT = Economy(encoder="brickwall", absorb_tail=True, patches=None, references=4)
 
 
-def economical(model, images, economy, backend="fake_manila", compare=False, **options):
+def economical(model, images, economy, backend="fake_manila", compare=False, shots=64, **options):
     def open_engine(each):
-        return planning_engine(backend, shots=64, **each.for_engine())
+        return planning_engine(backend, shots=shots, **each.for_engine())
 
     return make_plan(
         model,
@@ -273,6 +274,58 @@ def test_choices(model, images):
         alone = economical(model, images, choice.economy)
         assert alone.num_executions == choice.num_executions
         assert alone.qpu_seconds == pytest.approx(choice.qpu_seconds)
+
+
+def test_choices_at_equal_error(generator, images):
+    """So many shots that one over the predicted fidelity, squared, is averaged down to plain's."""
+    model = nn.Sequential(
+        QuantumPointwiseConv2d(4, 4, generator=generator),
+        QuantumPointwiseConv2d(4, 2, ansatz="figure1", num_layers=1, generator=generator),
+    ).eval()
+    plan = economical(model, images, PLAIN, compare=True, rate=2.0)
+    plain = plan.choices[0]
+    assert (plain.equal_error_shots, plain.equal_error_seconds) == (64, plain.qpu_seconds)
+    assert len({choice.equal_error_shots for choice in plan.choices}) > 1
+    for choice in plan.choices:
+        alone = economical(model, images, choice.economy, shots=choice.equal_error_shots)
+        assert choice.equal_error_seconds == pytest.approx(alone.qpu_seconds)
+        needed = [
+            64 * before.fidelities[0] ** 2 * sum(f**-2 for f in layer.fidelities)
+            / len(layer.fidelities)
+            for before, layer in zip(plan.layers, alone.layers, strict=True)
+        ]  # fmt: skip
+        assert choice.equal_error_shots == math.ceil(max(needed) - 1e-9)
+        if choice.economy.patches is None:
+            assert needed[0] != pytest.approx(needed[1])
+
+
+def test_equal_error_that_is_not_known(model, images):
+    def exact(economy):
+        return planning_engine("fake_manila", precision=0, **economy.for_engine())
+
+    plan = make_plan(model, [images], exact(PLAIN), compare_with=exact)
+    assert {(c.equal_error_shots, c.equal_error_seconds) for c in plan.choices} == {(None, None)}
+
+    def without_plain(economy):
+        patches = 3 if economy == PLAIN else economy.patches
+        return planning_engine(
+            "fake_manila", shots=64, **replace(economy, patches=patches).for_engine()
+        )
+
+    asked = Economy(patches=2)
+    plan = make_plan(model, [images], without_plain(asked), economy=asked,
+                     compare_with=without_plain)  # fmt: skip
+    assert plan.choices[0].problem is not None
+    assert plan.choices[1].equal_error_shots is None
+
+
+def test_so_many_shots_that_no_job_takes_them(model, images, monkeypatch):
+    monkeypatch.setattr(comparison, "shots_for_equal_error", lambda shots, own, plain: 10**9)
+    plan = economical(model, images, PLAIN, compare=True)
+    assert {(c.equal_error_shots, c.equal_error_seconds) for c in plan.choices} == {(10**9, None)}
+    monkeypatch.setattr(comparison, "variance_after_calibration", lambda fidelities: math.inf)
+    plan = economical(model, images, PLAIN, compare=True)
+    assert {c.equal_error_shots for c in plan.choices} == {None}
 
 
 def test_what_cannot_be_chosen_is_told(model, images):

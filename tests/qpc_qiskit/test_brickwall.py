@@ -427,6 +427,53 @@ def test_encoders_are_made_once():
     assert with_cache.circuit is brickwall(3).circuit
 
 
+def lifted(angles, n, depth):
+    """Angles of a brickwall that is two layers deeper, for the same states."""
+    shallow, deep = checked_shape(n, depth), checked_shape(n, depth + 2)
+    first = dict(zip(range(n), angles.T[:n], strict=True))
+    columns = [angles.new_zeros(len(angles))] * n
+    for last, qubits in zip((False, True), deep.rotated[1:3], strict=True):
+        for qubit in qubits:  # as late as there is a rotation of this qubit
+            is_here = last or qubit not in deep.rotated[2]
+            columns.append(first[qubit] if is_here else columns[0])
+    assert deep.rotated[3:] == shallow.rotated[1:]
+    return torch.cat([torch.stack(columns, 1), angles[:, n:]], 1)
+
+
+@pytest.mark.parametrize("n", [n for n in DEPTHS if n > 1])
+def test_deeper_brickwalls_prepare_whatever_others_do(n, generator):
+    angles = torch.randn(3, checked_shape(n).num_angles, generator=generator, dtype=torch.float64)
+    deep = brickwall(n, DEPTHS[n] + 2)
+    for own, other in zip(
+        states_of(brickwall(n), angles), states_of(deep, lifted(angles, n, DEPTHS[n])), strict=True
+    ):
+        np.testing.assert_allclose(other, own, rtol=0, atol=1e-12)
+
+
+def test_what_follows_on_an_encoder():
+    names = [brickwall(4, 2).name]
+    while (encoder := make_encoder(names[-1], 4)).fallback is not None:
+        names.append(encoder.fallback)
+    assert names == ["brickwall:2", "brickwall:4", "brickwall:6", "multiplexor"]
+    assert make_encoder("brickwall", 4).fallback == "brickwall:7"
+    assert make_encoder("brickwall", 1).fallback == "multiplexor"
+    assert make_encoder("brickwall:5", 4) is brickwall(4)
+    assert make_encoder("brickwall:7", 4) is brickwall(4, 7)
+
+
+def test_progress_of_an_encoder(generator):
+    told = []
+    encoder = brickwall(
+        3, cache=AngleCache(), on_progress=lambda done, total: told.append((done, total))
+    )
+    directions = canonical_directions(gaussian(5, 8, generator))
+    encoder.encode(torch.cat([directions, directions[:2]]))
+    assert told[-1] == (5, 5)
+    told.clear()
+    encoder.encode(directions)  # nothing is left to fit
+    assert told == []
+
+
 def test_exact_encoders_have_no_infidelity(generator):
     directions = canonical_directions(gaussian(3, 8, generator))
     encoded = make_encoder("multiplexor", 3).encode(directions)

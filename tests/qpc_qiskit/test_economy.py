@@ -2,8 +2,16 @@ import pytest
 
 from qpc_qiskit import economy
 from qpc_qiskit.brickwall import DEPTHS
-from qpc_qiskit.economy import PLAIN, Economy, economy_of, economy_problems, flag_of, read_economy
-from qpc_qiskit.encoder import ENCODERS
+from qpc_qiskit.economy import (
+    PLAIN,
+    Economy,
+    economy_of,
+    economy_problems,
+    flag_of,
+    read_economy,
+    split_encoder,
+)
+from qpc_qiskit.encoder import ENCODERS, make_encoder
 
 SHORT = Economy(
     encoder="brickwall", absorb_tail=True, patches=None, gap=1, references=12, calibrate=False
@@ -64,12 +72,14 @@ def test_references_are_counted_by_the_widest_layer():
     assert Economy(encoder="brickwall").for_qubits(7)
     with pytest.raises(ValueError, match=r"^--encoder brickwall is for at most 7 qubits, .* has 8"):
         Economy(encoder="brickwall").for_qubits(8)
+    with pytest.raises(ValueError, match="is for at most 7 qubits"):
+        Economy(encoder="brickwall:30").for_qubits(8)
 
 
 @pytest.mark.parametrize(
     ("each", "where", "match"),
     [
-        (Economy(encoder="cnot"), {}, "--encoder must be one of multiplexor, brickwall; got "),
+        (Economy(encoder="cnot"), {}, "--encoder must be one of multiplexor, brickwall, or bri"),
         (Economy(patches=2), {}, "--patches has no effect on aer"),
         (Economy(patches=None), {"noise": "depolarizing:0.1"}, "--patches has no effect on aer"),
         (Economy(gap=1), {"backend": "fake_fez"}, "--gap has no effect on one patch"),
@@ -97,6 +107,36 @@ def test_what_has_no_effect(each, where, match):
 def test_what_has_an_effect(each, where):
     where = {"backend": "aer", "noise": None, "is_exact": False} | where
     assert not list(economy_problems(each, **where))
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("multiplexor", ("multiplexor", None)),
+        ("brickwall", ("brickwall", None)),
+        ("brickwall:15", ("brickwall", 15)),
+    ],
+)
+def test_encoders_and_depths(name, parts):
+    assert split_encoder(name) == parts
+    assert make_encoder(name, 6).name == name
+    assert not list(
+        economy_problems(Economy(encoder=name), backend="aer", noise=None, is_exact=True)
+    )
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["brick", "", None, "brickwall:", "brickwall:0", "brickwall:-1", "brickwall:x", "brickwall:²",
+     "brickwall:1:2", "multiplexor:3", "multiplexor:"],
+)  # fmt: skip
+def test_no_encoders(name):
+    with pytest.raises(ValueError, match=r"Unknown encoder .*; expected one of .*brickwall:DEPTH"):
+        split_encoder(name)
+    with pytest.raises(ValueError, match="Unknown encoder"):
+        make_encoder(name, 3)
+    (problem,) = economy_problems(Economy(encoder=name), backend="aer", noise=None, is_exact=True)
+    assert problem.startswith("--encoder must be one of")
 
 
 def test_in_words():

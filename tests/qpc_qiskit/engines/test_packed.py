@@ -2,6 +2,7 @@
 
 import json
 import math
+import pickle
 from dataclasses import replace
 from functools import cache
 
@@ -24,7 +25,7 @@ from qpc_qiskit import EstimatorEngine, ExactEngine, make_spec
 from qpc_qiskit.brickwall import error_bound
 from qpc_qiskit.directions import canonical_directions
 from qpc_qiskit.encoder import make_encoder
-from qpc_qiskit.errors import BackendError, EngineError
+from qpc_qiskit.errors import BackendError, EngineError, FitFailed
 from qpc_qiskit.execution import jobs
 from qpc_qiskit.execution.aer import AerEstimator
 from qpc_qiskit.execution.destinations import ONE_PATCH, Packing, aer, embedded, simulated
@@ -753,6 +754,128 @@ def refused(error, message, backend="fake_jakarta", case=Case(5, 7, 3), **option
     """Refused before anything is run, at the latest when the circuit is prepared."""
     with pytest.raises(error, match=message):
         EstimatorEngine.from_backend(backend, **options).prepare(case.spec())
+
+
+class TestFallbacks:
+    """A direction that an encoder cannot prepare; brickwalls that are too shallow have many."""
+
+    CASE = Case(8, 4, 3)
+
+    def engine(self, encoder, **options):
+        return EstimatorEngine(encoder=encoder, **options)
+
+    def test_a_deeper_one_takes_over(self, generator):
+        pixels, weights = data_of(self.CASE, generator)
+        spec = self.CASE.spec()
+        engine = self.engine("brickwall:1")
+        exact = ExactEngine().evs(spec, pixels, weights)
+        assert engine.encoder(spec) == "brickwall:1"
+        found = engine.evs(spec, pixels, weights)
+        assert (found - exact).abs().max() <= bound_of(self.CASE, pixels, SHALLOW).max()
+        assert engine.encoder(spec) == engine.last_report.encoder == "brickwall"
+        assert engine.last_report.num_fallbacks == len(pixels)
+        assert engine.last_report.to_dict()["num_fallbacks"] == len(pixels)
+        assert engine.total_executions == engine.last_report.num_rows  # none of the first try
+        engine.evs(spec, pixels, weights)
+        assert engine.last_report.encoder == "brickwall"
+        assert engine.last_report.num_fallbacks == 0  # it has moved before
+
+    def test_the_multiplexor_at_last(self, generator, monkeypatch):
+        monkeypatch.setattr("qpc_qiskit.brickwall.FAILURE", -1.0)
+        tried = []
+        pixels, weights = data_of(self.CASE, generator)
+        engine = self.engine("brickwall", num_references=6)
+        fall_back = engine.fall_back
+        engine.fall_back = lambda spec: (tried.append(engine.encoder(spec)), fall_back(spec))[1]
+        found = engine.evs(self.CASE.spec(), pixels, weights)
+        exact = ExactEngine().evs(self.CASE.spec(), pixels, weights)
+        np.testing.assert_allclose(found.numpy(), exact.numpy(), rtol=0, atol=1e-9)
+        assert tried == ["brickwall", "brickwall:5"]
+        assert engine.last_report.encoder == "multiplexor"
+        assert engine.last_report.max_encoding_error == 0
+        assert engine.last_report.num_fallbacks == len(pixels) + 6  # reference rows are rows
+        assert not engine.fall_back(self.CASE.spec())
+        assert engine.encoder(self.CASE.spec()) == "multiplexor"
+
+    def test_other_layers_stay(self, generator):
+        engine, other = self.engine("brickwall:3"), Case(16, 4, 4)
+        for case in (self.CASE, other):
+            engine.evs(case.spec(), *data_of(case, generator))
+        assert engine.encoder(self.CASE.spec()) == "brickwall"  # three layers suffice
+        assert engine.encoder(other.spec()) == "brickwall"  # five do
+        assert engine.last_report.num_fallbacks == 5
+        one = Case(2, 2, 1)  # one rotation, whatever the depth
+        engine.evs(one.spec(), *data_of(one, generator))
+        assert engine.last_report.num_fallbacks == 0
+
+    def test_gradients_fall_back(self, generator):
+        pixels, weights = data_of(self.CASE, generator, 2)
+        spec, engine = self.CASE.spec(), self.engine("brickwall:1")
+        grad = grad_of(self.CASE, 2, generator)
+        found = engine.vjp(spec, pixels, weights, grad)
+        expected = ExactEngine().vjp(spec, pixels, weights, grad)
+        assert engine.encoder(spec) == "brickwall"
+        assert engine.last_report.num_fallbacks > 0
+        for own, exact in zip(found, expected, strict=True):
+            np.testing.assert_allclose(own.numpy(), exact.numpy(), rtol=0, atol=1e-2)
+
+    def test_on_a_device(self, generator):
+        """The circuit of the deeper one is placed and checked, and connected anew."""
+        pixels, weights = data_of(self.CASE, generator, 3)
+        options = {"precision": 0, "num_patches": 2}
+        values = []
+        for encoder in ("brickwall:1", "brickwall"):
+            engine = EstimatorEngine.from_backend(FakeLagosV2(), encoder=encoder, **options)
+            values.append(engine.evs(self.CASE.spec(), pixels, weights))
+            gates = engine.last_report.num_two_qubit_gates
+        assert torch.equal(*values)
+        assert gates == engine.last_report.num_two_qubit_gates
+
+    def test_plans_fail_until_told_to_fall_back(self, generator):
+        """What a durable run does, whose circuits are frozen."""
+        pixels, weights = data_of(self.CASE, generator)
+        spec, engine = self.CASE.spec(), self.engine("brickwall:1")
+        first = engine.prepare(spec)
+        with pytest.raises(FitFailed, match="Begin anew with encoder='brickwall:3' or encoder='mu"):
+            engine.plan(spec, pixels, weights)
+        assert engine.prepare(spec) is first
+        assert engine.fall_back(spec)
+        second = engine.prepare(spec)
+        plan = engine.plan(spec, pixels, weights)
+        assert plan.encoder == "brickwall"
+        assert plan.rows.num_columns == len(second.parts[0].parameters)
+        engine.forget(spec)  # to be placed anew
+        assert engine.encoder(spec) == "brickwall"
+
+        again = self.engine("brickwall:1")
+        again.adopt(spec, second)
+        assert again.encoder(spec) == "brickwall"
+        assert torch.equal(
+            again.evs(spec, pixels, weights), self.engine("brickwall").evs(spec, pixels, weights)
+        )
+        again.adopt(spec, first)
+        assert again.encoder(spec) == "brickwall:1"
+        exact = self.engine("multiplexor")
+        again.adopt(spec, exact.prepare(spec))
+        assert again.encoder(spec) == "multiplexor"
+        with pytest.raises(EngineError, match=r"is multiplexor on 3 qubits, .* takes 9 "):
+            exact.adopt(spec, second)
+
+    def test_fits_are_told(self, generator):
+        pixels, weights = data_of(self.CASE, generator)
+        engine, told = self.engine("brickwall"), []
+        engine.evs(self.CASE.spec(), pixels[:1], weights)
+        engine.on_fit = lambda *numbers: told.append(numbers)
+        engine.evs(self.CASE.spec(), pixels, weights)
+        assert told[-1] == (len(pixels) - 1, len(pixels) - 1)  # the first is known
+
+    def test_copies(self, generator):
+        engine = self.engine("brickwall:1")
+        engine.on_fit = lambda done, total: None
+        engine.evs(self.CASE.spec(), *data_of(self.CASE, generator))
+        copied = pickle.loads(pickle.dumps(engine))
+        assert copied.on_fit is None
+        assert copied.encoder(self.CASE.spec()) == "brickwall:1"
 
 
 class TestBadInput:

@@ -240,6 +240,20 @@ class TestOnAPatch:
         assert first.patch == second.patch
         assert first.circuit == second.circuit
 
+    def test_patches_of_a_packing(self):
+        def fidelities(**packing):
+            placed = destinations.placed_on(
+                template_of(),
+                FakeTorino(),
+                packing=destinations.Packing(num_patches=None, **packing),
+            )
+            return [each.patch.fidelity for each in placed]
+
+        usual, strict = fidelities(), fidelities(min_fidelity_ratio=0.98)
+        assert 1 < len(strict) < len(usual)
+        assert min(strict) >= 0.97 * max(strict) > 0.97 * 0.97 * max(usual)
+        assert 1 < len(fidelities(gap=1)) < len(usual)
+
     def test_faulty_qubits_are_left_alone(self):
         free = destinations.embedded(template_of(), FakeTorino()).placement.patch.qubits
         service = RecordingService(noisy=False)

@@ -16,8 +16,11 @@ from qpc_qiskit.execution.forecast import (
     ShotTimes,
     circuit_seconds,
     shot_times,
+    shots_for_equal_error,
+    variance_after_calibration,
 )
 from qpc_qiskit.execution.pubs import make_template
+from qpc_qiskit.execution.tiling import information
 
 MEASURE = {0: 900e-9, 1: 1000e-9, 2: 1200e-9, 3: 5000e-9}
 SX = {0: 20e-9, 1: 30e-9, 2: 40e-9, 3: 50e-9}
@@ -201,3 +204,18 @@ class TestJobCost:
 
     def test_not_known(self):
         assert JobCost(shots_per_row=1000).seconds(10) is None
+
+
+def test_variance_after_calibration():
+    assert variance_after_calibration([1.0]) == 1
+    assert variance_after_calibration(iter([0.5, 1.0])) == pytest.approx((4 + 1) / 2)
+    assert variance_after_calibration([0.9, 1e-200]) == np.inf
+    fidelities = [0.8, 0.5, 0.7]  # J patches take a J-th of the time
+    assert information(fidelities) == pytest.approx(3 / variance_after_calibration(fidelities))
+
+
+def test_shots_for_equal_error():
+    assert shots_for_equal_error(1024, 2.0, 2.0) == 1024
+    assert shots_for_equal_error(1024, 0.1 + 0.2, 0.3) == 1024  # whatever the last bit
+    assert shots_for_equal_error(100, 1.5, 1.0) == 150
+    assert shots_for_equal_error(100, 1.501, 1.0) == 151

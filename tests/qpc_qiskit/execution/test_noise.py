@@ -1,15 +1,29 @@
 """What of a noise model concerns a circuit."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from qiskit import QuantumCircuit
 from qiskit.circuit.library import XGate
+from qiskit.quantum_info import SparsePauliOp
+from qiskit.transpiler.basepasses import TransformationPass
 from qiskit_aer import AerSimulator
 from qiskit_aer.noise import NoiseModel, ReadoutError, depolarizing_error, pauli_error
 from qiskit_ibm_runtime.fake_provider import FakeManilaV2
 
 from qpc_qiskit.errors import EngineError
-from qpc_qiskit.execution.noise import check_acts, measurement_noise
+from qpc_qiskit.execution.aer import AerEstimator
+from qpc_qiskit.execution.destinations import noise_on, simulated
+from qpc_qiskit.execution.noise import (
+    ANSATZ_BEGINS,
+    CircuitNoise,
+    as_circuit_noise,
+    check_acts,
+    measurement_noise,
+    noise_digest,
+)
+from qpc_qiskit.execution.pubs import Template
 
 FLIP = pauli_error([("X", 0.1), ("I", 0.9)])
 TWO = depolarizing_error(0.1, 2)
@@ -176,3 +190,71 @@ class TestCheckActs:
             simulator = AerSimulator(method="density_matrix", noise_model=model)
             found = simulator.run(labelled).result().data()["probabilities"]
             assert found[1] == pytest.approx(one)
+
+
+class TestCircuitNoise:
+    def test_a_plain_model_is_noise_without_passes(self):
+        model = model_of(("all_qubit_quantum_error", FLIP, "sx"))
+        noise = as_circuit_noise(model)
+        assert noise.model is model
+        assert not noise.changes_circuits
+        assert noise.prepare(circuit()) == circuit()
+        assert as_circuit_noise(noise) is noise
+        assert noise_digest(noise) == noise_digest(model)
+
+    def test_digests_know_no_order(self):
+        steps = [("all_qubit_quantum_error", FLIP, "sx"), ("all_qubit_readout_error", A)]
+        one, other = model_of(*steps), model_of(*steps[::-1])
+        assert noise_digest(one) == noise_digest(other)
+        assert noise_digest(one) != noise_digest(model_of(*steps[:1]))
+        assert noise_digest(one) != noise_digest(CircuitNoise(one, tells_stages=True))
+
+    def test_passes_run_on_the_translated_circuit(self):
+        """And the error is found by the label that a pass gives."""
+        model = model_of(("all_qubit_quantum_error", FLIP, "loud"), basis_gates=["rz", "sx", "x"])
+        noise = CircuitNoise(model, (LabelX(),))
+        template = Template(XY, (), (SparsePauliOp("Z"),), ())
+        prepared = simulated(template, noise)
+        names = [(i.operation.name, i.operation.label) for i in prepared.template.circuit.data]
+        assert ("x", "loud") in names
+        model = noise_on(prepared, noise)
+        pub = (prepared.template.circuit, SparsePauliOp("Z"))
+        value = AerEstimator(model).run([pub]).result()[0].data.evs
+        assert value == pytest.approx(-0.8)  # flipped with probability 0.1
+
+    def test_a_template_that_does_not_tell_its_encoder(self):
+        noise = CircuitNoise(model_of(("all_qubit_quantum_error", FLIP, "x")), tells_stages=True)
+        template = Template(XY, (), (SparsePauliOp("Z"),), ())
+        with pytest.raises(EngineError, match="needs a template that tells where its encoder ends"):
+            simulated(template, noise)
+        staged = simulated(replace(template, encoder_size=1), noise).template.circuit
+        labels = [i.operation.label for i in staged.data]
+        assert labels.count(ANSATZ_BEGINS) == 1
+
+    def test_a_circuit_that_is_too_narrow(self):
+        noise = CircuitNoise(NoiseModel(), name="wide", min_qubits=3)
+        with pytest.raises(EngineError, match="'wide' is told for qubit 2; the circuit has qubits"):
+            simulated(Template(XY, (), (SparsePauliOp("Z"),), ()), noise)
+
+    def test_no_warning_where_noise_was_put_together_on_purpose(self):
+        wide = QuantumCircuit(2)
+        wide.x([0, 1])
+        model = model_of(("quantum_error", FLIP, "x", [0]))
+        template = Template(wide, (), (SparsePauliOp("IZ"),), ())
+        noise_on(simulated(template, CircuitNoise(model)), CircuitNoise(model))
+        with pytest.warns(UserWarning, match="1 of 2 'x' of the circuit have no error"):
+            noise_on(simulated(template, model), model)
+
+
+XY = QuantumCircuit(1)
+XY.x(0)
+
+
+class LabelX(TransformationPass):
+    def run(self, dag):
+        for node in dag.named_nodes("x"):
+            dag.substitute_node(node, XGate(label="loud"))
+        return dag
+
+    def __repr__(self):
+        return "LabelX()"

@@ -165,7 +165,7 @@ class TestNames:
 class TestAer:
     @pytest.mark.parametrize("model", [{"cx": 0.1}, 3, AerSimulator])
     def test_no_noise_model(self, model):
-        with pytest.raises(TypeError, match="Expected an Aer NoiseModel, a device or its name"):
+        with pytest.raises(TypeError, match="Expected an Aer NoiseModel, a CircuitNoise"):
             open_destination("aer", noise_model=model)
 
     @pytest.mark.parametrize("settings", [{"method": "statevector"}, {"seed_simulator": 3}])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from qpc_qiskit.brickwall import brickwall, error_bound
 from qpc_qiskit.encoder import make_encoder
-from qpc_qiskit.errors import EngineError
+from qpc_qiskit.errors import EngineError, FitFailed
 from qpc_qiskit.execution.forecast import JobCost
 from qpc_qiskit.execution.planning import ReferenceRows, plan_jobs, plan_parts
 from qpc_qiskit.execution.pubs import JobLimits, product_pairs
@@ -210,12 +210,11 @@ class TestPacked:
         assert not plan(E, product_pairs(3, 1)).infidelity.any()
 
     def test_an_encoder_that_fails_is_told(self):
-        """Two layers of a brickwall are too few for three qubits."""
+        """One layer of a brickwall is too few for three qubits."""
         directions = np.random.default_rng(0).normal(size=(4, 8))
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-        with pytest.raises(
-            EngineError, match=r"brickwall encoder cannot prepare \d of 4 .*Use the multiplexor"
-        ):
+        match = r"The brickwall:1 encoder cannot prepare 4 of 4 .*'brickwall:3' or encoder='multip"
+        with pytest.raises(FitFailed, match=match) as error:
             plan_jobs(
                 brickwall(3, depth=1),
                 directions,
@@ -225,3 +224,4 @@ class TestPacked:
                 limits=JobLimits(),
                 cost=EXACT,
             )
+        assert error.value.num_failed == 4

@@ -401,7 +401,7 @@ class TestBadPatches:
             (
                 lambda exact, means: np.where(np.arange(16).reshape(8, 2) % 3 == 2, -means, means),
                 r"Patch 2, qubit \d: .*residuals of 0\.\d\d\d about the line "
-                r"\(chi2 per degree of freedom \d+\.\d\)",
+                r"\(standard errors 0\.\d\d\d\)",
             ),
         ],
         ids=["weak", "one-dead", "all-dead", "scattered"],
@@ -456,32 +456,45 @@ class TestBadPatches:
         covariance = np.broadcast_to(std**2 * np.eye(2), (*scale.shape, 2, 2))
         spans = np.where(np.isnan(scale), 0.0, 1.9)
         some = np.ones_like(scale)
-        calibration = Calibration(scale, 0 * some, covariance, some > 0, some, 0.01 * some, spans)
+        calibration = Calibration(
+            scale, 0 * some, covariance, some > 0, some, 0.01 * some, some, spans
+        )
         assert list(bad_patches(calibration)) == bad
 
     @pytest.mark.parametrize(
-        ("rms", "chi2", "bad"),
+        ("rms", "noise", "bad"),
         [
-            (0.11, 10.1, [1]),
-            (0.09, 10.1, []),
-            (0.11, 9.9, []),
+            (0.11, 0.034, [1]),
+            (0.09, 0.01, []),
+            (0.11, 0.036, []),
             (0.11, np.nan, [1]),  # the other's is 0.01
         ],
     )
-    def test_residuals(self, rms, chi2, bad):
+    def test_residuals(self, rms, noise, bad):
         some = np.ones((2, 1))
         calibration = Calibration(
             some,
             0 * some,
             np.zeros((2, 1, 2, 2)),
             some > 0,
-            np.array([[1], [chi2]]),
+            some,
             np.array([[0.01], [rms]]),
+            np.array([[0.01], [noise]]),
             some,
         )
         assert list(bad_patches(calibration)) == bad
         unknown = replace(calibration, span=np.array([[1], [0.4]]))
         assert bad_patches(unknown) == {}
+
+    def test_a_value_near_one_condemns_no_patch(self):
+        """Its standard error is next to nothing, and the line bends to it."""
+        exact = np.array([0.95, 0.8, -0.95, 0.0, -0.3])[:, None]
+        evs = np.array([0.9999, 0.9999, -0.9999, 0.3, -0.1])[:, None]
+        stds = np.sqrt((1 - evs**2) / 64)
+        calibration = calibrate(exact, evs, stds, np.zeros(5, np.intp))
+        assert calibration.chi2[0, 0] > 10
+        assert calibration.rms[0, 0] > 0.1
+        assert bad_patches(calibration) == {}
 
     def test_few_shots_condemn_no_patch(self, rng):
         """At 20 shots a scale of 0.75 is uncertain by 0.2: too weak a case."""
