@@ -15,7 +15,6 @@ from benchmarks.common import Figure, Report, Settings, Table
 from benchmarks.common import torch_threads as threads
 from benchmarks.hardware_economy import IMAGES, PLAIN, SHOTS, Bench, Way, cost
 from qpc_qiskit.economy import Economy
-from qpc_qiskit.execution.defaults import recommended
 from qpc_qiskit.execution.forecast import shots_for_equal_error
 
 FAMILIES = {
@@ -86,7 +85,7 @@ def _seconds(bench: Bench, device: str, n: int, way: Way) -> tuple[float, float]
 
 def _recommended(bench: Bench, device: str, n: int) -> dict[str, object]:
     """Beside the best choice of each kind."""
-    chosen = _way(recommended(n, bench.backend(device).target))
+    chosen = _way(BEST.for_qubits(n))
     times = {way: _seconds(bench, device, n, way) for way in CHOICES}
     errors = {way: bench.result(device, n, way).quality for way in CHOICES}
     return {

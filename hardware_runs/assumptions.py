@@ -90,8 +90,8 @@ def _economy(plan: RunPlan) -> Iterator[str]:
         yield (
             f"Angles of the {economy.encoder} encoder are fitted on this machine when rows are "
             "frozen, not for this plan; a pixel that cannot be fitted well enough (none of 50,000 "
-            "was seen) stops the run before anything of its call is sent, and is for a deeper one "
-            "or the multiplexor."
+            "was seen) moves the rows of its call and later ones to a deeper one, at last to the "
+            "multiplexor."
         )
     if first.inverts_readout:
         yield (

@@ -34,8 +34,9 @@ from hardware_runs.run_settings import (
 )
 from hardware_runs.runlog import log, log_path, run_log
 from noise_models.words import resolved
-from qpc_qiskit.economy import NAMES, flag_of, read_economy
+from qpc_qiskit.economy import BEST, NAMES, PLAIN, flag_of, read_economy
 from qpc_qiskit.errors import BackendError, LedgerConflictError, LedgerError, QPCError
+from qpc_qiskit.execution.opening import AER
 from qpc_qiskit.progress import fit_text
 
 
@@ -83,7 +84,9 @@ def ask(model: Path, **given: Any) -> Asked:
         UsageError: options that contradict each other or have no effect.
     """
     given = {
-        name: value for name, value in given.items() if value is not None and value is not False
+        name: value
+        for name, value in given.items()
+        if value is not None and (value is not False or name == "absorb_tail")
     }
     if "options" in given:
         given["options"] = parse_options(given["options"])
@@ -92,7 +95,7 @@ def ask(model: Path, **given: Any) -> Asked:
     if "noise" in given:  # a run may go on in another folder
         given["noise"] = resolved(given["noise"])
     try:
-        economy = read_economy(given)
+        economy = read_economy(given, PLAIN if given["backend"] == AER else BEST)
     except ValueError as error:
         raise UsageError(str(error)) from error
     given = {name: value for name, value in given.items() if name not in NAMES}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from qpc_qiskit.economy import MOST_BRICKWALL_QUBITS, PLAIN, Economy
+from qpc_qiskit.economy import BEST, MOST_BRICKWALL_QUBITS, PLAIN, Economy
 from qpc_qiskit.engines import EstimatorEngine
 from qpc_qiskit.errors import BackendError, EngineError
 from qpc_qiskit.execution.destinations import Destination
@@ -173,6 +173,9 @@ def ways(asked: Economy, specs: Sequence[LayerSpec]) -> dict[str, Economy]:
         name, last = f"{name}, tail", replace(last, absorb_tail=True)
     steps[name] = last
     steps[f"{name}, references"] = replace(last, references=2 * num_qubits)
+    best = BEST.for_qubits(num_qubits)
+    if patches is None and not asked.gap and best not in steps.values():
+        steps["recommended"] = best
     return steps
 
 

@@ -104,18 +104,27 @@ NoDedupe = Annotated[
     bool, _sent("--no-dedupe", help="Run pixels of equal direction each on its own.")
 ]
 Seed = Annotated[int | None, _sent(min=0, help="Of shots and twirls; not for a real device.")]
+EconomyOption = Annotated[
+    str | None,
+    _saving(
+        "--economy",
+        metavar="best|plain",
+        help="best: what measurements recommend of the following; plain: one row an execution, "
+        "nothing fitted or calibrated. (default: best in `qpc run` on devices and their copies)",
+    ),
+]
 Encoder = Annotated[
     str | None,
     _saving(
-        metavar="multiplexor|brickwall[:DEPTH]",
-        help="How a pixel is encoded: exactly, or with far fewer gates and fitted angles. "
-        "(default multiplexor; a brickwall as deep as every pixel needs)",
+        metavar="multiplexor|brickwall[:DEPTH]|auto",
+        help="How a pixel is encoded: exactly, or with far fewer gates and fitted angles. (a "
+        "brickwall is as deep as every pixel needs)",
     ),
 ]
 AbsorbTail = Annotated[
-    bool,
+    bool | None,
     _saving(
-        "--absorb-tail",
+        "--absorb-tail/--no-absorb-tail",
         help="Measure parities instead of running the end of the ansatz, where that is the same.",
     ),
 ]
@@ -123,19 +132,16 @@ Patches = Annotated[
     str | None,
     _saving(
         metavar="N|all",
-        help="Patches of the device on which rows run at a time; all: as many as are worth it. "
-        "(default 1)",
+        help="Patches of the device on which rows run at a time; all: as many as are worth it.",
     ),
 ]
-Gap = Annotated[
-    int | None, _saving(min=0, help="Unused qubits between two patches, at least. (default 0)")
-]
+Gap = Annotated[int | None, _saving(min=0, help="Unused qubits between two patches, at least.")]
 References = Annotated[
     str | None,
     _saving(
         metavar="N|auto",
         help="Rows with known answers in every job, by which values are calibrated; auto: two for "
-        "each qubit of the widest layer. (default 0)",
+        "each qubit of the widest layer; 0: none.",
     ),
 ]
 NoCalibrate = Annotated[
@@ -176,8 +182,9 @@ def plan(
     resilience: Resilience = None,
     options: Options = None,
     no_dedupe: NoDedupe = False,
+    economy: EconomyOption = None,
     encoder: Encoder = None,
-    absorb_tail: AbsorbTail = False,
+    absorb_tail: AbsorbTail = None,
     patches: Patches = None,
     gap: Gap = None,
     references: References = None,
@@ -209,8 +216,7 @@ def plan(
 
       qpc run plan runs/digits --backend fake_fez --images 32 --shots 1024 --rate 1.6
 
-      qpc run plan runs/digits --backend fake_fez --images 32 --shots 1024 --patches all
-        --encoder brickwall --absorb-tail --references auto
+      qpc run plan runs/digits --backend fake_fez --images 32 --shots 1024 --economy plain
     """
     given = locals()
     names = ("rate", "compare", "as_json")
@@ -240,8 +246,9 @@ def submit(
     resilience: Resilience = None,
     options: Options = None,
     no_dedupe: NoDedupe = False,
+    economy: EconomyOption = None,
     encoder: Encoder = None,
-    absorb_tail: AbsorbTail = False,
+    absorb_tail: AbsorbTail = None,
     patches: Patches = None,
     gap: Gap = None,
     references: References = None,

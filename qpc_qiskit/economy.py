@@ -16,8 +16,20 @@ ENCODERS = ("multiplexor", BRICKWALL)
 MOST_BRICKWALL_QUBITS = 7
 """As `qpc_qiskit.brickwall` has it."""
 ALL, AUTO = "all", "auto"
-NAMES = ("encoder", "absorb_tail", "patches", "gap", "references", "no_calibrate")
+NAMES = ("economy", "encoder", "absorb_tail", "patches", "gap", "references", "no_calibrate")
 """Of the options, as a command line has them."""
+ALL_OR_NOTHING = ("best", "plain")
+"""What `--economy` takes; the other options go before it."""
+
+# As measured on snapshots of Eagle, Heron r1, r2 and r3, in seconds to an equal calibrated standard
+# error (benchmarks/results/defaults.md). The families agree so far that one rule does for all:
+# - the brickwall is the fastest and, calibrated, about the most exact encoder on each of them; with
+#   two qubits both have one two-qubit gate, and the multiplexor needs no fits;
+# - parities instead of the last gates pay from six qubits on: with fewer, their readout errors cost
+#   as much as the gates that they save, or up to a fifth more (Heron r1, whose readout is poor);
+# - reference rows leave a sixteenth to a quarter of the error.
+_LEAST_BRICKWALL_QUBITS = 3
+_LEAST_TAIL_QUBITS = 6
 
 _OF_ENGINE = {"patches": "num_patches", "references": "num_references"}
 """Fields that are not called as the argument of `EstimatorEngine.from_backend` is."""
@@ -28,8 +40,9 @@ class Economy:
     """How circuits are kept short, and how rows share executions."""
 
     encoder: str = "multiplexor"
-    """See `split_encoder`."""
-    absorb_tail: bool = False
+    """See `split_encoder`; `auto`: the best for the widest layer."""
+    absorb_tail: bool | None = False
+    """None: where it pays."""
     patches: int | None = 1
     """None: as many as are worth it."""
     gap: int = 0
@@ -40,17 +53,18 @@ class Economy:
     def for_engine(self) -> dict[str, Any]:
         """Arguments of `EstimatorEngine.from_backend` that are not its defaults.
 
-        References that are not counted yet (see `for_qubits`) are left out.
+        What depends on the layers and is not decided yet (see `for_qubits`) is left out.
         """
         told = {
             _OF_ENGINE.get(field.name, field.name): getattr(self, field.name)
             for field in fields(self)
             if getattr(self, field.name) != field.default
         }
-        return {k: v for k, v in told.items() if k != "num_references" or v is not None}
+        open_ = {"encoder": AUTO, "absorb_tail": None, "num_references": None}
+        return {k: v for k, v in told.items() if k not in open_ or v != open_[k]}
 
     def for_qubits(self, num_qubits: int) -> Economy:
-        """The same with the references counted.
+        """The same with all decided that depends on the layers.
 
         Args:
             num_qubits: of the widest layer.
@@ -58,11 +72,18 @@ class Economy:
         Raises:
             ValueError: an option does not go with so many qubits; spelled as on a command line.
         """
+        if self.encoder == AUTO:
+            is_brickwall = _LEAST_BRICKWALL_QUBITS <= num_qubits <= MOST_BRICKWALL_QUBITS
+            encoder = BRICKWALL if is_brickwall else PLAIN.encoder
+            return replace(self, encoder=encoder).for_qubits(num_qubits)
         if split_encoder(self.encoder)[0] == BRICKWALL and num_qubits > MOST_BRICKWALL_QUBITS:
             raise ValueError(
                 f"--encoder brickwall is for at most {MOST_BRICKWALL_QUBITS} qubits, and the "
                 f"widest quantum layer has {num_qubits}; use the multiplexor."
             )
+        if self.absorb_tail is None:
+            pays = num_qubits >= _LEAST_TAIL_QUBITS
+            return replace(self, absorb_tail=pays).for_qubits(num_qubits)
         if self.references is None:
             return replace(self, references=2 * num_qubits)
         if 0 < self.references < 2 * num_qubits:
@@ -77,7 +98,8 @@ class Economy:
         """Plain values, as on a command line."""
         told = {field.name: getattr(self, field.name) for field in fields(self)}
         told["patches"] = ALL if self.patches is None else self.patches
-        told["references"] = AUTO if self.references is None else self.references
+        for name in ("absorb_tail", "references"):
+            told[name] = AUTO if told[name] is None else told[name]
         return told
 
     @classmethod
@@ -85,7 +107,7 @@ class Economy:
         """The inverse of `to_dict`."""
         counted = {
             name: None if told[name] == word else told[name]
-            for name, word in (("patches", ALL), ("references", AUTO))
+            for name, word in (("patches", ALL), ("absorb_tail", AUTO), ("references", AUTO))
         }
         return cls(**{**told, **counted})
 
@@ -93,7 +115,7 @@ class Economy:
         """What is not as usual, in words; empty: nothing."""
         parts = []
         if self.encoder != ENCODERS[0]:
-            parts.append(f"{self.encoder} encoder")
+            parts.append(f"{'best' if self.encoder == AUTO else self.encoder} encoder")
         if self.absorb_tail:
             parts.append("absorbed tail")
         if self.patches != 1:
@@ -123,7 +145,9 @@ def split_encoder(name: str) -> tuple[str, int | None]:
 
 
 def is_encoder(name: str) -> bool:
-    """Whether there is such an encoder."""
+    """Whether there is such an encoder, or one is to be chosen."""
+    if name == AUTO:
+        return True
     try:
         split_encoder(name)
     except ValueError:
@@ -133,23 +157,45 @@ def is_encoder(name: str) -> bool:
 
 PLAIN = Economy()
 """One row an execution, encoded exactly, nothing absorbed, no references."""
+BEST = Economy(encoder=AUTO, absorb_tail=None, patches=None, references=None)
+"""What measurements recommend for devices; decided by `Economy.for_qubits`."""
 
 
-def read_economy(given: Mapping[str, Any]) -> Economy:
-    """Options as a command line has them; those that are not given are as usual.
+def best_options(num_qubits: int) -> dict[str, Any]:
+    """What measurements recommend for a device: arguments of `from_backend` and `durable`.
+
+    Args:
+        num_qubits: of the network's widest layer.
+
+    Example:
+        >>> sorted(best_options(4))
+        ['encoder', 'num_patches', 'num_references']
+    """
+    return BEST.for_qubits(num_qubits).for_engine()
+
+
+def read_economy(given: Mapping[str, Any], usual: Economy = PLAIN) -> Economy:
+    """Options as a command line has them.
 
     Args:
         given: by name, see `NAMES`; others are not looked at.
+        usual: what is not given, where `--economy` is not given either.
 
     Raises:
         ValueError: a value that cannot be meant; spelled as on a command line.
     """
+    word = given.get("economy")
+    if word not in (None, *ALL_OR_NOTHING):
+        raise ValueError(f"--economy must be one of {', '.join(ALL_OR_NOTHING)}; got {word!r}.")
+    base = usual if word is None else {"best": BEST, "plain": PLAIN}[word]
     told = {name: given[name] for name in ("encoder", "absorb_tail", "gap") if name in given}
     if "patches" in given:
         told["patches"] = _number("patches", given["patches"], ALL, 1)
     if "references" in given:
         told["references"] = _number("references", given["references"], AUTO, 0)
-    return Economy(**told, calibrate=not given.get("no_calibrate", False))
+    if given.get("no_calibrate", False):
+        told["calibrate"] = False
+    return replace(base, **told)
 
 
 def _number(name: str, value: object, word: str, least: int) -> int | None:
@@ -178,7 +224,7 @@ def economy_problems(
     problems = [
         (
             not is_encoder(economy.encoder),
-            f"--encoder must be one of {', '.join(ENCODERS)}, or {BRICKWALL}:DEPTH; got "
+            f"--encoder must be one of {', '.join(ENCODERS)}, {BRICKWALL}:DEPTH or {AUTO}; got "
             f"{economy.encoder!r}.",
         ),
         (

@@ -131,7 +131,8 @@ def _choices_text(choices: tuple[Choice, ...]) -> str:
         "by about that, and reference rows correct most of it. Equal-error shots: with them values "
         "of every layer, divided by their predicted fidelity, have the standard error that the "
         "plain way's have with the shots asked for; shot noise of the reference rows themselves is "
-        "not in it."
+        "not in it. Recommended: measured to be best on snapshots of several families; what a "
+        "parity costs at readout is not in a predicted fidelity."
     )
     return "\n".join(lines)
 

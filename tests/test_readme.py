@@ -15,7 +15,17 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "benchmarks" / "README.md"]
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/backends.md", "docs/hardware-runs.md"])
+@pytest.mark.parametrize(
+    "page",
+    [
+        "README.md",
+        "docs/backends.md",
+        "docs/hardware-runs.md",
+        "docs/noise.md",
+        "docs/noise-studies.md",
+        "docs/noisy-engine.md",
+    ],
+)
 def test_the_examples_print_what_they_say(page, tmp_path):
     text = (ROOT / page).read_text()
     code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
@@ -82,7 +92,7 @@ def test_the_five_commands(tmp_path):
         jobs = standin.records()["jobs"]
     assert len(jobs) == 1
     assert "accuracy" in done.stdout
-    assert 60 < jobs[0]["usage_seconds"] < 150
+    assert 3 < jobs[0]["usage_seconds"] < 30
     told = re.search(
         r"one job of ([\d,]+) executions, about (\d+) s", (ROOT / "README.md").read_text()
     )

@@ -57,7 +57,15 @@ def run(tmp_path, monkeypatch):
 
 
 def test_on_a_snapshot(model, run, tmp_path):
-    arguments = ("submit", model, "--backend=fake_manila", "--images=3", "--shots=64", "--seed=1")
+    arguments = (
+        "submit",
+        model,
+        "--backend=fake_manila",
+        "--economy=plain",
+        "--images=3",
+        "--shots=64",
+        "--seed=1",
+    )
     found = run(*arguments, "--run=first")
     assert (found["state"], found["images"], found["jobs"]) == ("done", 3, 1)
     assert run(*arguments, "--run=first") == found == run("collect", "first")
@@ -79,7 +87,7 @@ def test_on_a_snapshot(model, run, tmp_path):
 def test_on_a_device_with_another_process_that_collects(model, run, tmp_path):
     with Standin(Rules(noisy=False, queue_seconds=HOURS)) as standin:
         arguments = ("submit", model, "--backend=ibm_manila", "--images=2", "--shots=64",
-                     "--max-qpu-seconds=60", "--run=first")  # fmt: skip
+                     "--economy=plain", "--max-qpu-seconds=60", "--run=first")  # fmt: skip
         assert run(*arguments, exit_code=75)["state"] == "pending"
         assert len(run("cancel", "first")["cancelled"]) == 1
         assert run("status", "first")["state"] == "cancelled"

@@ -12,7 +12,7 @@ from hardware_runs.comparison import ways
 from hardware_runs.ledger import Ledger
 from hardware_runs.plan import make_plan, planning_engine
 from qpc_qiskit import QuantumPointwiseConv2d, use_engine
-from qpc_qiskit.economy import PLAIN, Economy
+from qpc_qiskit.economy import BEST, PLAIN, Economy
 from qpc_qiskit.errors import BackendError, BudgetError, EngineError
 from qpc_qiskit.execution.forecast import SECONDS_PER_JOB, cap_seconds
 
@@ -248,17 +248,21 @@ def test_no_tail_is_found(generator, images):
     assert plan.layers[0].num_absorbed == 0
     assert [choice.name for choice in plan.choices] == [
         "as asked", "plain", "packed", "packed, brickwall", "packed, brickwall, references",
+        "recommended",
     ]  # fmt: skip
+    assert plan.choices[-1].economy == BEST.for_qubits(2)
 
 
 def test_choices(model, images):
     plan = economical(model, images, replace(SHORT, references=0), compare=True, rate=2.0)
     found = {choice.name: choice for choice in plan.choices}
-    plain, packed, short, calibrated = plan.choices
+    plain, packed, short, calibrated, best = plan.choices
     assert list(found) == [
         "plain", "packed", "packed, brickwall, tail", "packed, brickwall, tail, references",
+        "recommended",
     ]  # fmt: skip
-    assert [choice.is_asked for choice in plan.choices] == [False, False, True, False]
+    assert best.economy == BEST.for_qubits(2)
+    assert [choice.is_asked for choice in plan.choices] == [False, False, True, False, False]
     assert plain.num_patches == (1, 1)
     assert packed.num_patches == (2, 2)
     assert (short.num_executions, short.qpu_seconds) == (plan.num_executions, plan.qpu_seconds)
@@ -342,7 +346,8 @@ def test_what_cannot_be_chosen_is_told(model, images):
     )  # fmt: skip
     problems = [choice.problem for choice in plan.choices]
     assert problems[:2] == [None, None]
-    assert all("Expected 3 disjoint patches" in problem for problem in problems[2:])
+    assert all("Expected 3 disjoint patches" in problem for problem in problems[2:4])
+    assert problems[4] is None  # of two qubits the multiplexor is best
     assert plan.choices[2].num_executions == 0
 
 

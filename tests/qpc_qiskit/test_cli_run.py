@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,8 +25,8 @@ from hardware_runs.runlog import log_path, run_log, without_secrets
 from hardware_runs.standin import Fault, Remote, Rules, Standin
 from hardware_runs.standin.service import TOKEN
 from hardware_runs.submit import app as script
-from noise_models.spec import parse_noise
-from qpc_qiskit import QuantumPointwiseConv2d, use_engine
+from noise_models.words import parse_noise
+from qpc_qiskit import QuantumPointwiseConv2d, progress, use_engine
 from qpc_qiskit.checkpoint import make_record, save
 from qpc_qiskit.cli import app
 from qpc_qiskit.errors import BackendError, ResultsPending
@@ -92,17 +93,22 @@ def standin():
     assert found.errors == []
 
 
-ON_IBM = ("--backend=ibm_manila", "--images=4", "--shots=64", "--run=first")
+PLAIN = "--economy=plain"
+ON_IBM = ("--backend=ibm_manila", "--images=4", "--shots=64", "--run=first", PLAIN)
 ALLOWED = (*ON_IBM, "--max-qpu-seconds=60")
 NOISY = ("--backend=aer", "--images=3", "--noise=depolarizing:0.01")
-ON_FAKE = ("--backend=fake_manila", "--images=3", "--shots=64", "--run=first", "--seed=1")
+ON_FAKE = (
+    "--backend=fake_manila", "--images=3", "--shots=64", "--run=first", "--seed=1", PLAIN
+)  # fmt: skip
 
 
 # plan
 
 
 def test_plan(model):
-    text = run("plan", model, "--backend=fake_fez", "--images=8", "--shots=1024", "--rate=2").stdout
+    text = run(
+        "plan", model, "--backend=fake_fez", "--images=8", "--shots=1024", "--rate=2", PLAIN
+    ).stdout
     assert text.startswith("fake_fez: 8 images, ")
     assert "circuit executions of 256 rows, 1,024 shots each, in 1 job; about " in text
     assert "layers.pointwise: on qubits " in text
@@ -112,7 +118,7 @@ def test_plan(model):
 
 
 def test_plan_with_json(model):
-    arguments = ("plan", model, "--backend=fake_manila", "--images=4", "--shots=64")
+    arguments = ("plan", model, "--backend=fake_manila", "--images=4", "--shots=64", PLAIN)
     found = answer(*arguments, "--max-qpu-seconds=1", "--resilience=1", "--mode=batch")
     assert (found["num_rows"], found["num_jobs"], found["mode"]) == (128, 1, "batch")
     assert found["is_within_budget"] is False
@@ -126,7 +132,7 @@ SHORT = (
 
 
 def test_plan_of_patches(model):
-    arguments = ("--backend=fake_manila", "--images=4", "--shots=64", *SHORT)
+    arguments = ("--backend=fake_manila", "--images=4", "--shots=64", PLAIN, *SHORT)
     text = run("plan", model, *arguments, "--rate=2").stdout
     assert text.startswith("fake_manila: 4 images, 68 circuit executions of 128 rows, 64 shots")
     assert "layers.pointwise: on 2 patches, best on " in text
@@ -137,14 +143,21 @@ def test_plan_of_patches(model):
         "* packed, brickwall, tail, references"
     ]
     assert sum(line.startswith("  p") for line in choices) == 3
+    (heading,) = (line for line in text.splitlines() if line.startswith("choice"))
+    assert "QPU time  equal-error shots  QPU time so  dollars" in heading
+    assert "the standard error that the plain way's have with the shots asked for" in text
     found = answer("plan", model, *arguments)
+    plain, *others = (choice["equal_error_shots"] for choice in found["choices"])
+    assert plain == 64
+    assert all(shots != 64 for shots in others)
+    assert all(f"  {shots:,}  " in text for shots in others)
     assert [choice["is_asked"] for choice in found["choices"]] == [False, False, False, True]
     assert found["choices"][-1]["num_executions"] == found["num_executions"] == 68
     assert found["economy"]["references"] == 4
 
 
 def test_nothing_is_compared_if_asked_for(model):
-    arguments = ("plan", model, "--backend=fake_manila", "--images=4", "--shots=64")
+    arguments = ("plan", model, "--backend=fake_manila", "--images=4", "--shots=64", PLAIN)
     assert "Choices" in run(*arguments).stdout
     assert "Choices" not in run(*arguments, "--no-compare").stdout
     assert answer(*arguments, "--no-compare")["choices"] == []
@@ -154,7 +167,7 @@ def test_a_tail_that_is_not_there(tmp_path):
     """Every gate of the ansatz changes what is measured."""
     folder = tmp_path / "model"
     qpc("train", *TINY, "--epochs=1", "--ansatz=circuit_centric", "--out", folder)
-    text = run("plan", folder, "--backend=fake_manila", "--images=1", "--absorb-tail").stdout
+    text = run("plan", folder, "--backend=fake_manila", "--images=1", PLAIN, "--absorb-tail").stdout
     assert "tail to absorb: none found, so --absorb-tail has no effect" in text
 
 
@@ -166,7 +179,9 @@ def test_plan_on_aer(model):
 
 
 def test_plan_for_a_device_sends_nothing(model, standin):
-    found = answer("plan", model, "--backend=ibm_manila", "--images=4", "--shots=64", "--rate=1")
+    found = answer(
+        "plan", model, "--backend=ibm_manila", "--images=4", "--shots=64", "--rate=1", PLAIN
+    )
     assert found["cost"] == found["qpu_seconds"] > 2
     assert standin.records()["jobs"] == []
 
@@ -465,7 +480,8 @@ def test_nothing_is_loaded_for_a_wrong_argument(tmp_path, ledger, monkeypatch):
         ("plan", ["--backend=fake_trino"]),
         ("plan", ["--backend=fake_fez", "--mode=lot"]),
         ("plan", ["--backend=fake_fez", "--data=mnist"]),
-        ("plan", ["--backend=fake_fez", "--gap=1"]),
+        ("plan", ["--backend=fake_fez", PLAIN, "--gap=1"]),
+        ("plan", ["--backend=fake_fez", "--economy=good"]),
         ("plan", ["--backend=fake_fez", "--references=few"]),
         ("submit", [*ON_FAKE, "--no-calibrate"]),
         ("submit", [*ON_FAKE, "--encoder=angle"]),
@@ -559,7 +575,7 @@ def test_a_packed_run(model, ledger):
     assert found["executions"] == 3 * 16 * 2 / 2 + 4
     assert answer("submit", model, *ON_FAKE, *SHORT) == answer("collect", "first") == found
     words = "brickwall encoder; absorbed tail; packed on 2 patches; reference rows in every job: 4"
-    assert run("collect", "first").stdout.rstrip().endswith(f"in 1 job; {words}")
+    assert f"in 1 job; {words}\nreference rows: " in run("collect", "first").stdout
     assert answer("status", "first")["economy"] == told
     assert (
         f"64 shots each, seed 1, equal directions not merged; {words}"
@@ -576,6 +592,61 @@ def test_a_packed_run(model, ledger):
         ((*SHORT[:2], *SHORT[3:]), "(absorb-tail: begun with True, now False)"),
     ]:
         assert match in failing("submit", model, *ON_FAKE, *changed, exit_code=1)
+
+
+def test_what_is_usual_on_a_device(model, ledger):
+    """The best that was measured, on a device and its copies; not on aer; parts may be changed."""
+    short = ("--images=2", "--shots=256", "--no-dedupe")
+    told = answer("plan", model, "--backend=fake_lagos", *short)["economy"]
+    assert told == {
+        "encoder": "multiplexor", "absorb_tail": False, "patches": "all", "gap": 0,
+        "references": 4, "calibrate": True,
+    }  # fmt: skip
+    raw = answer("plan", model, "--backend=fake_lagos", *short, "--references=0", "--absorb-tail")
+    assert raw["economy"] == told | {"references": 0, "absorb_tail": True}
+    kept = answer("plan", model, "--backend=fake_lagos", *short, "--no-absorb-tail")
+    assert kept["economy"] == told
+    for plain in (("--backend=aer",), ("--backend=fake_lagos", PLAIN)):
+        found = answer("plan", model, *plain, *short)
+        assert (found["economy"]["patches"], found["economy"]["references"]) == (1, 0)
+    script = scripted("--model", model, "--backend=fake_lagos", "--run=first", *short)
+    assert script["economy"] == told
+    text = run("collect", "first").stdout
+    assert "of a value is left on 2 patches, and made up for" in text
+    evaluated = json.loads(
+        qpc("evaluate", model, "--engine=estimator", "--backend=fake_lagos", "--economy=best",
+            *short, "--json").stdout
+    )  # fmt: skip
+    assert evaluated["economy"] == told
+
+
+def test_fits_are_told(model, ledger, monkeypatch):
+    """While a run is submitted and collected, before a spinner; a new process fits no row again."""
+    told = []
+
+    @contextmanager
+    def spinner(text):
+        yield told.append
+
+    monkeypatch.setattr(progress, "spinner", spinner)
+    arguments = ("--backend=aer", "--images=2", "--shots=8", "--run=first", "--encoder=brickwall")
+    run("submit", model, *arguments)
+    fits = [text for text in told if "angles" in text]
+    assert fits[0].startswith("Run first: Fitting angles, ")
+    assert told.index("Run first: Sending jobs") > told.index(fits[-1])
+    told.clear()
+    run("collect", "first")
+    assert not any("angles" in text for text in told)
+
+
+def test_evaluate_tells_fits(model, monkeypatch):
+    told = []
+    monkeypatch.setattr(
+        progress.ImageProgress, "fitting", lambda bar, *numbers: told.append(numbers)
+    )
+    qpc("evaluate", model, "--engine=estimator", "--encoder=brickwall", "--images=2")
+    done, total = told[-1]
+    assert done == total > 1
 
 
 def test_packed_as_evaluate_has_it(model, ledger):
@@ -608,6 +679,24 @@ def test_noise_in_the_next_process(model, ledger):
     found = answer("collect", "first")
     assert found["noise"] == "depolarizing:0.2"
     assert found["max_logit_difference"] > 1e-3
+
+
+def test_noise_of_a_file(model, ledger, tmp_path, monkeypatch):
+    """The run goes on in another folder, and not with another content of the file."""
+    path = tmp_path / "mine.toml"
+    path.write_text(qpc("noise", "show", "depolarizing:0.2").stdout)
+    monkeypatch.chdir(tmp_path)
+    arguments = ("--backend=aer", "--run=first", "--images=1", "--noise=mine.toml")
+    begun = answer("submit", model, *arguments)
+    monkeypatch.chdir("/")
+    found = answer("collect", "first")
+    assert found["noise"] == str(path)
+    assert found["max_logit_difference"] == begun["max_logit_difference"] > 1e-3
+    path.write_text(qpc("noise", "show", "depolarizing:0.3").stdout)
+    message = failing("collect", "first", exit_code=1)
+    assert f"The noise {path} is not what run 'first' was begun with." in message
+    path.unlink()
+    assert "Cannot read" in failing("collect", "first", exit_code=1)
 
 
 @pytest.mark.parametrize("noise", ["depolarizing:0.2", "fake_manila"])

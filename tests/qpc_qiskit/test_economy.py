@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import pytest
 
 from qpc_qiskit import economy
 from qpc_qiskit.brickwall import DEPTHS
 from qpc_qiskit.economy import (
+    BEST,
     PLAIN,
     Economy,
     economy_of,
@@ -79,7 +82,7 @@ def test_references_are_counted_by_the_widest_layer():
 @pytest.mark.parametrize(
     ("each", "where", "match"),
     [
-        (Economy(encoder="cnot"), {}, "--encoder must be one of multiplexor, brickwall, or bri"),
+        (Economy(encoder="cnot"), {}, "--encoder must be one of multiplexor, brickwall, brick"),
         (Economy(patches=2), {}, "--patches has no effect on aer"),
         (Economy(patches=None), {"noise": "depolarizing:0.1"}, "--patches has no effect on aer"),
         (Economy(gap=1), {"backend": "fake_fez"}, "--gap has no effect on one patch"),
@@ -157,3 +160,30 @@ def test_arguments_as_flags():
         "calibrate": "--no-calibrate", "gap": "--gap",
     }  # fmt: skip
     assert flag_of("max_qpu_seconds") == "--max-qpu-seconds"
+
+
+def test_best_is_a_beginning():
+    """What is given goes before it; without it, before what is usual."""
+    assert read_economy({"economy": "best"}) == BEST == read_economy({}, BEST)
+    assert read_economy({"economy": "plain"}, BEST) == PLAIN == read_economy({})
+    given = {"absorb_tail": False, "patches": "3", "references": "0", "no_calibrate": True}
+    assert read_economy(given, BEST) == Economy(
+        encoder="auto", absorb_tail=False, patches=3, references=0, calibrate=False
+    )
+    with pytest.raises(ValueError, match="--economy must be one of best, plain; got 'good'"):
+        read_economy({"economy": "good"})
+
+
+def test_what_is_decided_later():
+    assert Economy.from_dict(BEST.to_dict()) == BEST
+    assert BEST.to_dict()["absorb_tail"] == BEST.to_dict()["references"] == "auto"
+    assert BEST.for_engine() == {"num_patches": None}  # the rest is not decided yet
+    assert "best encoder" in BEST.text()
+    decided = BEST.for_qubits(6)
+    assert decided == BEST.for_qubits(6).for_qubits(6)
+    assert decided.for_engine() == {
+        "encoder": "brickwall", "absorb_tail": True, "num_patches": None, "num_references": 12
+    }  # fmt: skip
+    assert replace(BEST, references=0).for_qubits(4).references == 0
+    with pytest.raises(ValueError, match="--references must be at least 8"):
+        replace(BEST, references=3).for_qubits(4)
