@@ -20,6 +20,7 @@ NAMES = (
     "stock",
     "primitives",
     "aer",
+    "noisy",
     "devices",
     "brickwall",
     "hardware_economy",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from qpc_qiskit.connector import PointwiseConnector, PointwiseQNN, use_engine
-    from qpc_qiskit.engines import EstimatorEngine, ExactEngine
+    from qpc_qiskit.engines import EstimatorEngine, ExactEngine, NoisyEngine
     from qpc_qiskit.layer import (
         QuantumPointwiseConv1d,
         QuantumPointwiseConv2d,
@@ -25,6 +25,7 @@ _HOME = {
     "EstimatorEngine": "engines",
     "ExactEngine": "engines",
     "LayerSpec": "spec",
+    "NoisyEngine": "engines",
     "PointwiseConnector": "connector",
     "PointwiseQNN": "connector",
     "QuantumPointwiseConv1d": "layer",
@@ -38,6 +39,7 @@ __all__ = [
     "EstimatorEngine",
     "ExactEngine",
     "LayerSpec",
+    "NoisyEngine",
     "PointwiseConnector",
     "PointwiseQNN",
     "QuantumPointwiseConv1d",

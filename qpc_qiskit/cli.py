@@ -5,7 +5,7 @@ Everything heavy is imported inside the commands, so that `qpc --help` is quick.
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,8 +14,13 @@ import typer
 from pydantic import BaseModel
 
 from qpc_qiskit import __version__
+from qpc_qiskit.cli_experiment import experiment_app
+from qpc_qiskit.cli_nets import nets_app
+from qpc_qiskit.cli_noise import noise_app
+from qpc_qiskit.cli_noisy import noisy_usage
 from qpc_qiskit.cli_run import (
     AbsorbTail,
+    EconomyOption,
     Encoder,
     Gap,
     NoCalibrate,
@@ -41,10 +46,12 @@ from qpc_qiskit.cli_support import (
 )
 from qpc_qiskit.economy import NAMES, Economy
 from qpc_qiskit.options import DataSource, NetConfig, TrainConfig
+from qpc_qiskit.presets import PRESETS
 
 if TYPE_CHECKING:
     from qpc_qiskit.checkpoint import Record
-    from qpc_qiskit.engines import EstimatorEngine
+    from qpc_qiskit.engines import EstimatorEngine, NoisyEngine
+    from qpc_qiskit.layer import QuantumPointwiseConv2d
     from qpc_qiskit.nets import ImageClassifier
 
 FLAGS = {("DataSource", "name"): "--data", ("NetConfig", "name"): "--net"}
@@ -62,6 +69,9 @@ app = typer.Typer(
 )
 
 app.add_typer(run_app)
+app.add_typer(noise_app)
+app.add_typer(experiment_app)
+app.add_typer(nets_app)
 
 
 def main() -> None:
@@ -113,7 +123,7 @@ Model = Annotated[
 def train(
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder of the run.", show_default="runs/DATA-NET"),
+        typer.Option(help="Folder of the run.", show_default="runs/DATA-NET or -PRESET"),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on after the last finished epoch of the run.")
@@ -124,14 +134,26 @@ def train(
     data_dir: Annotated[Path | None, _data("data_dir")] = None,
     train_images: Annotated[int | None, _data("train_images")] = None,
     test_images: Annotated[int | None, _data("test_images")] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="Options of network and training to begin with; options that are given go before "
+            f"it. ({', '.join(PRESETS)})",
+            show_default=False,
+        ),
+    ] = None,
     net: Annotated[str | None, _net("name", "--net")] = None,
     width: Annotated[int | None, _net("width")] = None,
     quantum_channels: Annotated[int | None, _net("quantum_channels")] = None,
+    pointwise: Annotated[str | None, _net("pointwise")] = None,
     num_layers: Annotated[int | None, _net("num_layers")] = None,
     ansatz: Annotated[str | None, _net("ansatz")] = None,
     num_qubits: Annotated[int | None, _net("num_qubits")] = None,
     bias_channel: Annotated[bool | None, _net("bias_channel", "--bias-channel")] = None,
     init: Annotated[str | None, _net("init")] = None,
+    norm_after: Annotated[str | None, _net("norm_after")] = None,
+    patch_size: Annotated[int | None, _net("patch_size")] = None,
+    hidden: Annotated[int | None, _net("hidden")] = None,
     dropout: Annotated[float | None, _net("dropout")] = None,
     epochs: Annotated[int | None, _training("epochs")] = None,
     batch_size: Annotated[int | None, _training("batch_size")] = None,
@@ -147,6 +169,10 @@ def train(
     seed: Annotated[int | None, _training("seed")] = None,
     dtype: Annotated[str | None, _training("dtype")] = None,
     device: Annotated[str | None, _training("device")] = None,
+    devices: Annotated[int | None, _training("devices")] = None,
+    num_nodes: Annotated[int | None, _training("num_nodes")] = None,
+    engine: Annotated[str | None, _training("engine")] = None,
+    noise: Annotated[str | None, _training("noise")] = None,
 ) -> None:
     """Train a network and write a checkpoint.
 
@@ -162,10 +188,21 @@ def train(
     with reported():
         if resume and force:
             fail("--resume and --force contradict each other; give one.", USAGE_ERROR)
+        if preset is not None and resume:
+            fail("--preset has no effect with --resume; leave it out.", USAGE_ERROR)
+        if preset is not None and preset not in PRESETS:
+            fail(f"--preset must be one of {', '.join(PRESETS)}; got {preset!r}.", USAGE_ERROR)
         data_options = options(DataSource, name="data")
         if data_dir is not None:
             data_options["data_dir"] = str(data_dir.resolve())
         net_options, training_options = options(NetConfig, name="net"), options(TrainConfig)
+        if preset is not None:
+            net_options = PRESETS[preset].net | net_options
+            training_options = PRESETS[preset].training | training_options
+        if noise is not None:
+            from noise_models.words import resolved
+
+            training_options["noise"] = resolved(noise)
         if resume:
             from qpc_qiskit.runs import read_run
 
@@ -179,7 +216,7 @@ def train(
         with usage_errors(FLAGS):
             source, config = DataSource(**data_options), TrainConfig(**training_options)
             net_config = NetConfig(**net_options)
-        out = out or Path("runs") / f"{source.name}-{net_config.name}"
+        out = out or Path("runs") / f"{source.name}-{preset or net_config.name}"
         _train(source, net_config, config, out, resume, force, as_json)
 
 
@@ -193,7 +230,8 @@ def _train(
     as_json: bool,
 ) -> None:
     from qpc_qiskit.data import load_source
-    from qpc_qiskit.nets import build_net, config_for
+    from qpc_qiskit.nets import build_net, config_for, quantum_layers
+    from qpc_qiskit.processes import is_main_process
     from qpc_qiskit.progress import busy
     from qpc_qiskit.training import train as run_training
 
@@ -201,9 +239,17 @@ def _train(
         data = load_source(source)
     options = net_config.model_dump(exclude={"in_channels", "image_size", "num_classes"})
     model = build_net(config_for(data, **options), seed=config.seed)
+    engine = None
+    if config.engine == "noisy":
+        layers = quantum_layers(model).values()
+        if not layers:
+            fail("--net has no quantum layer, so --engine noisy has no effect.", USAGE_ERROR)
+        engine = _open_noisy(str(config.noise), layers)
     started = time.perf_counter()
-    history = run_training(model, data, config, out, resume=resume, force=force)
+    history = run_training(model, data, config, out, resume=resume, force=force, engine=engine)
     seconds = time.perf_counter() - started
+    if not is_main_process(config):
+        return
     last = history[-1]
     result = {
         "out": str(out),
@@ -228,7 +274,8 @@ def _estimator(*flags: str, **options: Any) -> Any:
 def evaluate(
     model: Model,
     engine: Annotated[
-        str, typer.Option(help="What evaluates the quantum layers.", metavar="exact|estimator")
+        str,
+        typer.Option(help="What evaluates the quantum layers.", metavar="exact|noisy|estimator"),
     ] = "exact",
     images: Annotated[
         int | None,
@@ -255,8 +302,9 @@ def evaluate(
         str | None,
         _estimator(
             metavar="SPEC",
-            help="Noise on aer: a device's name, for its noise on its best patch, or "
-            "depolarizing:0.01. (default none)",
+            help="Noise on aer: a device's name, for its noise on its best patch; a channel such "
+            "as depolarizing:0.01; a name of the catalog (`qpc noise list`); or a file, .toml or "
+            ".json. (default none)",
         ),
     ] = None,
     shots: Annotated[
@@ -288,8 +336,9 @@ def evaluate(
     no_dedupe: Annotated[
         bool, _estimator("--no-dedupe", help="Run pixels of equal direction each on its own.")
     ] = False,
+    economy: EconomyOption = None,
     encoder: Encoder = None,
-    absorb_tail: AbsorbTail = False,
+    absorb_tail: AbsorbTail = None,
     patches: Patches = None,
     gap: Gap = None,
     references: References = None,
@@ -318,7 +367,7 @@ def evaluate(
       qpc evaluate runs/digits --engine estimator --backend fake_torino --shots 1024 --images 16
 
       qpc evaluate runs/digits --engine estimator --backend fake_torino --shots 1024 --images 16
-        --patches 4 --encoder brickwall --absorb-tail --references auto
+        --economy best
     """
     given: dict[str, Any] = {
         "backend": backend,
@@ -329,8 +378,9 @@ def evaluate(
         "mode": mode,
         "seed": seed,
         "no_dedupe": no_dedupe or None,
+        "economy": economy,
         "encoder": encoder,
-        "absorb_tail": absorb_tail or None,
+        "absorb_tail": absorb_tail,
         "patches": patches,
         "gap": gap,
         "references": references,
@@ -347,7 +397,7 @@ def evaluate(
         if engine not in ENGINES:
             expected = ", ".join(ENGINES)
             fail(f"Unknown engine {engine!r}; expected one of {expected}.", USAGE_ERROR)
-        economy = check_estimator_options(engine, given)
+        saving = check_estimator_options(engine, given)
         network, record = load(model)
         if engine != "exact" and not quantum_layers(network):
             fail(f"{model} has no quantum layer, so --engine {engine} has no effect.", USAGE_ERROR)
@@ -360,13 +410,19 @@ def evaluate(
             fail(f"{model} does not say which data it is for; give --data.", USAGE_ERROR)
         with usage_errors(FLAGS):
             data_source = DataSource(**source)
-        chosen = None
+        chosen: EstimatorEngine | NoisyEngine | None = None
+        if engine != "exact":
+            saving = fitting_economy(saving, quantum_layers(network).values())
         if engine == "estimator":
-            economy = fitting_economy(economy, quantum_layers(network).values())
-            chosen = _open_estimator(given, economy)
+            chosen = _open_estimator(given, saving, quantum_layers(network).values())
+        elif engine == "noisy":
+            options = {name: given[name] for name in ("shots", "seed") if name in given}
+            chosen = _open_noisy(
+                given["noise"], quantum_layers(network).values(), **options, **saving.for_engine()
+            )
         if batch_size is None:
-            batch_size = 4 if _is_slow(given) else 64
-        asked = (given, economy)
+            batch_size = 4 if engine == "estimator" and _is_slow(given) else 64
+        asked = (given, saving)
         _evaluate(network, record, data_source, chosen, asked, images, batch_size, as_json)
 
 
@@ -380,10 +436,12 @@ def _is_slow(given: Mapping[str, Any]) -> bool:
     return is_fake or "noise" in given or bool(given.get("resilience") and not _is_ibm(given))
 
 
-def _open_estimator(given: Mapping[str, Any], economy: Economy) -> "EstimatorEngine":
-    """The engine of the options that were given."""
-    from noise_models.spec import parse_noise
+def _open_estimator(
+    given: Mapping[str, Any], economy: Economy, layers: "Iterable[QuantumPointwiseConv2d]"
+) -> "EstimatorEngine":
+    """The engine of the options that were given; leave if the layers do not fit on its backend."""
     from qpc_qiskit.engines import EstimatorEngine
+    from qpc_qiskit.progress import busy
 
     backend, noise = given.get("backend", "aer"), None
     options = {
@@ -394,20 +452,47 @@ def _open_estimator(given: Mapping[str, Any], economy: Economy) -> "EstimatorEng
     if "no_dedupe" in given:
         options["dedupe_grid"] = None
     if "noise" in given:
-        try:
-            noise = parse_noise(given["noise"])
-        except ValueError as error:
-            fail(f"--noise: {error}", USAGE_ERROR)
+        noise = _parsed_noise(given["noise"])
     named = ("--noise", noise) if isinstance(noise, str) else ("--backend", backend)
     with backend_errors(*named):
-        return EstimatorEngine.from_backend(backend, noise_model=noise, **options)
+        engine = EstimatorEngine.from_backend(backend, noise_model=noise, **options)
+        with busy("Placing the circuits"):
+            for layer in layers:
+                engine.prepare(layer.spec)
+        return engine
+
+
+def _parsed_noise(word: str) -> Any:
+    """What engines take for `--noise`."""
+    from noise_models.words import parse_noise
+
+    try:
+        return parse_noise(word)
+    except ValueError as error:
+        fail(f"--noise: {error}", USAGE_ERROR)
+
+
+def _open_noisy(
+    word: str, layers: "Iterable[QuantumPointwiseConv2d]", **options: Any
+) -> "NoisyEngine":
+    """The noisy engine for `--noise`; leave if the layers do not fit on its device."""
+    from qpc_qiskit.engines import NoisyEngine
+    from qpc_qiskit.progress import busy
+
+    noise = _parsed_noise(word)
+    with backend_errors("--noise", word):
+        engine = NoisyEngine(noise, **options)
+        with busy("Preparing the circuits"):
+            for layer in layers:
+                engine.prepare(layer.spec)
+        return engine
 
 
 def _evaluate(
     network: "ImageClassifier",
     record: "Record",
     source: DataSource,
-    engine: "EstimatorEngine | None",
+    engine: "EstimatorEngine | NoisyEngine | None",
     asked: tuple[Mapping[str, Any], Economy],
     num_images: int | None,
     batch_size: int,
@@ -415,8 +500,9 @@ def _evaluate(
 ) -> None:
     from qpc_qiskit.connector import use_engine
     from qpc_qiskit.data import load_source
+    from qpc_qiskit.engines import NoisyEngine
     from qpc_qiskit.evaluation import accuracy_interval, compare, predict, score
-    from qpc_qiskit.nets import check_data
+    from qpc_qiskit.nets import check_data, quantum_layers
     from qpc_qiskit.progress import ImageProgress, busy
 
     given, economy = asked
@@ -431,14 +517,22 @@ def _evaluate(
     started = time.perf_counter()
     with usage.counting_pixels(), ImageProgress("exact", len(labels)) as bar:
         logits = exact = predict(network, images, batch_size, bar.advance)
-    name = "exact" if engine is None else _name(given)
-    if engine is not None:
+    name = "exact" if engine is None else _name(engine.name, given)
+    if isinstance(engine, NoisyEngine):
+        started = time.perf_counter()
+        with use_engine(network, engine), ImageProgress(name, len(labels)) as bar:
+            engine.on_fit = bar.fitting
+            logits = predict(network, images, batch_size, bar.advance)
+        told, words = noisy_usage(engine, quantum_layers(network))
+    elif engine is not None:
         started = time.perf_counter()
         with engine, use_engine(network, engine), usage.collecting(engine):
             if _is_ibm(given):
                 usage.announce(engine, given.get("max_qpu_seconds"), "yes" in given)
             with ImageProgress(name, len(labels)) as bar:
+                engine.on_fit = bar.fitting
                 logits = predict(network, images, batch_size, bar.advance)
+        told, words = usage.to_dict(engine), usage.text(engine, _is_ibm(given))
     seconds = time.perf_counter() - started
     found = score(logits, labels, loss)
     result: dict[str, Any] = {
@@ -464,22 +558,24 @@ def _evaluate(
             "exact_accuracy": score(exact, labels, loss).accuracy,
             "options": dict(given),
             "economy": economy.to_dict(),
-            **usage.to_dict(engine),
+            **told,
             "last_report": engine.last_report.to_dict() if engine.last_report else None,
         }
         text += (
             f"\nexact: accuracy {100 * result['exact_accuracy']:.2f} %; "
             f"{100 * difference.agreement:.2f} % of the predictions agree, logits differ by "
-            f"{difference.max_logit_difference:.2g} at most\n{usage.text(engine, _is_ibm(given))}"
+            f"{difference.max_logit_difference:.2g} at most\n{words}"
         )
     if not same_data:
         text += "\nNote: these are not the data that the network was trained and tested on."
     say(as_json, result, text)
 
 
-def _name(given: Mapping[str, Any]) -> str:
+def _name(engine: str, given: Mapping[str, Any]) -> str:
     """The engine in words."""
     noise = f" with noise {given['noise']}" if "noise" in given else ""
+    if engine != "estimator":
+        return f"{engine}{noise}"
     return f"estimator on {given.get('backend', 'aer')}{noise}"
 
 

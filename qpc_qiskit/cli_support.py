@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast, get_args, get_or
 import typer
 from pydantic import BaseModel, ValidationError
 
-from qpc_qiskit.economy import PLAIN, Economy, economy_problems, flag_of, read_economy
+from qpc_qiskit.cli_noisy import OPTIONS as OF_NOISY
+from qpc_qiskit.cli_noisy import noisy_problems
+from qpc_qiskit.economy import Economy, economy_problems, flag_of, read_economy
 from qpc_qiskit.errors import BackendError, QPCError
 
 if TYPE_CHECKING:
@@ -118,13 +120,17 @@ def backend_errors(flag: str, name: str) -> Iterator[None]:
     except BackendError as error:
         if name.startswith("ibm_"):
             raise
+        if "disjoint patches" in str(error):
+            flag = "--patches"
         fail(f"{flag}: {error}" if flag else str(error), USAGE_ERROR)
+    except QPCError:  # some are ValueErrors as well
+        raise
     except ValueError as error:  # begins with the name of the argument
         fail(re.sub(r"^[a-z_]+(?=\b)", lambda found: flag_of(found[0]), str(error)), USAGE_ERROR)
 
 
 def check_estimator_options(engine: str, given: Mapping[str, Any]) -> Economy:
-    """Refuse options of the estimator that contradict each other or have no effect.
+    """Refuse options of an engine that contradict each other or have no effect.
 
     Args:
         engine: that was chosen.
@@ -135,9 +141,15 @@ def check_estimator_options(engine: str, given: Mapping[str, Any]) -> Economy:
     """
     if engine != "estimator":
         for name in given:
-            why = f"belongs to --engine estimator; it has no effect with --engine {engine}."
+            if engine == "noisy" and name in OF_NOISY:
+                continue
+            owners = "noisy or estimator" if name in OF_NOISY else "estimator"
+            why = f"belongs to --engine {owners}; it has no effect with --engine {engine}."
             fail(f"{flag_of(name)} {why}", USAGE_ERROR)
-        return PLAIN
+        if engine == "noisy":
+            for message in noisy_problems(given):
+                fail(message, USAGE_ERROR)
+        return read_economy(given)
     try:
         economy = read_economy(given)
     except ValueError as error:
@@ -295,6 +307,7 @@ class Usage:
             "shots": engine.shots,
             "totals": {
                 "rows": self._sum("num_rows"),
+                "fallbacks": self._sum("num_fallbacks"),
                 "executions": engine.total_executions,
                 "jobs": engine.total_pubs,
                 "max_std": self._max_std,
@@ -318,6 +331,7 @@ class Usage:
         lines = [f"{sent:,} circuit executions{told}, {shots}, in {jobs:,} job{'s' * (jobs != 1)}"]
         for name, report in dict(self._reports).items():
             lines += [f"{name}: {sentence}" for sentence in _sentences(report)]
+            lines += _fallen_back(name, (told for layer, told in self._reports if layer == name))
         lines += self._calibration_lines()
         if self._max_std:
             unknown = self._sum("num_unknown_stds")
@@ -386,6 +400,16 @@ def _sentences(report: "EstimatorReport") -> Iterator[str]:
         yield (
             f"{report.encoder} encoder: no feature is off by more than "
             f"{report.max_encoding_error:.1g} because of its fit"
+        )
+
+
+def _fallen_back(name: str, reports: Iterable["EstimatorReport"]) -> Iterator[str]:
+    """That a layer has another encoder than was asked for."""
+    known = list(reports)
+    if count := sum(report.num_fallbacks for report in known):
+        yield (
+            f"{name}: {count:,} direction{'s' * (count != 1)} could not be fitted well enough; "
+            f"since then its encoder is {known[-1].encoder}"
         )
 
 

@@ -3,7 +3,9 @@
 An option that would have no effect is refused, so that a record of the options says what was done.
 """
 
-from typing import Literal, Self
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -23,11 +25,90 @@ class Options(BaseModel):
             raise ValueError(f"{', '.join(idle)} would have no effect {why}; leave it out")
 
 
+@dataclass(frozen=True)
+class Architecture:
+    """What the options of one architecture mean, without building it."""
+
+    text: str
+    """What it is, in a line."""
+    widest: "Callable[[NetConfig], int] | None" = None
+    """Most channels that one of its pointwise layers reads; None where they cannot be chosen."""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Where its defaults differ from those of `NetConfig`."""
+    idle: tuple[str, ...] = ("patch_size",)
+    """Options that have no effect on it."""
+
+
+_OF_CIRCUITS = ("num_layers", "ansatz", "num_qubits", "bias_channel", "init")
+_OF_POINTWISE = (*_OF_CIRCUITS, "norm_after")
+_CLASSICAL = ("patch_size", "pointwise", *_OF_POINTWISE)
+_PAPER = {"width": 64, "quantum_channels": 128, "hidden": 256, "dropout": 0.5}
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "small": Architecture(
+        "convolutional stem, pointwise layer, linear head", lambda net: net.width
+    ),
+    "small-classical": Architecture("its twin: 1x1 convolution, batch norm, ReLU", idle=_CLASSICAL),
+    "paper-cnn": Architecture(
+        "the paper's classical CNN: three 3x3 convolutions up to 2*width channels",
+        defaults={"width": 64, "hidden": 256, "dropout": 0.5},
+        idle=(*_CLASSICAL, "quantum_channels"),
+    ),
+    "paper-fig3a": Architecture(
+        "the paper's Fig. 3(a): pointwise, 3x3 and ReLU, pointwise, behind one 3x3 convolution",
+        lambda net: net.width,
+        _PAPER,
+    ),
+    "paper-fig3b": Architecture(
+        "its twin, Fig. 3(b): three convolutions, each with batch norm and ReLU",
+        defaults=_PAPER,
+        idle=_CLASSICAL,
+    ),
+    "strong": Architecture(
+        "the block of Fig. 3(a) behind three 3x3 convolutions up to 2*width channels",
+        lambda net: 2 * net.width,
+        _PAPER,
+    ),
+    "strong-classical": Architecture(
+        "the block of Fig. 3(b) behind the same stem", defaults=_PAPER, idle=_CLASSICAL
+    ),
+    "quanvolution": Architecture(
+        "quantum circuits on patches of the image itself, then a linear head",
+        lambda net: net.in_channels * net.patch_size**2,
+        idle=("width",),
+    ),
+    "mobilenet-tiny": Architecture(
+        "two depthwise-separable blocks whose 1x1 convolutions are exchanged",
+        lambda net: max(net.width, net.quantum_channels),
+        idle=("patch_size", "norm_after"),
+    ),
+    "resnet-bottleneck-tiny": Architecture(
+        "two residual bottlenecks whose 1x1 convolutions are exchanged, shortcuts included",
+        lambda net: max(net.width, net.quantum_channels),
+        {"width": 8},
+        ("patch_size", "norm_after"),
+    ),
+}
+"""Every architecture by the name that a `NetConfig` gives; `nets.BUILDERS` builds them."""
+
+
 class NetConfig(Options):
     """Architecture of a network; together with the weights it is the whole model."""
 
-    name: Literal["small", "small-classical"] = "small"
-    """Architecture; the twin has a 1x1 convolution, batch norm and ReLU for the quantum layer."""
+    name: Literal[
+        "small",
+        "small-classical",
+        "paper-cnn",
+        "paper-fig3a",
+        "paper-fig3b",
+        "strong",
+        "strong-classical",
+        "quanvolution",
+        "mobilenet-tiny",
+        "resnet-bottleneck-tiny",
+    ] = "small"
+    """Architecture; `qpc nets` says what each is. It decides the defaults of width,
+    quantum-channels, hidden and dropout."""
     in_channels: int = Field(1, ge=1)
     """Channels of an image."""
     image_size: int = Field(8, ge=4)
@@ -35,9 +116,22 @@ class NetConfig(Options):
     num_classes: int = Field(10, ge=2)
     """Outputs of the network."""
     width: int = Field(16, ge=1)
-    """Channels that the quantum layer reads, given by 3x3 convolutions."""
+    """Channels that 3x3 convolutions give, and the first pointwise layer of the paper's block; 64
+    in the paper's networks."""
     quantum_channels: int = Field(32, ge=1)
-    """Channels that the quantum layer, or its twin, gives."""
+    """Channels that the (last) pointwise layer gives; 128 in the paper's networks."""
+    pointwise: Literal[
+        "quantum",
+        "classical",
+        "conv",
+        "conv-bn",
+        "normalised",
+        "quadratic",
+        "frozen",
+        "no-entanglement",
+    ] = "quantum"
+    """What stands where the quantum layers are: they, an ordinary 1x1 convolution, or a baseline
+    with about as many parameters as they have."""
     num_layers: int = Field(3, ge=1)
     """Blocks of the ansatz."""
     ansatz: Literal["strongly_entangling", "figure1", "circuit_centric"] = "strongly_entangling"
@@ -48,20 +142,41 @@ class NetConfig(Options):
     """Add a constant channel to every pixel before encoding."""
     init: Literal["uniform", "normal"] = "uniform"
     """First angles: all of the circle, or near zero (standard deviation 0.1)."""
+    norm_after: Literal["none", "batch"] = "none"
+    """Batch norm after each pointwise layer, which the paper's quantum branch has not."""
+    patch_size: int = Field(3, ge=1)
+    """Height and width of the patches of a quanvolution."""
+    hidden: int = Field(0, ge=0)
+    """Units of a fully connected layer before the last one, or none; 256 in the paper's
+    networks."""
     dropout: float = Field(0.25, ge=0, lt=1)
-    """Share of the features that training drops before the last layer."""
+    """Share of the features that training drops before the last layer; 0.5 in the paper's
+    networks."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        name = given.get("name", "small")
+        found = ARCHITECTURES.get(name) if isinstance(name, str) else None
+        return {**found.defaults, **given} if found else given
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.name == "small-classical":
-            names = ("num_layers", "ansatz", "num_qubits", "bias_channel", "init")
-            self._refuse_idle(names, "without a quantum layer")
-        encoded = self.width + self.bias_channel
-        if self.num_qubits is not None and encoded > 2**self.num_qubits:
-            raise ValueError(
-                f"{self.num_qubits} qubits hold {2**self.num_qubits} channels, the layer reads "
-                f"{encoded}; give more qubits or a smaller width"
-            )
+        architecture = ARCHITECTURES[self.name]
+        self._refuse_idle(architecture.idle, f"on the network {self.name}")
+        if self.pointwise == "classical":
+            self._refuse_idle(_OF_POINTWISE, "without a quantum layer")
+        elif self.pointwise not in ("quantum", "frozen", "no-entanglement"):
+            self._refuse_idle(("init",), "without a quantum layer")
+        if architecture.widest is not None and self.num_qubits is not None:
+            encoded = architecture.widest(self) + self.bias_channel
+            if encoded > 2**self.num_qubits:
+                raise ValueError(
+                    f"{self.num_qubits} qubits hold {2**self.num_qubits} channels, the layer reads "
+                    f"{encoded}; give more qubits or fewer channels"
+                )
         return self
 
 
@@ -74,38 +189,62 @@ class TrainConfig(Options):
     """Training images per step."""
     test_batch_size: int = Field(64, ge=1)
     """Images per step of an evaluation; changes nothing but memory and time."""
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
     """Update rule."""
     lr: float = Field(0.01, gt=0)
     """Learning rate of the first epoch."""
     weight_decay: float = Field(0.0, ge=0)
-    """L2 penalty (adam, sgd) or decoupled decay (adamw)."""
+    """L2 penalty (adam, sgd, rmsprop) or decoupled decay (adamw)."""
     momentum: float = Field(0.0, ge=0, lt=1)
-    """Momentum of sgd."""
+    """Momentum of sgd and rmsprop."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """Learning rate over the epochs; cosine goes from `lr` towards `eta_min`."""
     eta_min: float = Field(0.0, ge=0)
     """Where the cosine ends."""
     loss: Literal["cross-entropy", "mse"] = "cross-entropy"
     """Of the network's outputs; mse compares them with one-hot labels."""
-    augment: Literal["none", "flips"] = "none"
-    """Random left-right flips of training images, or nothing."""
+    augment: Literal["none", "flips", "flips-crops"] = "none"
+    """Training images as they are, flipped left-right at random, or also moved at random by up to
+    an eighth of their size, with black where nothing was."""
     seed: int = Field(0, ge=0)
     """Decides initial weights, order of images, dropout and flips."""
     dtype: Literal["float32", "float64"] = "float32"
     """Precision of weights and arithmetic."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes a GPU when torch finds one."""
+    devices: int = Field(1, ge=1)
+    """Processes on each machine, one per GPU or, on CPUs, sharing the cores; a batch is divided
+    between all processes."""
+    num_nodes: int = Field(1, ge=1)
+    """Machines; start the same command on each with MASTER_ADDR, MASTER_PORT and NODE_RANK set."""
+    engine: Literal["exact", "noisy"] = "exact"
+    """What evaluates the quantum layers; noisy trains a network for the noise that it will see."""
+    noise: str | None = None
+    """Of the noisy engine: a device's name, a channel such as depolarizing:0.01, or another word
+    that `qpc evaluate --noise` takes."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.optimizer != "sgd":
+        if self.engine == "noisy" and self.noise is None:
+            raise ValueError("the noisy engine needs noise, such as depolarizing:0.01")
+        if self.engine != "noisy":
+            self._refuse_idle(("noise",), f"with the {self.engine} engine")
+        if self.optimizer not in ("sgd", "rmsprop"):
             self._refuse_idle(("momentum",), f"with {self.optimizer}")
         if self.schedule == "constant":
             self._refuse_idle(("eta_min",), "with a constant learning rate")
         elif self.eta_min > self.lr:
             raise ValueError(f"eta_min ({self.eta_min}) must not exceed lr ({self.lr})")
+        if self.devices * self.num_nodes > self.batch_size:
+            raise ValueError(
+                f"{self.devices * self.num_nodes} processes cannot share a batch of "
+                f"{self.batch_size} images; give a larger batch_size or fewer devices"
+            )
         return self
+
+
+IMAGE_SHAPES = {"digits": (1, 8), "fashion-mnist": (1, 28), "cifar10": (3, 32)}
+"""Channels and size of the images of each data set; all have ten classes."""
 
 
 class DataSource(Options):

@@ -160,3 +160,25 @@ def write_metrics(folder: Path, history: Sequence[EpochMetrics]) -> None:
     writer.writerow(field.name for field in fields(EpochMetrics))
     writer.writerows(astuple(metrics) for metrics in history)
     write_text(folder / METRICS_FILE, text.getvalue())
+
+
+def read_metrics(folder: Path) -> list[EpochMetrics]:
+    """The history that `write_metrics` wrote, bit for bit.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    path = folder / METRICS_FILE
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        return [
+            EpochMetrics(
+                int(row["epoch"]), *(float(row[field.name]) for field in fields(EpochMetrics)[1:])
+            )
+            for row in rows
+        ]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: expected one row per epoch, found a missing or damaged file ({error})."
+        ) from error

@@ -15,7 +15,13 @@ ALLOWED = {  # package -> our packages it may import
     "noise_models": {"qpc_qiskit", "noise_models"},
     "hardware_runs": {"qpc_qiskit", "noise_models", "hardware_runs"},
 }
-COMMAND_LINE = {"qpc_qiskit/cli.py", "qpc_qiskit/cli_run.py", "qpc_qiskit/run_texts.py"}
+COMMAND_LINE = {
+    "qpc_qiskit/cli.py",
+    "qpc_qiskit/cli_noise.py",
+    "qpc_qiskit/cli_run.py",
+    "qpc_qiskit/cli_study.py",
+    "qpc_qiskit/run_texts.py",
+}
 ONLY_HERE = {
     "qiskit_machine_learning": {"qpc_qiskit/connector.py"},
     "qiskit_ibm_runtime": {
@@ -32,6 +38,8 @@ HEAVY = (
     "matplotlib",
     "sklearn",
     "dask",
+    "distributed",
+    "pyarrow",
     "qiskit_ibm_runtime",
     "pandas",
     "sqlalchemy",

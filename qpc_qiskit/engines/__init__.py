@@ -7,13 +7,24 @@ from collections.abc import Callable
 from qpc_qiskit.engines.base import Engine
 from qpc_qiskit.engines.estimator import EstimatorEngine
 from qpc_qiskit.engines.exact import ExactEngine
-from qpc_qiskit.engines.reports import EngineReport, EstimatorReport
+from qpc_qiskit.engines.noisy import NoisyEngine
+from qpc_qiskit.engines.reports import EngineReport, EstimatorReport, NoisyReport
+from qpc_qiskit.errors import EngineError
+
+
+def _no_noise() -> Engine:
+    raise EngineError(
+        "The 'noisy' engine needs to know which noise: give NoisyEngine(noise), with a NoiseModel "
+        "or a device's name such as 'fake_torino', in place of its name."
+    )
+
 
 ENGINES: dict[str, Callable[[], Engine]] = {
     ExactEngine.name: ExactEngine,
+    NoisyEngine.name: _no_noise,
     EstimatorEngine.name: EstimatorEngine,
 }
-"""Name -> constructor without arguments."""
+"""Name -> constructor without arguments; that of `noisy` says what it needs."""
 
 
 def make_engine(engine: str | Engine) -> Engine:
@@ -42,5 +53,7 @@ __all__ = [
     "EstimatorEngine",
     "EstimatorReport",
     "ExactEngine",
+    "NoisyEngine",
+    "NoisyReport",
     "make_engine",
 ]

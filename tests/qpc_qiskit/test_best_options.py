@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from qpc_qiskit import EstimatorEngine
 from qpc_qiskit.economy import BEST, best_options
 

@@ -8,8 +8,8 @@ from qpc_qiskit import checkpoint
 from qpc_qiskit.checkpoint import DataRecord, load, make_record, read_record, save
 from qpc_qiskit.data import load as load_data
 from qpc_qiskit.errors import CheckpointError
-from qpc_qiskit.nets import NetConfig, build_net
-from qpc_qiskit.options import TrainConfig
+from qpc_qiskit.nets import BUILDERS, NetConfig, build_net
+from qpc_qiskit.options import ARCHITECTURES, TrainConfig
 
 SMALL = NetConfig(width=4, quantum_channels=4, num_layers=1)
 
@@ -39,11 +39,12 @@ def replace_weights(folder, change):
     rewrite(folder, lambda record: record.update(weights_sha256=checksum))
 
 
-@pytest.mark.parametrize("name", ["small", "small-classical"])
+@pytest.mark.parametrize("name", BUILDERS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_network_comes_back(tmp_path, name, dtype):
-    options = {"num_layers": 1} if name == "small" else {}
-    config = NetConfig(name=name, width=4, quantum_channels=5, **options)
+    options = {"width": 4, "quantum_channels": 5, "num_layers": 1}
+    idle = ARCHITECTURES[name].idle
+    config = NetConfig(name=name, **{key: options[key] for key in options if key not in idle})
     model, record = saved(tmp_path / "new" / "folder", config, dtype)
     loaded, found = load(tmp_path / "new" / "folder")
     assert found == record

@@ -110,18 +110,36 @@ def test_train_has_a_default_folder(tmp_path, monkeypatch):
     assert (tmp_path / "runs" / "digits-small-classical" / "model.json").exists()
 
 
+def test_train_with_a_preset(tmp_path):
+    net = ("--width=4", "--quantum-channels=4", "--hidden=8")
+    images = ("--train-images=60", "--test-images=20")
+    out = tmp_path / "run"
+    qpc("train", "--preset=paper-literal", *net, *images, "--lr=0.02", "--epochs=1", "--out", out)
+    record = read_record(out)
+    assert (record.net.name, record.net.width, record.net.dropout) == ("paper-fig3a", 4, 0.5)
+    assert (record.training.optimizer, record.training.lr) == ("adam", 0.02)
+    circuit = tmp_path / "kernel.qasm"
+    qpc("export", out, "--layer=layers.block.pointwise2", "--kernel=1", "-o", circuit)
+    assert qasm3.loads(circuit.read_text()).num_qubits == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
         (["--lr=-1"], "--lr: Input should be greater than 0"),
-        (["--optimizer=lbfgs"], "--optimizer: Input should be 'adam', 'adamw' or 'sgd'"),
+        (["--optimizer=lbfgs"], "--optimizer: Input should be 'adam', 'adamw', 'sgd' or 'rmsprop'"),
         (["--momentum=0.9"], "momentum would have no effect with adam"),
         (["--num-qubits=2"], "2 qubits hold 4 channels, the layer reads 16"),
         (["--data=mnist"], "--data: Input should be 'digits', 'fashion-mnist' or 'cifar10'"),
-        (["--net=big"], "--net: Input should be 'small' or 'small-classical'"),
+        (["--net=big"], "--net: Input should be 'small', 'small-classical', 'paper-cnn'"),
         (["--data-dir=x"], "data_dir would have no effect with the digits"),
         (["--resume"], "--resume needs --out"),
         (["--resume", "--force"], "contradict each other"),
+        (["--preset=weak"], "--preset must be one of paper-literal, "),
+        (["--preset=strong", "--resume"], "--preset has no effect with --resume"),
+        (["--pointwise=spline"], "--pointwise: Input should be 'quantum'"),
+        (["--patch-size=2"], "patch_size would have no effect on the network small"),
+        (["--devices=200"], "200 processes cannot share a batch of 128 images"),
     ],
 )
 def test_wrong_usage_of_train(arguments, match):
@@ -418,13 +436,22 @@ def test_evaluate_without_an_account(run, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        (["--shots=5"], "--shots belongs to --engine estimator; it has no effect with --engine ex"),
+        (["--shots=5"], "--shots belongs to --engine noisy or estimator; it has no effect with"),
         (["--backend=aer", "--engine=exact"], "--backend belongs to --engine estimator"),
         (["--no-dedupe"], "--no-dedupe belongs to --engine estimator"),
         (["--patches=2"], "--patches belongs to --engine estimator"),
-        (["--absorb-tail"], "--absorb-tail belongs to --engine estimator"),
+        (["--absorb-tail"], "--absorb-tail belongs to --engine noisy or estimator"),
         (["--no-calibrate"], "--no-calibrate belongs to --engine estimator"),
-        ([ON_ESTIMATOR, "--encoder=angle"], "--encoder must be one of multiplexor, brickwall; got"),
+        ([ON_ESTIMATOR, "--encoder=angle"], "--encoder must be one of multiplexor, brickwall, "),
+        ([ON_ESTIMATOR, "--encoder=brickwall:x"], "brickwall:DEPTH or auto; got 'brickwall:x'."),
+        (
+            [ON_ESTIMATOR, "--backend=fake_manila", "--patches=3"],
+            "--patches: Expected 3 disjoint patches for the 2 qubits",
+        ),
+        (
+            [ON_ESTIMATOR, "--noise=fake_manila", "--patches=3"],
+            "--patches: Expected 3 disjoint patches for the 2 qubits",
+        ),
         ([ON_ESTIMATOR, "--patches=2"], "--patches has no effect on aer"),
         (
             [ON_ESTIMATOR, "--patches=some"],

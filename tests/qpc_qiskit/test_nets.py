@@ -3,7 +3,8 @@ import torch
 
 from qpc_qiskit.data import ImageData, load
 from qpc_qiskit.errors import DataError
-from qpc_qiskit.nets import NetConfig, build_net, config_for, quantum_layers
+from qpc_qiskit.nets import BUILDERS, NetConfig, build_net, config_for, quantum_layers
+from qpc_qiskit.options import ARCHITECTURES
 
 
 def images_for(config, count=2):
@@ -12,10 +13,11 @@ def images_for(config, count=2):
     return torch.rand(count, config.in_channels, size, size, generator=generator)
 
 
-@pytest.mark.parametrize("name", ["small", "small-classical"])
+@pytest.mark.parametrize("name", BUILDERS)
 @pytest.mark.parametrize(("channels", "size"), [(1, 8), (1, 28), (3, 32), (2, 5)])
 def test_logits_for_every_shape_of_data(name, channels, size):
-    config = NetConfig(name=name, in_channels=channels, image_size=size, num_classes=7, width=4)
+    widths = {} if "width" in ARCHITECTURES[name].idle else {"width": 4}
+    config = NetConfig(name=name, in_channels=channels, image_size=size, num_classes=7, **widths)
     logits = build_net(config)(images_for(config))
     assert logits.shape == (2, 7)
     logits.sum().backward()

@@ -4,8 +4,10 @@ import pytest
 from pydantic import ValidationError
 
 from qpc_qiskit.ansatz import ANSATZE
+from qpc_qiskit.data import load
 from qpc_qiskit.nets import BUILDERS
-from qpc_qiskit.options import DataSource, NetConfig, TrainConfig
+from qpc_qiskit.options import ARCHITECTURES, IMAGE_SHAPES, DataSource, NetConfig, TrainConfig
+from qpc_qiskit.presets import PRESETS
 
 
 def test_names_are_those_that_exist():
@@ -23,6 +25,9 @@ def test_names_are_those_that_exist():
         (NetConfig, {"num_qubits": 3}, "3 qubits hold 8 channels, the layer reads 16"),
         (NetConfig, {"num_qubits": 4, "bias_channel": True}, "the layer reads 17"),
         (DataSource, {"data_dir": "x"}, "data_dir would have no effect with the digits"),
+        (NetConfig, {"name": "strong", "num_qubits": 6}, "hold 64 channels, the layer reads 128"),
+        (NetConfig, {"name": "quanvolution", "num_qubits": 3}, "the layer reads 9"),
+        (TrainConfig, {"batch_size": 2, "devices": 3}, "3 processes cannot share a batch of 2"),
         (TrainConfig, {"lr": float("inf")}, "finite number"),
         (TrainConfig, {"epochs": 0}, "epochs"),
         (TrainConfig, {"lr": 0}, "lr"),
@@ -39,6 +44,16 @@ def test_wrong_options_are_refused(kind, options, match):
     ("kind", "options", "match"),
     [
         (NetConfig, {"name": "small-classical", "num_layers": 2}, "num_layers would have no"),
+        (
+            NetConfig,
+            {"name": "paper-cnn", "pointwise": "conv"},
+            "pointwise would have no effect on",
+        ),
+        (NetConfig, {"name": "paper-cnn", "quantum_channels": 64}, "quantum_channels would have"),
+        (NetConfig, {"pointwise": "classical", "ansatz": "figure1"}, "ansatz would have no effect"),
+        (NetConfig, {"pointwise": "conv", "init": "normal"}, "init would have no effect"),
+        (NetConfig, {"patch_size": 2}, "patch_size would have no effect on the network small"),
+        (NetConfig, {"name": "quanvolution", "width": 4}, "width would have no effect"),
         (TrainConfig, {"momentum": 0.9}, "momentum would have no effect with adam"),
         (TrainConfig, {"schedule": "constant", "eta_min": 0.001}, "eta_min would have no effect"),
     ],
@@ -48,6 +63,33 @@ def test_options_without_effect_are_refused(kind, options, match):
         kind(**options)
 
 
+def test_architecture_decides_defaults_that_options_override():
+    paper = NetConfig(name="paper-fig3a")
+    assert (paper.width, paper.quantum_channels, paper.hidden, paper.dropout) == (64, 128, 256, 0.5)
+    assert NetConfig(name="paper-fig3a", width=8).width == 8
+    assert NetConfig().width == 16
+    assert NetConfig(pointwise="conv", num_layers=2).num_layers == 2  # what the count is matched to
+
+
+def test_architectures_are_those_that_exist():
+    assert set(ARCHITECTURES) == set(BUILDERS)
+    for architecture in ARCHITECTURES.values():
+        assert set(architecture.idle) | set(architecture.defaults) <= NetConfig.model_fields.keys()
+        assert not set(architecture.idle) & set(architecture.defaults)
+    assert load("digits").image_shape[:2] == IMAGE_SHAPES["digits"]
+    assert set(IMAGE_SHAPES) == set(get_args(DataSource.model_fields["name"].annotation))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_are_valid(preset):
+    NetConfig(**PRESETS[preset].net)
+    TrainConfig(**PRESETS[preset].training)
+
+
 def test_json_round_trip():
-    for config in (NetConfig(num_qubits=5), TrainConfig(optimizer="sgd", momentum=0.9)):
+    for config in (
+        NetConfig(name="strong"),
+        NetConfig(num_qubits=5),
+        TrainConfig(optimizer="sgd", momentum=0.9),
+    ):
         assert type(config).model_validate_json(config.model_dump_json()) == config

@@ -198,6 +198,31 @@ def test_flips_are_flips(data):
     assert torch.equal(data.train_images, before)
 
 
+def test_crops_are_moved_images(data):
+    """On 8x8 images by up to one pixel along each axis, all nine ways, with black coming in."""
+    plain = CONFIG.model_copy(update={"augment": "flips", "batch_size": 100})
+    moved = plain.model_copy(update={"augment": "flips-crops"})
+    (flipped, _), (cropped, _) = (next(iter(training._Batches(data, c, 0))) for c in (plain, moved))
+    padded = torch.nn.functional.pad(flipped, (1, 1, 1, 1))
+    ways = set()
+    for before, after in zip(padded, cropped, strict=True):
+        found = [
+            (y, x)
+            for y in range(3)
+            for x in range(3)
+            if torch.equal(before[:, y : y + 8, x : x + 8], after)
+        ]
+        assert found
+        ways.add(found[0])
+    assert len(ways) == 9
+
+
+@pytest.mark.parametrize("name", ["mobilenet-tiny", "resnet-bottleneck-tiny", "quanvolution"])
+def test_networks_that_are_not_the_papers_train(data, tmp_path, name):
+    _, history = run(data, tmp_path, net=NetConfig(name=name, quantum_channels=8, num_layers=1))
+    assert history[-1].train_loss < history[0].train_loss
+
+
 def test_learning_rate_is_torchs_cosine():
     config = TrainConfig(epochs=7, lr=0.1, eta_min=0.01)
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], config.lr)
@@ -216,6 +241,7 @@ def test_learning_rate_is_torchs_cosine():
         {"dtype": "float64"},
         {"loss": "mse"},
         {"schedule": "constant"},
+        {"optimizer": "rmsprop", "momentum": 0.5},
         {"batch_size": 99},
     ],
 )

@@ -1,11 +1,5 @@
-"""Networks around the quantum layer, built from a `NetConfig`.
+"""A classifier of images: normalisation, then the layers that a builder made."""
 
-A network takes raw images, floats in [0, 1], and gives one output (logit) per class. The constants
-that normalise the images are buffers of the network, so that a checkpoint needs nothing beside it.
-"""
-
-from collections import OrderedDict
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,24 +7,13 @@ from torch import Tensor, nn
 
 from qpc_qiskit.errors import DataError
 from qpc_qiskit.layer import QuantumPointwiseConv2d
+from qpc_qiskit.nets.architectures import BUILDERS
 from qpc_qiskit.options import NetConfig
 
 if TYPE_CHECKING:
     from qpc_qiskit.data import ImageData
 
-__all__ = [
-    "BUILDERS",
-    "ImageClassifier",
-    "NetConfig",
-    "Normalise",
-    "build_net",
-    "check_data",
-    "config_for",
-    "quantum_layers",
-]
-
 CONSTANT_CHANNEL = 1e-6  # a deviation up to this is rounding, not variation
-LARGE_IMAGE = 17  # from this size on a second stage keeps the pixels of the quantum layer few
 
 
 class Normalise(nn.Module):
@@ -139,60 +122,3 @@ def quantum_layers(model: nn.Module) -> dict[str, QuantumPointwiseConv2d]:
         for name, module in model.named_modules()
         if isinstance(module, QuantumPointwiseConv2d)
     }
-
-
-def _small(config: NetConfig) -> nn.Sequential:
-    stem, size = _stem(config)
-    quantum = QuantumPointwiseConv2d(
-        config.width,
-        config.quantum_channels,
-        num_layers=config.num_layers,
-        ansatz=config.ansatz,
-        num_qubits=config.num_qubits,
-        bias_channel=config.bias_channel,
-        init=config.init,
-    )
-    return _joined(stem, quantum, _head(config, size))
-
-
-def _small_classical(config: NetConfig) -> nn.Sequential:
-    stem, size = _stem(config)
-    pointwise = nn.Sequential(
-        nn.Conv2d(config.width, config.quantum_channels, 1),
-        nn.BatchNorm2d(config.quantum_channels),
-        nn.ReLU(),
-    )
-    return _joined(stem, pointwise, _head(config, size))
-
-
-def _joined(stem: nn.Module, pointwise: nn.Module, head: nn.Module) -> nn.Sequential:
-    return nn.Sequential(OrderedDict(stem=stem, pointwise=pointwise, head=head))
-
-
-def _stem(config: NetConfig) -> tuple[nn.Sequential, int]:
-    """One stage for small images, two for larger ones, and the size of what they give."""
-    size, channels = config.image_size, config.in_channels
-    stages: list[nn.Module] = []
-    for _ in range(1 if size < LARGE_IMAGE else 2):
-        stages += [
-            nn.Conv2d(channels, config.width, 3, padding=1),
-            nn.BatchNorm2d(config.width),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-        ]
-        size, channels = size // 2, config.width
-    return nn.Sequential(*stages), size
-
-
-def _head(config: NetConfig, size: int) -> nn.Sequential:
-    features = config.quantum_channels * size**2
-    return nn.Sequential(
-        nn.Dropout(config.dropout), nn.Flatten(), nn.Linear(features, config.num_classes)
-    )
-
-
-BUILDERS: dict[str, Callable[[NetConfig], nn.Sequential]] = {
-    "small": _small,
-    "small-classical": _small_classical,
-}
-"""Builders by the name that a `NetConfig` gives."""

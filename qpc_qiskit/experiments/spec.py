@@ -1,0 +1,261 @@
+"""What an experiment is: lines of a figure, each one network and training or a grid of them.
+
+    name = "depth"
+    title = "Blocks of the ansatz"
+    question = "Does a deeper circuit learn more?"
+    paper = "Fig. 8"                    # what it stands beside, and what the paper leaves open
+    seeds = [0, 1, 2]                   # each line is trained once with each
+
+    [data]                              # as a DataSource
+    name = "cifar10"
+
+    [training]                          # of all lines, as a TrainConfig; epochs must be given
+    epochs = 20
+
+    [[lines]]
+    label = "quantum, {num_layers} blocks"
+    preset = "paper-literal"            # options to begin with
+    net = { ansatz = "figure1" }        # over them, as a NetConfig
+    grid = { "net.num_layers" = [1, 2, 3, 4] }    # a line for each combination
+
+Options are taken, the later over the earlier, from: the preset of the experiment, its [net] and
+[training], the preset of the line, its net and training, the grid. Epochs and seeds stand in the
+file, so that they are fixed before anybody looks at test accuracies.
+"""
+
+import itertools
+import re
+import tomllib
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from qpc_qiskit.errors import ExperimentError
+from qpc_qiskit.options import IMAGE_SHAPES, DataSource, NetConfig, Options, TrainConfig
+from qpc_qiskit.presets import PRESETS
+
+_PARTS = ("net", "training")
+
+
+class Line(Options):
+    """One line of the figure, or one for each combination of a grid."""
+
+    label: str = Field(min_length=1)
+    """In legends and tables; {field} stands for the value of an option of network or training."""
+    preset: str | None = None
+    """Options to begin with."""
+    net: dict[str, Any] = Field(default_factory=dict)
+    """Options of the network."""
+    training: dict[str, Any] = Field(default_factory=dict)
+    """Options of the training."""
+    grid: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
+    """Values to combine, by `net.FIELD` or `training.FIELD`."""
+
+    @field_validator("grid")
+    @classmethod
+    def _check_grid(cls, grid: dict[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
+        for key, values in grid.items():
+            part, dot, field = key.partition(".")
+            if part not in _PARTS or not dot or not field:
+                raise ValueError(f"{key!r} must be net.FIELD or training.FIELD")
+            if not values:
+                raise ValueError(f"{key!r} has no values")
+        return grid
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training run of an experiment."""
+
+    label: str
+    """Of its line."""
+    net: NetConfig
+    """The network, for the images of the experiment's data."""
+    training: TrainConfig
+    """How it is trained, its seed included."""
+
+    @property
+    def folder(self) -> str:
+        """Of the run, under the experiment's."""
+        return f"cells/{slug(self.label)}/seed-{self.training.seed}"
+
+
+class Experiment(Options):
+    """A grid of training runs."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    """Of the experiment."""
+    title: str
+    """Above the figure."""
+    question: str
+    """What it is to answer."""
+    paper: str = ""
+    """What the paper shows or claims, and what it leaves open."""
+    data: DataSource = Field(default_factory=lambda: DataSource.model_validate({}))
+    """The images."""
+    preset: str | None = None
+    """Options to begin with."""
+    net: dict[str, Any] = Field(default_factory=dict)
+    """Options of all networks."""
+    training: dict[str, Any]
+    """Options of all trainings; the epochs must be among them."""
+    seeds: tuple[int, ...] = Field(min_length=1)
+    """Each line is trained once with each."""
+    lines: tuple[Line, ...] = Field(min_length=1)
+    """Of the figure."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if "epochs" not in self.training:
+            raise ValueError("training.epochs must be given: it is fixed before the results")
+        if min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds must differ and be at least 0, found {list(self.seeds)}")
+        cells = self.cells()
+        places = [cell.folder for cell in cells]
+        if len(set(places)) < len(places):
+            twice = next(cell.label for cell in cells if places.count(cell.folder) > 1)
+            raise ValueError(
+                f"two lines are called {twice!r}; name in the label what the grid changes, as in "
+                "'{num_layers} blocks'"
+            )
+        return self
+
+    def cells(self) -> list[Cell]:
+        """Every training run, seed by seed, so that the first seed of all lines is done first.
+
+        Raises:
+            ValueError: options that contradict each other, unknown ones, or an unknown preset.
+        """
+        configs = [config for line in self.lines for config in self._expand(line)]
+        return [
+            Cell(label, net, training.model_copy(update={"seed": seed}))
+            for seed in self.seeds
+            for label, net, training in configs
+        ]
+
+    def _expand(self, line: Line) -> list[tuple[str, NetConfig, TrainConfig]]:
+        found = []
+        for values in itertools.product(*line.grid.values()):
+            options = self._common(line)
+            for key, value in zip(line.grid, values, strict=True):
+                part, _, field = key.partition(".")
+                options[part][field] = value
+            found.append(self._configured(line, options))
+        return found
+
+    def _common(self, line: Line) -> dict[str, dict[str, Any]]:
+        options: dict[str, dict[str, Any]] = {"net": {}, "training": {}}
+        for preset, source in ((self.preset, self), (line.preset, line)):
+            if preset is not None:
+                if preset not in PRESETS:
+                    raise ValueError(
+                        f"preset must be one of {', '.join(PRESETS)}, found {preset!r}"
+                    )
+                options["net"] |= PRESETS[preset].net
+                options["training"] |= PRESETS[preset].training
+            options["net"] |= source.net
+            options["training"] |= source.training
+        return options
+
+    def _configured(
+        self, line: Line, options: dict[str, dict[str, Any]]
+    ) -> tuple[str, NetConfig, TrainConfig]:
+        for part, field in (
+            ("training", "seed"),
+            ("training", "devices"),
+            ("training", "num_nodes"),
+        ):
+            if field in options[part]:
+                raise ValueError(f"{part}.{field} cannot be an option of an experiment's line")
+        channels, size = IMAGE_SHAPES[self.data.name]
+        shape = {"in_channels": channels, "image_size": size, "num_classes": 10}
+        if given := sorted(shape.keys() & options["net"].keys()):
+            raise ValueError(f"net.{given[0]} is decided by the data")
+        try:
+            net = NetConfig(**(options["net"] | shape))
+            training = TrainConfig(**options["training"])
+        except ValidationError as error:
+            raise ValueError(f"line {line.label!r}: {_first(error)}") from error
+        if training.engine != "exact":
+            raise ValueError(f"line {line.label!r}: an experiment is trained on the exact engine")
+        try:
+            label = line.label.format_map(training.model_dump() | net.model_dump())
+        except (KeyError, ValueError, IndexError) as error:
+            raise ValueError(f"label {line.label!r}: no option {error}") from error
+        return label, net, training
+
+
+def slug(label: str) -> str:
+    """A label as the name of a folder."""
+    return re.sub(r"[^a-z0-9.]+", "-", label.lower()).strip("-.") or "line"
+
+
+def experiment_names() -> list[str]:
+    """Names of the experiments that come with the package."""
+    folder = files("qpc_qiskit.experiments")
+    return sorted(
+        item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml")
+    )
+
+
+def load_experiment(name: str | Path) -> Experiment:
+    """An experiment by its name, or from a TOML file.
+
+    Args:
+        name: one of `experiment_names()`, or a path that ends with `.toml`.
+
+    Raises:
+        ExperimentError: there is none, or something in it is wrong; the message says where.
+    """
+    if str(name) in experiment_names():
+        where, content = f"{name}.toml", _bundled(str(name))
+    elif str(name).endswith(".toml"):
+        where = str(name)
+        try:
+            content = Path(name).read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ExperimentError(f"{name}: cannot be read ({error}).") from error
+    else:
+        raise ExperimentError(
+            f"No experiment is called {str(name)!r}; expected one of "
+            f"{', '.join(experiment_names())}, or a file that ends with .toml."
+        )
+    try:
+        return Experiment.model_validate(tomllib.loads(content))
+    except tomllib.TOMLDecodeError as error:
+        raise ExperimentError(f"{where}: expected TOML, found something else ({error}).") from error
+    except ValidationError as error:
+        raise ExperimentError(f"{where}: {_first(error)}.") from error
+
+
+def changed(experiment: Experiment, **changes: Any) -> Experiment:
+    """An experiment with other fields, checked anew.
+
+    Args:
+        experiment: stays as it is.
+        changes: fields of it; those of `data` and `training` are laid over what is there.
+
+    Raises:
+        ExperimentError: the result is wrong.
+    """
+    fields = experiment.model_dump()
+    for name, value in changes.items():
+        fields[name] = fields[name] | value if isinstance(value, dict) else value
+    try:
+        return Experiment.model_validate(fields)
+    except ValidationError as error:
+        raise ExperimentError(f"{experiment.name}: {_first(error)}.") from error
+
+
+def _bundled(name: str) -> str:
+    return files("qpc_qiskit.experiments").joinpath(f"{name}.toml").read_text("utf-8")
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors()[0]
+    message = first["msg"].removeprefix("Value error, ").rstrip(".")
+    where = ".".join(map(str, first["loc"]))
+    return f"{where}: {message}" if where else message

@@ -1,0 +1,149 @@
+"""Experiments as files: what they expand to, what is wrong with them."""
+
+import pytest
+import tomli_w
+
+from qpc_qiskit.errors import ExperimentError
+from qpc_qiskit.experiments import Experiment, experiment_names, load_experiment
+from qpc_qiskit.experiments.spec import changed, slug
+
+MINIMAL = {
+    "name": "mine",
+    "title": "t",
+    "question": "q",
+    "seeds": [0, 1],
+    "training": {"epochs": 2},
+    "lines": [{"label": "a"}],
+}
+
+
+def with_(**changes):
+    return Experiment.model_validate(MINIMAL | changes)
+
+
+def test_the_papers_experiments_are_there():
+    assert experiment_names() == [
+        "ansatz", "cifar10", "depth", "digits", "fashion-mnist", "optimizer", "qcnn", "qubits",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", experiment_names())
+def test_bundled_experiments(name):
+    experiment = load_experiment(name)
+    assert experiment.name == name
+    cells = experiment.cells()
+    assert len({cell.folder for cell in cells}) == len(cells)
+    assert len(experiment.seeds) >= 3
+    assert len({cell.training.epochs for cell in cells}) == 1
+
+
+def test_depth_is_that_of_figure_8():
+    cells = [cell for cell in load_experiment("depth").cells() if cell.training.seed == 0]
+    assert [(cell.net.name, cell.net.num_layers) for cell in cells] == [
+        ("paper-fig3a", 1), ("paper-fig3a", 2), ("paper-fig3a", 3), ("paper-fig3a", 4),
+        ("paper-fig3b", 3),
+    ]  # fmt: skip
+    assert {(cell.training.optimizer, cell.training.lr) for cell in cells} == {("adam", 0.01)}
+
+
+def test_optimizer_has_every_combination():
+    cells = [cell for cell in load_experiment("optimizer").cells() if cell.training.seed == 0]
+    found = {(c.training.optimizer, c.training.lr, c.training.loss) for c in cells}
+    assert len(found) == len(cells) == 14
+    assert ("sgd", 0.1, "mse") in found
+    assert "sgd, lr 0.1, mse" in {cell.label for cell in cells}
+
+
+def test_later_options_go_over_earlier_ones():
+    experiment = with_(
+        preset="strong",
+        net={"width": 8, "num_layers": 2},
+        training={"epochs": 2, "lr": 0.5},
+        lines=[
+            {"label": "a"},
+            {"label": "b", "preset": "paper-literal", "net": {"num_layers": 1}},
+            {"label": "c{num_layers}", "grid": {"net.num_layers": [5], "training.lr": [0.25]}},
+        ],
+    )
+    a, b, c = experiment.cells()[:3]
+    assert (a.net.name, a.net.width, a.net.num_layers, a.training.augment) == (
+        "strong", 8, 2, "flips",
+    )  # fmt: skip
+    assert (b.net.name, b.net.width, b.net.num_layers) == ("paper-fig3a", 8, 1)
+    assert (b.training.lr, b.training.augment) == (0.01, "none")
+    assert (c.label, c.net.num_layers, c.training.lr) == ("c5", 5, 0.25)
+    assert [cell.training.seed for cell in experiment.cells()] == [0, 0, 0, 1, 1, 1]
+
+
+def test_network_fits_the_data():
+    net = with_(data={"name": "cifar10"}).cells()[0].net
+    assert (net.in_channels, net.image_size, net.num_classes) == (3, 32, 10)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"training": {}}, "training.epochs must be given"),
+        ({"seeds": []}, "seeds"),
+        ({"seeds": [1, 1]}, r"seeds must differ and be at least 0, found \[1, 1\]"),
+        ({"lines": []}, "lines"),
+        ({"lines": [{"label": "a"}, {"label": "A"}]}, "two lines are called"),
+        ({"lines": [{"label": "a", "net": {"depth": 1}}]}, "line 'a': depth: Extra inputs"),
+        ({"lines": [{"label": "a", "preset": "weak"}]}, "preset must be one of paper-literal, "),
+        ({"lines": [{"label": "{depth}"}]}, "label '{depth}': no option 'depth'"),
+        ({"lines": [{"label": "a", "grid": {"lr": [1]}}]}, "'lr' must be net.FIELD or training"),
+        ({"lines": [{"label": "a", "grid": {"net.width": []}}]}, "'net.width' has no values"),
+        (
+            {"lines": [{"label": "a", "grid": {"net.width": [4, 8]}}]},
+            "two lines are called 'a'; name in the label what the grid changes",
+        ),
+        ({"lines": [{"label": "a", "training": {"seed": 3}}]}, "training.seed cannot be"),
+        ({"training": {"epochs": 1, "devices": 2}}, "training.devices cannot be"),
+        (
+            {"training": {"epochs": 1, "engine": "noisy", "noise": "depolarizing:0.01"}},
+            "is trained on the exact engine",
+        ),
+        ({"net": {"image_size": 8}}, "net.image_size is decided by the data"),
+        ({"net": {"name": "paper-cnn", "ansatz": "figure1"}}, "ansatz would have no effect"),
+        ({"name": "Mine!"}, "name: String should match pattern"),
+        ({"note": "x"}, "note: Extra inputs"),
+    ],
+)
+def test_wrong_experiments(changes, match, tmp_path):
+    path = tmp_path / "wrong.toml"
+    path.write_text(tomli_w.dumps(MINIMAL | changes))
+    with pytest.raises(ExperimentError, match=match):
+        load_experiment(path)
+
+
+def test_files_that_are_none(tmp_path):
+    with pytest.raises(
+        ExperimentError, match=r"No experiment is called 'big'; expected one of ans"
+    ):
+        load_experiment("big")
+    with pytest.raises(ExperimentError, match=r"no\.toml: cannot be read"):
+        load_experiment(tmp_path / "no.toml")
+    (tmp_path / "x.toml").write_text("name = ")
+    with pytest.raises(ExperimentError, match=r"x\.toml: expected TOML"):
+        load_experiment(tmp_path / "x.toml")
+
+
+def test_changed_is_checked_anew():
+    experiment = changed(with_(), seeds=[4], training={"lr": 0.5}, data={"train_images": 9})
+    assert experiment.seeds == (4,)
+    assert experiment.training == {"epochs": 2, "lr": 0.5}
+    assert experiment.data.train_images == 9
+    with pytest.raises(ExperimentError, match=r"mine: line 'a': lr: Input should be greater"):
+        changed(with_(), training={"lr": -1})
+
+
+def test_round_trip_through_toml(tmp_path):
+    path = tmp_path / "again.toml"
+    path.write_text(tomli_w.dumps(with_().model_dump(exclude_none=True)))
+    assert load_experiment(path) == with_()
+
+
+def test_folders_of_labels():
+    assert slug("quantum, Fig. 3(a)") == "quantum-fig.-3-a"
+    assert slug("lr 0.01") == "lr-0.01"
+    assert slug("../..") == slug("ä") == "line"
