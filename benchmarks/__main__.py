@@ -21,6 +21,7 @@ NAMES = (
     "primitives",
     "aer",
     "noisy",
+    "noise_aware",
     "devices",
     "brickwall",
     "hardware_economy",

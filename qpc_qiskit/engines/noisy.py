@@ -163,7 +163,7 @@ class NoisyEngine(Engine):
             del directions
             circuit = self._circuit(spec)
             layer = self._layer(circuit, pixels)
-            kernels = _folded(spec, layer, circuit.ansatz_angles(spec, weights))
+            kernels = _folded(spec, layer, _ansatz_angles(spec, circuit, weights))
             out = pixels.new_empty(spec.num_kernels, spec.num_qubits, len(pixels))
 
             def fill(items: slice) -> None:
@@ -210,6 +210,10 @@ class NoisyEngine(Engine):
             with torch.autocast(pixels.device.type, enabled=False):
                 return self._vjp(spec, circuit, pixels, weights, grad, wrt, encoder_angles)
 
+    def __getstate__(self) -> dict[str, object]:
+        """Without what is made again on first use, and cannot be written to a pickle."""
+        return {**self.__dict__, "_circuits": {}, "_encoders": {}, "on_fit": None}
+
     def _vjp(
         self,
         spec: LayerSpec,
@@ -223,7 +227,7 @@ class NoisyEngine(Engine):
         from qpc_qiskit.pauli.angle_tree import by_directions, by_pixels
 
         layer = self._layer(circuit, pixels)
-        ansatz_angles = circuit.ansatz_angles(spec, weights)
+        ansatz_angles = _ansatz_angles(spec, circuit, weights)
         kernels = _folded(spec, layer, ansatz_angles)
         found = torch.empty_like(pixels, memory_format=torch.contiguous_format)
 
@@ -248,15 +252,19 @@ class NoisyEngine(Engine):
             parts = run_in_workers(accumulate, ranges, pixels.device)
         by_weights = None
         if wrt[1]:
-            totals = [torch.stack(each).sum(0) for each in zip(*filter(None, parts), strict=True)]
-            by_ansatz = torch.cat(
-                run_in_workers(
-                    lambda k: layer.kernels_vjp(ansatz_angles[k], totals[0][k], totals[1][k]),
-                    _kernel_ranges(spec, weights.device),
-                    weights.device,
+            totals = [part for part in parts if part is not None]
+
+            def finish(k: slice) -> Tensor:
+                by_observables, by_angles = (
+                    torch.stack([each[k] for each in both]).sum(0)
+                    for both in zip(*totals, strict=True)
                 )
-            )
-            by_weights = (by_ansatz @ circuit.scale.to(by_ansatz)).to(weights.dtype)
+                by_ansatz = layer.kernels_vjp(ansatz_angles[k], by_observables, by_angles)
+                return by_ansatz @ circuit.scale.to(by_ansatz)
+
+            ranges = _kernel_ranges(spec, weights.device)
+            by_weights = torch.cat(run_in_workers(finish, ranges, weights.device))
+            by_weights = by_weights.to(weights.dtype)
         return (found if wrt[0] else None), by_weights
 
     def _encode(self, spec: LayerSpec, pixels: Tensor) -> tuple[Encoder, Encoded, int]:
@@ -475,6 +483,12 @@ def _encoded(encoder: Encoder, pixels: Tensor) -> Encoded:
 
     run_in_workers(fill, split_ranges(len(pixels), _MIN_RANGE_PIXELS, pixels.device), pixels.device)
     return Encoded(angles, infidelity)
+
+
+def _ansatz_angles(spec: LayerSpec, circuit: _Circuit, weights: Tensor) -> Tensor:
+    """In a worker: after a product here, torch's own threads would spin and hold up the workers."""
+    (found,) = run_in_workers(lambda w: circuit.ansatz_angles(spec, w), [weights], weights.device)
+    return found
 
 
 def _kernel_ranges(spec: LayerSpec, device: torch.device) -> list[slice]:

@@ -1,6 +1,7 @@
 """The noisy engine against density matrices: our own slow ones, Aer's and PennyLane's."""
 
 import math
+import pickle
 import warnings
 
 import numpy as np
@@ -523,6 +524,15 @@ def test_shots(rng):
     assert torch.equal(same.evs(spec, many, weights), drawn)
     other = NoisyEngine(model, shots=shots, seed=4)
     assert not torch.equal(other.evs(spec, many, weights), drawn)
+
+
+def test_a_pickled_engine_goes_on_where_it_was(case):
+    spec, pixels, weights, _ = case
+    engine = NoisyEngine(depolarizing_model(), shots=20, seed=3)
+    engine.evs(spec, pixels, weights)
+    copy = pickle.loads(pickle.dumps(engine))
+    found, expected = (each.evs(spec, pixels, weights) for each in (copy, engine))
+    assert torch.equal(found, expected)
 
 
 def test_gradients_with_shots_are_those_of_the_exact_values(case):
