@@ -1,0 +1,241 @@
+"""The report of a study: one HTML file with everything in it, to be read without a network."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from noise_models.statistics import MIN_PAIRS
+from noise_models.study import SPEC_FILE, StudyRun
+from noise_models.study_figures import Drawn
+from noise_models.study_spec import StudySpec
+from noise_models.study_tables import THRESHOLD, records
+from qpc_qiskit.files import write_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+REPORT_FILE = "report.html"
+MAX_ROWS = 400
+"""Of the table of all combinations; all of them are in `summary.csv`."""
+
+
+def write_report(run: StudyRun, figures: Sequence[Drawn]) -> Path:
+    """Write the report into the study's folder.
+
+    Args:
+        run: the study.
+        figures: of `draw_figures`.
+    """
+    from jinja2 import Environment, PackageLoader
+
+    environment = Environment(
+        loader=PackageLoader("noise_models"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["number"] = _number
+    spec_text = (run.folder / SPEC_FILE).read_text("utf-8")
+    html = environment.get_template("report.html.j2").render(
+        name=run.about["name"],
+        description=StudySpec.from_toml(spec_text).description,
+        about=run.about,
+        spec=spec_text,
+        seconds=_time(run.about["calls"]),
+        conclusions=list(conclusions(run)),
+        tables=list(_tables(run)),
+        figures=[
+            {
+                "name": each.path.stem,
+                "caption": each.caption,
+                "data": base64.b64encode(each.path.read_bytes()).decode(),
+            }
+            for each in figures
+        ],
+    )
+    path = run.folder / REPORT_FILE
+    write_text(path, html)
+    return path
+
+
+def conclusions(run: StudyRun) -> Iterator[dict[str, Any]]:
+    """What the study says, in sentences with intervals, for each network of each grid."""
+    keys = ["grid", "network", "trained", "num_layers"]
+    crossed = run.thresholds
+    for key, summary in run.summary.groupby(keys, sort=False):
+        grid, network, trained, layers = key
+        how = "" if trained == "clean" else f", trained for {trained}"
+        first = summary.iloc[0]
+        sentences = [
+            f"Without noise: {100 * first['ideal_accuracy']:.1f} % "
+            f"({first['num_seeds']} seeds, {first['num_images']} test images)."
+        ]
+        if len(crossed):
+            lines = crossed[(crossed["mitigation"] == "none") & (crossed["shots"] == 0)]
+            for name, value in zip(keys, key, strict=True):
+                lines = lines[lines[name] == value]
+            sentences += [_crossing(row) for row in records(lines)]
+        as_it_is = summary[(summary["quantity"] == "factor") & (summary["strength"] == 1.0)]
+        sentences += [_drop(row) for row in records(as_it_is[as_it_is["mitigation"] == "none"])]
+        title = f"{grid}: {network}{how}, {layers} block{'s' * (layers != 1)}"
+        yield {"title": title, "sentences": sentences}
+
+
+def _crossing(row: Any) -> str:
+    points = f"{100 * THRESHOLD:g} points"
+    unit = "times the noise as it is" if row.quantity == "factor" else row.quantity
+    what = f"{row.noise}{_how(row)}"
+    if row.num_crossed == 0:
+        return f"{what}: fewer than {points} are lost up to {row.largest:g} ({unit})."
+    if math.isnan(row.strength):
+        return (
+            f"{what}: {points} are lost by {row.num_crossed} of {row.num_seeds} seeds up to "
+            f"{row.largest:g} ({unit})."
+        )
+    interval = (
+        ""
+        if math.isnan(row.strength_low)
+        else f" [{row.strength_low:.2g}, {row.strength_high:.2g}]"
+    )
+    return f"{what}: {points} are lost at {row.strength:.2g}{interval} ({unit})."
+
+
+def _drop(row: Any) -> str:
+    test = "" if math.isnan(row.p_holm) else f"; p = {row.p_holm:.2g}, effect {row.effect:+.2f}"
+    return (
+        f"{row.noise} as it is{_how(row)}: {_points(row.drop, row.drop_low, row.drop_high)} points "
+        f"lost, images [{100 * row.drop_images_low:.2f}, {100 * row.drop_images_high:.2f}]{test}."
+    )
+
+
+def _how(row: Any) -> str:
+    told = [] if row.encoder == "multiplexor" else [row.encoder]
+    told += [] if row.mitigation == "none" else [row.mitigation]
+    told += [] if row.shots == 0 else [_of_shots(row.shots)]
+    return f" ({', '.join(told)})" if told else ""
+
+
+def _of_shots(shots: int) -> str:
+    return f"{shots:,} shots" if shots else "exact values"
+
+
+def _points(mean: float, low: float, high: float) -> str:
+    interval = "" if math.isnan(low) else f" [{100 * low:.2f}, {100 * high:.2f}]"
+    return f"{100 * mean:.2f}{interval}"
+
+
+def _tables(run: StudyRun) -> Iterator[dict[str, Any]]:
+    summary = run.summary
+    gains = summary[summary["gain"].notna()]
+    if len(gains):
+        yield {
+            "title": "What mitigation gives",
+            "note": "Against no mitigation of the same seeds, with as many shots of each circuit "
+            "execution (zne runs three times as many executions). p is corrected for the "
+            "mitigations of one noise. Feature mse: of the quantum layers' outputs against those "
+            "without noise, which tells more than accuracy does where a network is robust.",
+            "columns": [title for title, _ in _GAINS],
+            "rows": [[text(row) for _, text in _GAINS] for row in records(gains)],
+        }
+    if len(run.thresholds):
+        yield {
+            "title": f"Where {100 * THRESHOLD:g} points are lost",
+            "note": 'Strength, 95 % over seeds; "-": not by all seeds.',
+            "columns": [title for title, _ in _THRESHOLDS],
+            "rows": [[text(row) for _, text in _THRESHOLDS] for row in records(run.thresholds)],
+        }
+    shown = summary.head(MAX_ROWS)
+    seeds = int(summary["num_seeds"].max())
+    note = "" if seeds >= MIN_PAIRS else f"No p-values: {seeds} seeds are too few for them. "
+    if len(summary) > MAX_ROWS:
+        note += f"The first {MAX_ROWS} of {len(summary)} rows; all are in summary.csv."
+    yield {
+        "title": "Every combination",
+        "note": note,
+        "columns": [title for title, _ in _COLUMNS],
+        "rows": [[text(row) for _, text in _COLUMNS] for row in records(shown)],
+    }
+
+
+_AXES: tuple[tuple[str, Any], ...] = (
+    ("grid", lambda r: r.grid),
+    ("network", lambda r: r.network if r.trained == "clean" else f"{r.network} ({r.trained})"),
+    ("blocks", lambda r: r.num_layers),
+    ("noise", lambda r: r.noise),
+)
+_GAINS: tuple[tuple[str, Any], ...] = (
+    *_AXES,
+    ("strength", lambda r: f"{r.strength:g}"),
+    ("shots", lambda r: r.shots or "exact"),
+    ("mitigation", lambda r: r.mitigation),
+    ("gain / points", lambda r: _points(r.gain, r.gain_low, r.gain_high)),
+    ("p (Holm)", lambda r: _number(r.gain_holm)),
+    ("feature mse", lambda r: _number(r.feature_mse)),
+    ("executions per image", lambda r: f"{r.executions_per_image:.0f}"),
+)
+_THRESHOLDS: tuple[tuple[str, Any], ...] = (
+    *_AXES,
+    ("encoder", lambda r: r.encoder),
+    ("shots", lambda r: r.shots or "exact"),
+    ("mitigation", lambda r: r.mitigation),
+    ("strength", lambda r: _interval(r.strength, r.strength_low, r.strength_high)),
+    ("seeds that lose them", lambda r: f"{r.num_crossed} of {r.num_seeds}"),
+    ("largest tried", lambda r: f"{r.largest:g}"),
+)
+_COLUMNS: tuple[tuple[str, Any], ...] = (
+    *_AXES,
+    ("strength", lambda r: f"{r.strength:g}"),
+    ("encoder", lambda r: r.encoder),
+    ("shots", lambda r: r.shots or "exact"),
+    ("mitigation", lambda r: r.mitigation),
+    ("accuracy / %", lambda r: _accuracy(r)),
+    ("drop / points", lambda r: _points(r.drop, r.drop_low, r.drop_high)),
+    ("images", lambda r: f"[{100 * r.drop_images_low:.2f}, {100 * r.drop_images_high:.2f}]"),
+    ("p (Holm)", lambda r: _number(r.p_holm)),
+    ("effect", lambda r: _number(r.effect)),
+    ("macro-F1", lambda r: f"{r.macro_f1:.3f}"),
+    ("flips / %", lambda r: f"{100 * r.flips:.1f}"),
+    ("feature mse", lambda r: _number(r.feature_mse)),
+    ("cosine", lambda r: f"{r.feature_cosine:.4f}"),
+    ("scale", lambda r: f"{r.scale:.3f}"),
+    ("gate fidelity", lambda r: f"{r.gate_fidelity:.3f}"),
+    ("readout fidelity", lambda r: f"{r.readout_fidelity:.3f}"),
+    ("2q gates", lambda r: f"{r.two_qubit_gates:.0f}"),
+)
+
+
+def _time(calls: Sequence[dict[str, Any]]) -> str:
+    """What all calls together took."""
+
+    def total(name: str) -> float:
+        return float(sum(call[name] for call in calls))
+
+    return (
+        f"{total('num_trained'):.0f} networks trained and {total('num_evaluated'):.0f} cells "
+        f"evaluated in {total('wall_seconds'):.0f} s, {len(calls)} call{'s' * (len(calls) != 1)}; "
+        f"CPU time: training {total('training_cpu_seconds'):.0f} s, cells "
+        f"{total('cells_cpu_seconds'):.0f} s, {total('preparing_cpu_seconds'):.0f} s of it to make "
+        "circuits."
+    )
+
+
+def _accuracy(row: Any) -> str:
+    # Student's interval of a few seeds may leave what an accuracy can be; tables have all of it.
+    return _points(row.accuracy, max(row.accuracy_low, 0.0), min(row.accuracy_high, 1.0))
+
+
+def _interval(mean: float, low: float, high: float) -> str:
+    interval = "" if math.isnan(low) else f" [{low:.2g}, {high:.2g}]"
+    return f"{_number(mean)}{interval}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:.2g}"
+
+
+def summary_text(summary: pd.DataFrame) -> list[tuple[object, ...]]:
+    """Rows of a table for the terminal, the first of them the heading."""
+    columns = [_COLUMNS[i] for i in (0, 1, 2, 3, 4, 6, 7, 8, 9)]
+    heading = tuple(title for title, _ in columns)
+    return [heading, *(tuple(text(row) for _, text in columns) for row in records(summary))]

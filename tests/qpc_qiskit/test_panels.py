@@ -1,0 +1,85 @@
+import csv
+import math
+
+import matplotlib as mpl
+import pytest
+
+from qpc_qiskit.figures import PALETTE
+from qpc_qiskit.panels import (
+    Line,
+    Panel,
+    Points,
+    Table,
+    _is_best,
+    _style,
+    plot_lines,
+    plot_pareto,
+    plot_tables,
+)
+
+PANELS = [
+    Panel("one", [Line("a", [0.1, 1], [90, 80], [85, 75], [95, 85]), Line("b", [0.1, 1], [91, 9])]),
+    Panel("two", [Line("a", [0.1], [50])], [(99, "best")]),
+]
+TABLES = [Table("one", ["x", "y"], ["0.1", "1"], [[0.0, 12.5], [-1.0, math.nan]])]
+POINTS = [
+    Points("one", [("cheap", 1, 50, 45, 55), ("dear", 9, 60, math.nan, math.nan)]),
+    Points("two", [("cheap", 1, 50, 45, 55), ("dear", 9, 40, 30, 50)]),
+]
+
+
+def lines(path, **options):
+    return plot_lines(path, PANELS, xlabel="strength", ylabel="accuracy / %", **options)
+
+
+def tables(path):
+    return plot_tables(path, TABLES, xlabel="strength", ylabel="noise", what="drop / points")
+
+
+def pareto(path):
+    return plot_pareto(path, POINTS, xlabel="shots", ylabel="accuracy / %")
+
+
+@pytest.mark.parametrize("draw", [lines, tables, pareto])
+def test_figures_have_their_data_and_leave_the_users_state(draw, tmp_path):
+    backend, salt = mpl.get_backend(), mpl.rcParams["svg.hashsalt"]
+    files = draw(tmp_path / "a.b")  # a name may have dots
+    assert [file.name for file in files] == ["a.b.png", "a.b.svg", "a.b.csv"]
+    assert files[0].read_bytes().startswith(b"\x89PNG")
+    assert sorted(tmp_path.iterdir()) == sorted(files)
+    assert (mpl.get_backend(), mpl.rcParams["svg.hashsalt"]) == (backend, salt)
+
+
+@pytest.mark.parametrize("draw", [lines, tables, pareto])
+def test_the_same_figure_has_the_same_bytes(draw, tmp_path):
+    first, second = ([f.read_bytes() for f in draw(tmp_path / "figure")] for _ in range(2))
+    assert first == second
+
+
+def test_data_of_lines(tmp_path):
+    files = lines(tmp_path / "figure", logarithmic=True, marks=[(0.3, "a device")])
+    rows = list(csv.reader(files[2].read_text().splitlines()))
+    assert rows[0] == ["panel", "line", "strength", "accuracy / %", "low", "high"]
+    assert rows[1] == ["one", "a", "0.1", "90", "85", "95"]
+    assert rows[3] == ["one", "b", "0.1", "91", "nan", "nan"]
+    assert len(rows) == 1 + 5
+    assert "a device" in files[1].read_text()
+
+
+def test_data_of_heat_maps_and_choices(tmp_path):
+    rows = list(csv.reader(tables(tmp_path / "heat")[2].read_text().splitlines()))
+    assert rows[2] == ["one", "x", "1", "12.5"]
+    rows = list(csv.reader(pareto(tmp_path / "pareto")[2].read_text().splitlines()))
+    assert [row[-1] for row in rows] == ["best", "True", "True", "True", "False"]
+
+
+def test_which_choices_none_beats():
+    points = [(name, cost, value, 0, 0) for name, cost, value in (("a", 1, 5), ("b", 2, 5))]
+    assert _is_best(points[0], points)
+    assert not _is_best(points[1], points)
+
+
+def test_lines_differ_by_more_than_colour():
+    styles = {tuple(_style(i).values()) for i in range(len(PALETTE))}
+    shapes = {(_style(i)["marker"], _style(i)["linestyle"]) for i in range(len(PALETTE))}
+    assert len(styles) == len(shapes) == len(PALETTE)
