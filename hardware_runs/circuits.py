@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from types import MappingProxyType
 from typing import Any
@@ -66,28 +66,39 @@ class FrozenCircuits:
         """
         key = circuit_key(spec)
         newest = self._ledger.revisions(self._run.id)[-1]
-        what = f"circuit of {spec.num_qubits} qubits"
         if key not in newest.blobs:
-            return self.place(spec, what)
+            return self.place(spec, _what(spec))
         prepared = self.thawed(newest.number, key, newest.blobs)
         self._estimator().adopt(spec, prepared)
         if not self.can_run(newest.number, key):
-            left = self._left(prepared)
-            try:
-                return self.place(spec, f"{what}, placed anew")
-            except BackendError as error:
-                if not left:
-                    raise
-                lost = _told(prepared, left, f"the device can run it no more ({error})")
-                return self._add(spec, prepared.subset(left), f"{what} without {lost}")
-        good = [j for j in range(prepared.num_patches) if _qubits(prepared, j) not in bad]
-        if good and len(good) < prepared.num_patches:
-            reasons = dict.fromkeys(
-                bad[_qubits(prepared, j)] for j in range(prepared.num_patches) if j not in good
-            )
-            told = _told(prepared, good, " ".join(reasons))
-            return self._add(spec, prepared.subset(good), f"{what} without {told}")
+            return self._place_anew(spec, prepared, bad)
+        good = _good(prepared, range(prepared.num_patches), bad)
+        if len(good) < prepared.num_patches:
+            return self._add(spec, prepared.subset(good), _without(spec, prepared, good, bad))
         return newest.number
+
+    def _place_anew(self, spec: LayerSpec, prepared: Prepared, bad: Mapping[Qubits, str]) -> int:
+        """Where a circuit can run no more; see `revision_with`."""
+        left = self._left(prepared)
+        self._estimator().forget(spec)
+        try:
+            found, reason = self._estimator().prepare(spec), f"{_what(spec)}, placed anew"
+        except BackendError as error:
+            if not left:
+                raise
+            why = f"the device can run it no more ({error})"
+            reason = f"{_what(spec)} without {_told(prepared, left, why)}"
+            found = prepared.subset(left)
+        good = _good(found, range(found.num_patches), bad)
+        if len(good) < found.num_patches:
+            reason = f"{reason}; {_without(spec, found, good, bad)}"
+            found = found.subset(good)
+        elif _has_bad(found, bad) and (
+            spared := [j for j in left if _why(prepared, j, bad) is None]
+        ):  # all new places are known to be bad, and some of the old ones are not
+            reason = f"{_what(spec)} without {_told(prepared, spared, 'lost, or found bad')}"
+            found = prepared.subset(spared)
+        return self._add(spec, found, reason)
 
     def place(self, spec: LayerSpec, reason: str) -> int:
         """A new revision with the layer's circuit on the best qubits of the device as it is now."""
@@ -118,8 +129,7 @@ class FrozenCircuits:
         """Whether the device can run a frozen circuit, and none of its patches is bad."""
         if not self.can_run(revision, key):
             return False
-        prepared = self.thawed(revision, key)
-        return not any(_qubits(prepared, j) in bad for j in range(prepared.num_patches))
+        return not _has_bad(self.thawed(revision, key), bad)
 
     def can_run(self, revision: int, key: str, blobs: Mapping[str, bytes] | None = None) -> bool:
         """Whether a frozen circuit is one that the device, as it is now, can run.
@@ -155,6 +165,35 @@ class FrozenCircuits:
                 blobs = revisions[revision].blobs
             self._circuits[revision, key] = thaw(blobs[key])
         return self._circuits[revision, key]
+
+
+def _what(spec: LayerSpec) -> str:
+    return f"circuit of {spec.num_qubits} qubits"
+
+
+def _why(prepared: Prepared, patch: int, bad: Mapping[Qubits, str]) -> str | None:
+    """Why a patch is bad; None: it is not. The same qubits in another order are the same patch."""
+    here = frozenset(_qubits(prepared, patch))
+    return next((why for qubits, why in bad.items() if frozenset(qubits) == here), None)
+
+
+def _has_bad(prepared: Prepared, bad: Mapping[Qubits, str]) -> bool:
+    return any(_why(prepared, j, bad) is not None for j in range(prepared.num_patches))
+
+
+def _good(prepared: Prepared, patches: Iterable[int], bad: Mapping[Qubits, str]) -> list[int]:
+    """Those of some patches that are not bad; all of them, if all are."""
+    each = list(patches)
+    return [j for j in each if _why(prepared, j, bad) is None] or each
+
+
+def _without(
+    spec: LayerSpec, prepared: Prepared, good: Sequence[int], bad: Mapping[Qubits, str]
+) -> str:
+    """The reason for a circuit without its bad patches."""
+    dropped = (j for j in range(prepared.num_patches) if j not in good)
+    reasons = dict.fromkeys(_why(prepared, j, bad) or "" for j in dropped)
+    return f"{_what(spec)} without {_told(prepared, good, ' '.join(reasons))}"
 
 
 def _told(prepared: Prepared, kept: Sequence[int], why: str) -> str:

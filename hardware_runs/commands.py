@@ -34,7 +34,7 @@ from hardware_runs.run_settings import (
 )
 from hardware_runs.runlog import log, log_path, run_log
 from noise_models.words import resolved
-from qpc_qiskit.economy import BEST, NAMES, PLAIN, flag_of, read_economy
+from qpc_qiskit.economy import BEST, NAMES, PLAIN, economy_of, flag_of, read_economy
 from qpc_qiskit.errors import BackendError, LedgerConflictError, LedgerError, QPCError
 from qpc_qiskit.execution.opening import AER
 from qpc_qiskit.progress import fit_text
@@ -50,6 +50,8 @@ class Asked:
     data_dir: Path | None = None
     images: int | None = None
     batch_size: int = BATCH_SIZE
+    is_usual_economy: bool = True
+    """Whether no option that saves QPU time was given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +100,9 @@ def ask(model: Path, **given: Any) -> Asked:
         economy = read_economy(given, PLAIN if given["backend"] == AER else BEST)
     except ValueError as error:
         raise UsageError(str(error)) from error
+    is_usual = not any(name in NAMES for name in given)
     given = {name: value for name, value in given.items() if name not in NAMES}
-    given["economy"] = economy
+    given |= {"economy": economy, "is_usual_economy": is_usual}
     ours = {field.name for field in fields(Settings)} & set(given)
     settings = Settings(**{name: given.pop(name) for name in ours})
     check_settings(settings)
@@ -174,6 +177,9 @@ def submit(
     with Ledger(ledger) as book, run_log(log_path(ledger, name), name):
         known = book.find_run(name)
         if known is not None:
+            if asked.is_usual_economy:  # what is usual may have been another thing then
+                begun = economy_of(known.settings.get("engine_options", {}))
+                settings = replace(settings, economy=begun)
             checkpoint_runs.check_same(known, work, settings)
             _check_open(book, known, pace)
         elif settings.is_device:

@@ -189,7 +189,7 @@ class Dispatcher:
                 break
             self.check()
             if not self.may_send(chunk):
-                told = "Its circuit cannot run on the device any more; it is placed anew."
+                told = "Its circuit is to be placed anew before it is sent."
                 self.problems.note(f"chunk {chunk.id}", told)
                 continue
             try:

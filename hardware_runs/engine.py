@@ -126,7 +126,13 @@ class DurableEngine(Engine):
             backend = estimator.destination.backend
         self._circuits = FrozenCircuits(ledger, run, lambda: self._estimator, backend, clock)
         self._reviser = Reviser(
-            ledger, run, self._circuits, lambda: self._estimator, self._block_of, clock
+            ledger,
+            run,
+            self._circuits,
+            lambda: self._estimator,
+            self._block_of,
+            clock,
+            self.dispatcher.problems.note,
         )
         self._specs: dict[str, LayerSpec] = {}
         self._blocks: dict[int, Block] = {}
@@ -320,14 +326,17 @@ class DurableEngine(Engine):
         Where its encoder cannot prepare a pixel well enough, the layer's circuit gets another one;
         rows that were frozen before keep theirs.
         """
+        tried: set[str] = set()
         while True:
             bad = self._reviser.bad_patches(circuit_key(spec))
             revision = self._circuits.revision_with(spec, bad)
             try:
                 return revision, self._estimator.plan(spec, pixels, weights)
             except FitFailed as error:
-                if not self._estimator.fall_back(spec):
+                now = self._estimator.encoder(spec)
+                if now in tried or not self._estimator.fall_back(spec):
                     raise
+                tried.add(now)
                 self._circuits.place(spec, f"{error} Encoded by {self._estimator.encoder(spec)}.")
 
     def _gaps(self, layer: str, start: int, stop: int) -> list[tuple[int, int]]:
@@ -368,7 +377,11 @@ class DurableEngine(Engine):
             self._reviser.revise(self._specs)
 
     def _may_send(self, chunk: Chunk) -> bool:
-        return self._circuits.can_run(chunk.revision, self._circuits.key(chunk.layer))
+        """Not where its circuit is to be revised first: in a pass that reaches its layer."""
+        key = self._circuits.key(chunk.layer)
+        if key in self._specs:
+            return self._circuits.can_run(chunk.revision, key)
+        return self._circuits.is_fit(chunk.revision, key, self._reviser.bad_patches(key))
 
     def _payload(self, chunk: Chunk) -> Payload:
         block, prepared = self._block_of(chunk), self._prepared_of(chunk)
@@ -384,8 +397,8 @@ class DurableEngine(Engine):
     def _prepared_of(self, chunk: Chunk) -> Prepared:
         return self._circuits.thawed(chunk.revision, self._circuits.key(chunk.layer))
 
-    def _block_of(self, chunk: Chunk) -> Block:
-        known = self._blocks.get(chunk.block_id)
+    def _block_of(self, chunk: Chunk, *, anew: bool = False) -> Block:
+        known = None if anew else self._blocks.get(chunk.block_id)
         if known is None or chunk.row_stop > len(known.rows.slots):  # dealt after it was read
             for block in self.ledger.blocks(self.run.id, chunk.layer):
                 self._blocks[block.id] = block

@@ -11,17 +11,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Protocol
 
 import numpy as np
 
 from hardware_runs.circuits import FrozenCircuits, Qubits, circuit_key
 from hardware_runs.ledger import Block, Chunk, ChunkPlan, ChunkResult, ChunkState, Ledger, Run
-from hardware_runs.values import calibration_of, rows_of
+from hardware_runs.values import calibration_of
 from qpc_qiskit.engines import EstimatorEngine
-from qpc_qiskit.errors import EngineError
 from qpc_qiskit.execution.references import Calibration, bad_patches
 from qpc_qiskit.execution.slots import IDLE
 from qpc_qiskit.spec import LayerSpec
+
+
+class BlockOf(Protocol):
+    """Finds the block of a chunk."""
+
+    def __call__(self, chunk: Chunk, *, anew: bool = False) -> Block:
+        """The block, read anew or as it is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +68,9 @@ class Reviser:
         run: the run.
         circuits: of its layers.
         estimator: forecasts jobs; asked for when rows are dealt anew, and may raise.
-        block_of: the block of a chunk.
+        block_of: see `BlockOf`.
         clock: seconds since the epoch.
+        note: told what stands in the way.
     """
 
     def __init__(
@@ -71,11 +79,13 @@ class Reviser:
         run: Run,
         circuits: FrozenCircuits,
         estimator: Callable[[], EstimatorEngine],
-        block_of: Callable[[Chunk], Block],
+        block_of: BlockOf,
         clock: Callable[[], float],
+        note: Callable[[str, str], None] = lambda what, problem: None,
     ) -> None:
         self._ledger, self._run, self._circuits = ledger, run, circuits
         self._estimator, self._block_of, self._clock = estimator, block_of, clock
+        self._note = note
         self._known: dict[int, _Judged | None] = {}
 
     def revise(self, specs: Mapping[str, LayerSpec]) -> None:
@@ -97,7 +107,37 @@ class Reviser:
             bad = self.bad_patches(key)
             if unfit := [c for c in chunks if not self._circuits.is_fit(c.revision, key, bad)]:
                 revision = self._circuits.revision_with(specs[key], bad)
-                self._move([c for c in unfit if c.revision != revision], specs[key], revision)
+                others = [c for c in unfit if c.revision != revision]
+                self._move(self._of_encoder(others, key, revision), specs[key], revision)
+                if bad and not self._circuits.is_fit(revision, key, bad):
+                    self._note(
+                        f"patches of {chunks[0].layer}",
+                        "Reference rows find all of them bad; the run goes on with them, since it "
+                        f"has no better ones. {' '.join(dict.fromkeys(bad.values()))}",
+                    )
+
+    def _of_encoder(self, chunks: Sequence[Chunk], key: str, revision: int) -> list[Chunk]:
+        """Those whose rows were encoded for the circuit of a revision.
+
+        Others, from before the layer fell back to another encoder, stay where they are.
+        """
+        encoder = self._encoder(revision, key)
+        for chunk in chunks:
+            is_other = self._encoder(chunk.revision, key) != encoder
+            if is_other and not self._circuits.can_run(chunk.revision, key):
+                self._note(
+                    f"chunk {chunk.id}",
+                    "Its rows were encoded for a circuit that the device can run no more, and the "
+                    "layer has another encoder since. It is sent when the device can run that "
+                    "circuit again; or begin a run with another name, with "
+                    f"encoder={encoder[0]!r}.",
+                )
+        return [c for c in chunks if self._encoder(c.revision, key) == encoder]
+
+    def _encoder(self, revision: int, key: str) -> tuple[str | None, int]:
+        """Its name, and how many parameters its circuit has."""
+        part = self._circuits.thawed(revision, key).parts[0]
+        return part.encoder, len(part.parameters)
 
     def bad_patches(self, key: str) -> Mapping[Qubits, str]:
         """Patches of a circuit that reference rows of some job found bad, and why."""
@@ -152,15 +192,6 @@ class Reviser:
     def _move(self, chunks: Sequence[Chunk], spec: LayerSpec, revision: int) -> None:
         """Move chunks of one circuit to another revision of it."""
         key = circuit_key(spec)
-        num_columns = len(self._circuits.thawed(revision, key).parts[0].parameters)
-        for chunk in chunks:
-            if rows_of(self._block_of(chunk)).num_columns != num_columns:
-                raise EngineError(
-                    f"Run {self._run.name!r}, {chunk.layer}: rows that are not sent yet were "
-                    "encoded for a circuit that the device can run no more, and the layer has "
-                    "another encoder since. What was measured is kept. Begin a run with another "
-                    f"name for the rest, with encoder={self._estimator().encoder(spec)!r}."
-                )
 
         def num_patches(revision: int) -> int:
             return self._circuits.thawed(revision, key).num_patches
@@ -168,14 +199,17 @@ class Reviser:
         is_same = {c.id: num_patches(c.revision) == num_patches(revision) for c in chunks}
         same = [chunk for chunk in chunks if is_same[chunk.id]]
         if same:
-            self._ledger.move_unsent_chunks(self._run.id, revision, chunks=same)
+            seconds = {c.id: self._estimator().seconds(spec, c.num_rows) for c in same}
+            self._ledger.move_unsent_chunks(
+                self._run.id, revision, chunks=same, predicted_seconds=seconds
+            )
         others = [chunk for chunk in chunks if not is_same[chunk.id]]
         for _, group in groupby(others, key=lambda chunk: chunk.block_id):
             self._deal_anew(list(group), spec, revision)
 
     def _deal_anew(self, chunks: list[Chunk], spec: LayerSpec, revision: int) -> None:
         """Deal the rows of some chunks of one block to the patches of a revision."""
-        block = self._block_of(chunks[0])
+        block = self._block_of(chunks[0], anew=True)
         num_rows = len(block.rows.pairs) - len(block.rows.exact)
         slots = np.concatenate([block.rows.slots[c.row_start : c.row_stop] for c in chunks])
         rows = np.sort(slots[(slots != IDLE) & (slots < num_rows)])
@@ -193,4 +227,4 @@ class Reviser:
         ]
         self._ledger.deal_anew(
             block, chunks, names[dealt.slots].astype(np.int64), plans, now=self._clock()
-        )
+        )  # whether or not somebody else was first: the next look finds what there is to do

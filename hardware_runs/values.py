@@ -30,15 +30,18 @@ def values_of(
         prepared_of: the circuit that a chunk was sent with.
         applies: whether values are corrected by what the reference rows say.
     """
-    found = [_measured(prepared_of(each.chunk), each) for each in results]
-    frozen, wide = block.rows, block.rows.slots.shape[1]
+    circuits = [prepared_of(each.chunk) for each in results]
+    found = [_measured(*each) for each in zip(circuits, results, strict=True)]
+    frozen, wide = block.rows, max(each.num_patches for each in circuits)
     n = frozen.exact.shape[1]
     stops = np.cumsum([0, *(len(evs) for evs, _ in found)]).tolist()
     plan = JobPlan(
         rows=rows_of(block),
         num_rows=len(frozen.pairs) - len(frozen.exact),
         which=frozen.which,
-        slots=np.concatenate([frozen.slots[e.chunk.row_start : e.chunk.row_stop] for e in results]),
+        slots=np.concatenate(
+            [frozen.slots[e.chunk.row_start : e.chunk.row_stop, :wide] for e in results]
+        ),
         parts=tuple(slice(*ends) for ends in pairwise(stops)),
         seconds=None,
         exact=frozen.exact if len(frozen.exact) else None,

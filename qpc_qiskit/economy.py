@@ -60,7 +60,9 @@ class Economy:
             for field in fields(self)
             if getattr(self, field.name) != field.default
         }
-        open_ = {"encoder": AUTO, "absorb_tail": None, "num_references": None}
+        open_: dict[str, Any] = {"encoder": AUTO, "absorb_tail": None, "num_references": None}
+        if self.references is None:  # without them there is nothing to calibrate by
+            open_["calibrate"] = False
         return {k: v for k, v in told.items() if k not in open_ or v != open_[k]}
 
     def for_qubits(self, num_qubits: int) -> Economy:
@@ -226,6 +228,11 @@ def economy_problems(
             not is_encoder(economy.encoder),
             f"--encoder must be one of {', '.join(ENCODERS)}, {BRICKWALL}:DEPTH or {AUTO}; got "
             f"{economy.encoder!r}.",
+        ),
+        (
+            economy == BEST and not has_device,
+            "--economy best has no effect on aer, which is no device; leave it out, or give the "
+            "noise of one (--noise fake_...).",
         ),
         (
             economy.patches != 1 and not has_device,

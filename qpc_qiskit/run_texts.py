@@ -227,8 +227,9 @@ def _patch_lines(result: Mapping[str, Any]) -> Iterator[str]:
     for patch in patches:
         if patch["problems"]:
             qubits = "-".join(map(str, patch["qubits"]))
+            where = f"bad patch, qubits {qubits}," if qubits else "bad"
             yield (
-                f"bad patch, qubits {qubits}, in {len(patch['problems'])} of "
+                f"{where} in {len(patch['problems'])} of "
                 f"{_count(patch['num_jobs'], 'job')} of {patch['layer']}: {patch['problems'][0]}"
             )
 

@@ -210,14 +210,16 @@ def _may_take_job(connection: Connection, attempt: Attempt) -> bool:
     """Whether a job that is reported becomes the one that counts.
 
     A released attempt may: an owner that lost its lease reports late. Not if its chunk went on
-    without it.
+    without it, in another attempt, at another revision, or in chunks that took its place.
     """
     if attempt.job_id is not None:
         return False
     if attempt.state == AttemptState.INTENT:
         return True
     chunk = load_chunk(connection, attempt.chunk_id)
-    return attempt.state == AttemptState.RELEASED and chunk.state == ChunkState.UNSENT
+    is_as_it_was = chunk.replaced_at is None and chunk.revision == attempt.revision
+    is_waiting = attempt.state == AttemptState.RELEASED and chunk.state == ChunkState.UNSENT
+    return is_waiting and is_as_it_was
 
 
 def _note_duplicates(

@@ -359,7 +359,8 @@ class EstimatorEngine(Engine):
         """
         count = len(prepared.parts[0].parameters) - len(prepared.parts[0].columns)
         encoder = self._make_encoder(self._encoder_name, spec.num_qubits)
-        while len(encoder.parameters) != count:
+        told = prepared.parts[0].encoder  # a number of angles may be that of several
+        while len(encoder.parameters) != count or told not in (None, encoder.name):
             if encoder.fallback is None:
                 raise EngineError(
                     f"Expected a circuit whose encoder is {self._encoder_name} on "
@@ -436,6 +437,11 @@ class EstimatorEngine(Engine):
             FitFailed: the layer's encoder cannot prepare a direction; `fall_back` helps.
         """
         return self._plan(spec, *self._asked_for(spec, pixels, weights), weights)
+
+    def seconds(self, spec: LayerSpec, num_executions: int) -> float | None:
+        """Predicted QPU seconds of one job of a layer; None: not known, or no device."""
+        prepared = self.prepare(spec)
+        return self.destination.cost(prepared, self.shots or 0).seconds(num_executions)
 
     def deal(self, spec: LayerSpec, num_rows: int) -> Deal:
         """Executions of so many rows of a layer, and the jobs that they make; nothing is sent."""

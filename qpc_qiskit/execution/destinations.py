@@ -398,6 +398,7 @@ def _on_patches(
             template.parameters,
             tuple(embed_observables(template.observables, each.final, each.circuit.num_qubits)),
             template.columns,
+            encoder=template.encoder,
         )
         for each in placements
     )

@@ -36,6 +36,7 @@ def freeze(prepared: Prepared) -> bytes:
         "format": FORMAT,
         "parameters": [p.name for p in prepared.parts[0].parameters],
         "columns": prepared.parts[0].columns,
+        "encoder": prepared.parts[0].encoder,
         "parts": [
             {
                 "circuit": which[id(part.circuit)],
@@ -100,4 +101,5 @@ def _part(circuit: QuantumCircuit, told: dict[str, Any], head: dict[str, Any]) -
         tuple(named[name] for name in head["parameters"]),
         tuple(SparsePauliOp(paulis, coeffs) for paulis, coeffs in told["observables"]),
         tuple(head["columns"]),
+        encoder=head.get("encoder"),
     )

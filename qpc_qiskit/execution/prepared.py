@@ -91,4 +91,10 @@ def side_by_side(
         circuit.compose(body, qubits, inplace=True)
         parameters += [own[p] for p in part.parameters]
         observables += embed_observables(part.observables, qubits, width)
-    return Template(circuit, tuple(parameters), tuple(observables), parts[0].columns)
+    return Template(
+        circuit,
+        tuple(parameters),
+        tuple(observables),
+        parts[0].columns,
+        encoder=parts[0].encoder,
+    )

@@ -51,6 +51,8 @@ class Template:
     """Occurrence angles of the ansatz that are still in the circuit, ascending."""
     encoder_size: int | None = None
     """Instructions of the encoder, the first of the circuit; None: not known any more."""
+    encoder: str | None = None
+    """Name of the encoder; None: not known any more."""
 
 
 def make_template(encoder: Encoder, ansatz: Ansatz, *, absorbs_tail: bool = False) -> Template:
@@ -74,7 +76,8 @@ def make_template(encoder: Encoder, ansatz: Ansatz, *, absorbs_tail: bool = Fals
     theta = {p.index: p for p in body.parameters}
     columns = tuple(sorted(theta))
     parameters = (*encoder.parameters, *(theta[i] for i in columns))
-    return Template(circuit, parameters, observables, columns, len(encoder.circuit.data))
+    size = len(encoder.circuit.data)
+    return Template(circuit, parameters, observables, columns, size, encoder.name)
 
 
 @dataclass(frozen=True, eq=False)

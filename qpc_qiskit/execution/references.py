@@ -28,6 +28,10 @@ MIN_SCALE = 0.1
 MIN_SIGNIFICANCE = 5.0
 """Standard errors by which a scale must differ from 0."""
 
+SIGNIFICANCE = 4.0
+"""Standard errors by which a scale must be too small for a patch to be bad: that is looked for in
+every feature of every patch of every job."""
+
 _DEGENERATE = 1e-6  # eigenvalues closer than this count as one
 
 
@@ -268,9 +272,9 @@ def bad_patches(
 
     A patch is bad if for one of its features, the references of which reach `MIN_SPAN`,
 
-    - the scale is within two standard errors of 0, or below `MIN_SCALE`;
-    - the scale is, by more than three standard errors, below `min_ratio` times the median of the
-      other patches' scales of this feature;
+    - the scale is, by more than `SIGNIFICANCE` standard errors, below `MIN_SCALE`, or below
+      `min_ratio` times the median of the other patches' scales of this feature. (A scale that is
+      merely uncertain, at few shots, is no evidence: its values are left as measured.);
     - the residuals have a root mean square above `min_rms` *and* are not shot noise: their mean
       square is above `max_excess` times that of the standard errors. (Not chi2: a value that came
       out near 1 has a standard error near 0, and one such point would condemn a good patch.) Where
@@ -292,15 +296,15 @@ def bad_patches(
         scale, std, rms = calibration.scale[j, q], stds[j, q], calibration.rms[j, q]
         others = (calibration.span[:, q] >= MIN_SPAN) & (np.arange(len(stds)) != j)
         reasons = []
-        if scale < max(2 * std, MIN_SCALE):
+        median = float(np.median(calibration.scale[others, q])) if others.any() else math.nan
+        most = scale + SIGNIFICANCE * std
+        if most < MIN_SCALE or (most < min_ratio * median and scale < MIN_SCALE):
             reasons.append(f"scale {scale:.3f} +- {std:.3f} leaves nothing of the signal")
-        elif others.any():
-            median = float(np.median(calibration.scale[others, q]))
-            if scale + 3 * std < min_ratio * median:
-                reasons.append(
-                    f"scale {scale:.3f} +- {std:.3f} is below {min_ratio:g} of the other patches' "
-                    f"median {median:.3f}"
-                )
+        elif most < min_ratio * median:
+            reasons.append(
+                f"scale {scale:.3f} +- {std:.3f} is below {min_ratio:g} of the other patches' "
+                f"median {median:.3f}"
+            )
         noise = calibration.noise[j, q]
         if np.isnan(noise):
             usual = float(np.median(calibration.rms[others, q])) if others.any() else math.inf

@@ -274,6 +274,29 @@ def test_dealing_anew_yields_to_others(ledger):
     assert dump(ledger) == before
 
 
+@pytest.mark.parametrize("way", ["replaced", "moved"])
+def test_a_late_job_of_a_chunk_that_went_on_does_not_count(ledger, way):
+    """Its owner lost the lease in a POST; meanwhile the chunk was given back and dealt anew."""
+    run, block = planned(ledger)
+    ledger.add_revision(run.id, reason="x", content={}, max_qpu_seconds=60.0, now=3.0)
+    attempt = claimed(ledger, block.chunks[1])
+    assert ledger.begin_post(attempt, "A", now=10.0, lease_seconds=LEASE)
+    taken = ledger.take_over(attempt, "B", now=500.0, lease_seconds=LEASE)
+    ledger.note_empty_lookup(taken, "B", now=510.0)
+    ledger.note_empty_lookup(taken, "B", now=600.0)
+    assert ledger.begin_post(taken, "B", now=601.0, lease_seconds=LEASE)
+    ledger.release_intent(taken, "B", "429")
+    if way == "replaced":
+        assert dealt_anew(ledger, block, 1)
+    else:
+        assert ledger.move_unsent_chunks(run.id, 2, chunks=block.chunks[1:]) == 1
+    late = ledger.record_job(attempt, "A", "late", now=700.0)
+    assert not late.is_kept
+    assert late.to_cancel == ("late",)
+    assert [each.job_id for each in ledger.duplicates(run.id)] == ["late"]
+    assert ledger.get_chunk(block.chunks[1].id).state == ChunkState.UNSENT
+
+
 @pytest.mark.parametrize(
     ("slots", "chunks", "message"),
     [

@@ -17,7 +17,7 @@ from hardware_runs import durable
 from hardware_runs.circuits import circuit_key
 from hardware_runs.ledger import FrozenRows, Ledger
 from qpc_qiskit import EstimatorEngine, ExactEngine, QuantumPointwiseConv2d, use_engine
-from qpc_qiskit.errors import BackendError, EngineError, ResultsPending
+from qpc_qiskit.errors import BackendError, EngineError, FitFailed, ResultsPending
 from qpc_qiskit.execution import destinations
 from qpc_qiskit.execution.aer import AerEstimator
 from qpc_qiskit.execution.frozen import freeze, thaw
@@ -633,3 +633,64 @@ def test_an_encoder_that_falls_back(tmp_path):
             assert angles[0] < angles[1] == angles[2]
             reasons = [each.reason for each in ledger.revisions(run_id)]
     assert sum("Encoded by brickwall" in reason for reason in reasons) == 1
+
+
+def test_a_bad_patch_and_an_encoder_that_fell_back(device, monkeypatch):
+    """Rows of the old encoder stay where they are; nothing keeps the run from its end."""
+    rules = replace(RULES, max_in_flight=1)
+    place = device("ibm_lagos", {**TWO, "rules": rules}, noisy=False)
+    x, calls, plan = pixels(4), [], EstimatorEngine.plan
+
+    def failing(self, *arguments):
+        calls.append(1)
+        if len(calls) == 4:  # the fourth image; three are frozen, and the first is sent
+            raise FitFailed("One direction cannot be fitted.", 1)
+        return plan(self, *arguments)
+
+    monkeypatch.setattr(EstimatorEngine, "plan", failing)
+    monkeypatch.setattr(
+        "hardware_runs.revising.bad_patches",
+        lambda known: {1: "Patch 1, qubit 0: spoilt."} if len(known.scale) == 2 else {},
+    )
+    with pytest.raises(ResultsPending):
+        place.script().once(x, 1)
+    values = place.script().finish(x)
+    assert torch.equal(place.script().once(x, 4), values)
+    check_paid_once(place.script(), place.standin)
+    ledger, run_id = place.script().ledger()
+    for layer in ("0", "2"):
+        assert set(executed(ledger, run_id, layer).values()) == {1}
+    angles = [block.rows.encoder_angles.shape[1] for block in ledger.blocks(run_id, "0")]
+    assert angles[0] == angles[1] == angles[2] < angles[3]
+    reasons = [each.reason for each in ledger.revisions(run_id)]
+    assert sum("Encoded by" in reason for reason in reasons) == 1
+    assert any("spoilt" in reason for reason in reasons)
+
+
+def test_new_places_that_are_known_to_be_bad(device, monkeypatch):
+    """Where references found them bad: what is left of the old ones is used."""
+    place = device("ibm_lagos", TWO, noisy=False)
+    script = place.script()
+    with script.engine() as engine:
+        spec, circuits, estimator = script.model[0].spec, engine._circuits, engine._estimator
+        first = circuits.revision_with(spec)
+        prepared = circuits.thawed(first, circuit_key(spec))
+        one, two = (each.patch.qubits for each in prepared.placements)
+        monkeypatch.setattr(circuits, "can_run", lambda revision, *_: revision > first)
+        monkeypatch.setattr(estimator, "prepare", lambda spec: prepared.subset([0]))
+        second = circuits.revision_with(spec, {one[::-1]: "Patch 0: spoilt."})
+        assert [p.patch.qubits for p in circuits.thawed(second, circuit_key(spec)).placements] == [
+            two
+        ]
+        monkeypatch.setattr(estimator, "prepare", lambda spec: prepared)
+        monkeypatch.setattr(
+            circuits, "can_run", lambda revision, key, blobs=None: revision > second
+        )
+        third = circuits.revision_with(spec, {one[::-1]: "Patch 0: spoilt."})
+        assert [p.patch.qubits for p in circuits.thawed(third, circuit_key(spec)).placements] == [
+            two
+        ]
+        reasons = [each.reason for each in engine.ledger.revisions(engine.run.id)]
+        assert "lost, or found bad" in reasons[-2]
+        assert "placed anew" in reasons[-1]
+        assert "spoilt" in reasons[-1]

@@ -609,10 +609,19 @@ def test_what_is_usual_on_a_device(model, ledger):
     for plain in (("--backend=aer",), ("--backend=fake_lagos", PLAIN)):
         found = answer("plan", model, *plain, *short)
         assert (found["economy"]["patches"], found["economy"]["references"]) == (1, 0)
+    raw = answer("plan", model, "--backend=fake_lagos", *short, "--no-calibrate")
+    assert raw["economy"] == told | {"calibrate": False}
+    assert "--economy best has no effect on aer" in failing(
+        "plan", model, "--backend=aer", "--economy=best", *short, exit_code=2
+    )
     script = scripted("--model", model, "--backend=fake_lagos", "--run=first", *short)
     assert script["economy"] == told
     text = run("collect", "first").stdout
     assert "of a value is left on 2 patches, and made up for" in text
+    begun = ("submit", model, "--backend=fake_lagos", "--run=second", *short)
+    plain = answer(*begun, PLAIN)
+    assert answer(*begun) == plain  # begun when something else was usual
+    assert "(patches: begun with 1, now all)" in failing(*begun, "--economy=best", exit_code=1)
     evaluated = json.loads(
         qpc("evaluate", model, "--engine=estimator", "--backend=fake_lagos", "--economy=best",
             *short, "--json").stdout

@@ -29,6 +29,7 @@ from qpc_qiskit.errors import BackendError, EngineError, FitFailed
 from qpc_qiskit.execution import jobs
 from qpc_qiskit.execution.aer import AerEstimator
 from qpc_qiskit.execution.destinations import ONE_PATCH, Packing, aer, embedded, simulated
+from qpc_qiskit.execution.frozen import freeze, thaw
 from qpc_qiskit.execution.isa import check_isa
 from qpc_qiskit.execution.patchwise import PatchwiseEstimator
 from qpc_qiskit.execution.pubs import JobLimits, make_pub, make_template
@@ -796,6 +797,22 @@ class TestFallbacks:
         assert engine.last_report.num_fallbacks == len(pixels) + 6  # reference rows are rows
         assert not engine.fall_back(self.CASE.spec())
         assert engine.encoder(self.CASE.spec()) == "multiplexor"
+
+    def test_encoders_of_as_many_angles_are_told_apart(self, generator):
+        """Of three qubits, brickwall:2 has seven angles as the multiplexor has."""
+        pixels, weights = data_of(self.CASE, generator)
+        spec = self.CASE.spec()
+        first = self.engine("brickwall:2")
+        while first.encoder(spec) != "multiplexor":
+            assert first.fall_back(spec)
+        frozen = thaw(freeze(first.prepare(spec)))
+        second = self.engine("brickwall:2")
+        second.adopt(spec, frozen)
+        assert second.encoder(spec) == "multiplexor"
+        sparse = torch.eye(8, dtype=pixels.dtype)[:3]
+        exact = ExactEngine().evs(spec, sparse, weights)
+        found = second.evs(spec, sparse, weights)
+        np.testing.assert_allclose(found.numpy(), exact.numpy(), rtol=0, atol=1e-6)
 
     def test_other_layers_stay(self, generator):
         engine, other = self.engine("brickwall:3"), Case(16, 4, 4)

@@ -442,11 +442,13 @@ class TestBadPatches:
         [
             ([0.8, 0.8, 0.8], 0.01, []),
             ([0.8, 0.35, 0.8], 0.01, [1]),
-            ([0.8, 0.35, 0.8], 0.02, []),  # not by three standard errors
+            ([0.8, 0.35, 0.8], 0.02, []),  # not by four standard errors
             ([0.8, 0.35], 0.01, [1]),  # of one other patch, not of a median that it is part of
             ([0.8, 0.35], np.nan, [1]),
             ([0.15, 0.15], 0.01, []),  # all alike, and something left
-            ([0.15, 0.15], 0.1, [0, 1]),  # within two standard errors of 0
+            ([0.05, 0.05], 0.1, []),  # nothing is certain
+            ([0.8, 0.02], 0.05, [1]),  # certainly less than half of the other's
+            ([0.8, 0.02], 0.1, []),
             ([0.09, 0.09], 0.001, [0, 1]),
             ([0.09, np.nan], 0.001, [0]),
         ],
@@ -495,6 +497,20 @@ class TestBadPatches:
         assert calibration.chi2[0, 0] > 10
         assert calibration.rms[0, 0] > 0.1
         assert bad_patches(calibration) == {}
+
+    @pytest.mark.parametrize(("shots", "scale"), [(64, 0.3), (32, 0.5), (16, 0.5), (8, 0.7)])
+    def test_strong_noise_and_few_shots_condemn_no_patch(self, rng, shots, scale):
+        """What is uncertain is no evidence: of 30 alike, in 20 jobs."""
+        exact = np.repeat(np.array([[0.95], [-0.95], [0.9], [-0.9], [0.0], [0.3]]), 6, axis=1)
+        condemned = 0
+        for _ in range(20):
+            all_exact = np.tile(exact, (30, 1))
+            means = scale * all_exact
+            evs = 2 * rng.binomial(shots, (1 + means) / 2) / shots - 1
+            stds = np.sqrt((1 - evs**2) / shots)
+            rows = np.repeat(np.arange(30), len(exact))
+            condemned += len(bad_patches(calibrate(all_exact, evs, stds, rows)))
+        assert condemned <= 1
 
     def test_few_shots_condemn_no_patch(self, rng):
         """At 20 shots a scale of 0.75 is uncertain by 0.2: too weak a case."""
