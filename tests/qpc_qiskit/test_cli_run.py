@@ -444,7 +444,7 @@ def test_a_device_needs_permission(model, ledger, standin):
 def test_a_tight_budget_waits_for_what_is_under_way(model, ledger, standin, monkeypatch):
     """Two jobs of about 4 s with caps of 7 s each: the second waits for the first one's usage."""
     plan = answer("plan", model, "--backend=ibm_manila", "--images=4", "--shots=64",
-                  "--batch-size=2")  # fmt: skip
+                  "--batch-size=2", PLAIN)  # fmt: skip
     assert plan["num_jobs"] == 2
     budget = plan["reserved_seconds"] - 1
     assert plan["qpu_seconds"] < budget
@@ -621,7 +621,7 @@ def test_what_is_usual_on_a_device(model, ledger):
     begun = ("submit", model, "--backend=fake_lagos", "--run=second", *short)
     plain = answer(*begun, PLAIN)
     assert answer(*begun) == plain  # begun when something else was usual
-    assert "(patches: begun with 1, now all)" in failing(*begun, "--economy=best", exit_code=1)
+    assert "(patches: begun with 1, now all; " in failing(*begun, "--economy=best", exit_code=1)
     evaluated = json.loads(
         qpc("evaluate", model, "--engine=estimator", "--backend=fake_lagos", "--economy=best",
             *short, "--json").stdout
