@@ -124,4 +124,5 @@ class TestEngineWithoutGradients(EvsConformance, NoGradients):
 
 
 def test_every_engine_of_the_table_is_tested():
-    assert set(ENGINES) == {"exact", "estimator"}
+    """The noisy one's noise is drawn, in tests/qpc_qiskit/engines/test_noisy_conformance.py."""
+    assert set(ENGINES) == {"exact", "estimator", "noisy"}
