@@ -648,7 +648,9 @@ class TestErrors:
             AnsatzError, match=r"Unknown ansatz 'strong'; .*figure1.*QuantumCircuit"
         ):
             QuantumPointwiseConv2d(4, 4, ansatz="strong")
-        with pytest.raises(ValueError, match="Unknown engine 'aer'; expected one of exact, noisy, esti"):
+        with pytest.raises(
+            ValueError, match="Unknown engine 'aer'; expected one of exact, noisy, esti"
+        ):
             QuantumPointwiseConv2d(4, 4, engine="aer")
         with pytest.raises(TypeError, match=r"Expected an engine or one of the names .*got int"):
             QuantumPointwiseConv2d(4, 4, engine=3)
