@@ -14,11 +14,11 @@ from qiskit.quantum_info import SparsePauliOp
 from torch import Tensor
 
 from qpc_qiskit.ansatz import Ansatz
-from qpc_qiskit.brickwall import AngleCache, Progress, brickwall, error_bound
+from qpc_qiskit.brickwall import Progress, error_bound
 from qpc_qiskit.directions import canonical_directions, largest_magnitudes
-from qpc_qiskit.economy import BRICKWALL, split_encoder
-from qpc_qiskit.encoder import Encoder, make_encoder
+from qpc_qiskit.encoder import Encoder
 from qpc_qiskit.engines.base import Engine
+from qpc_qiskit.engines.encoding import LayerEncoders
 from qpc_qiskit.engines.exact import ExactEngine
 from qpc_qiskit.engines.reports import CalibrationReport, EstimatorReport
 from qpc_qiskit.errors import BudgetError, EngineError, FitFailed
@@ -169,12 +169,7 @@ class EstimatorEngine(Engine):
             )
         self._dedupe_grid = dedupe_grid
         self._gradients = make_gradients(gradients)
-        split_encoder(encoder)  # an unknown name is told now
-        self._encoder_name = encoder
-        self._encoders: dict[Ansatz, Encoder] = {}
-        self.on_fit: Progress | None = None
-        """Told of the directions whose angles are fitted, while that is done: how many, of all."""
-        self._angles = AngleCache(warms=False)  # the same bits whatever was asked for before
+        self._encoders = LayerEncoders(encoder)
         for name, value in (("absorb_tail", absorb_tail), ("calibrate", calibrate)):
             if not isinstance(value, bool):
                 raise TypeError(f"{name} must be True or False, got {value!r}.")
@@ -314,6 +309,15 @@ class EstimatorEngine(Engine):
         return self._destination
 
     @property
+    def on_fit(self) -> Progress | None:
+        """Told of the directions whose angles are fitted, while that is done: how many, of all."""
+        return self._encoders.on_fit
+
+    @on_fit.setter
+    def on_fit(self, told: Progress | None) -> None:
+        self._encoders.on_fit = told
+
+    @property
     def estimator(self) -> BaseEstimatorV2 | None:
         """The primitive that was given, if one was."""
         return self._estimator
@@ -358,17 +362,13 @@ class EstimatorEngine(Engine):
             EngineError: it was made for another encoder.
         """
         count = len(prepared.parts[0].parameters) - len(prepared.parts[0].columns)
-        encoder = self._make_encoder(self._encoder_name, spec.num_qubits)
-        told = prepared.parts[0].encoder  # a number of angles may be that of several
-        while len(encoder.parameters) != count or told not in (None, encoder.name):
-            if encoder.fallback is None:
-                raise EngineError(
-                    f"Expected a circuit whose encoder is {self._encoder_name} on "
-                    f"{spec.num_qubits} qubits, or follows on it; got one that takes {count} "
-                    "angles. Give the encoder that it was made with."
-                )
-            encoder = self._make_encoder(encoder.fallback, spec.num_qubits)
-        self._encoders[spec.ansatz] = encoder
+        encoder = self._encoders.adopt(spec, count, prepared.parts[0].encoder)
+        if encoder is None:
+            raise EngineError(
+                f"Expected a circuit whose encoder is {self._encoders.name} on "
+                f"{spec.num_qubits} qubits, or follows on it; got one that takes {count} angles. "
+                "Give the encoder that it was made with."
+            )
         self._ready[spec.ansatz] = _Ready(encoder, prepared, None)
 
     def forget(self, spec: LayerSpec) -> None:
@@ -377,7 +377,7 @@ class EstimatorEngine(Engine):
 
     def encoder(self, spec: LayerSpec) -> str:
         """Name of the encoder that a layer has now."""
-        return self._encoder(spec).name
+        return self._encoders.of(spec).name
 
     def fall_back(self, spec: LayerSpec) -> bool:
         """Encode a layer from now on as its encoder's `fallback` does; its circuit is another one.
@@ -385,10 +385,8 @@ class EstimatorEngine(Engine):
         Returns:
             Whether there is one: False changes nothing.
         """
-        name = self._encoder(spec).fallback
-        if name is None:
+        if not self._encoders.fall_back(spec):
             return False
-        self._encoders[spec.ansatz] = self._make_encoder(name, spec.num_qubits)
         self.forget(spec)
         return True
 
@@ -606,24 +604,6 @@ class EstimatorEngine(Engine):
             on_sent=count,
         )
 
-    def _encoder(self, spec: LayerSpec) -> Encoder:
-        if spec.ansatz not in self._encoders:
-            made = self._make_encoder(self._encoder_name, spec.num_qubits)
-            self._encoders[spec.ansatz] = made
-        return self._encoders[spec.ansatz]
-
-    def _make_encoder(self, name: str, num_qubits: int) -> Encoder:
-        base, depth = split_encoder(name)
-        if base != BRICKWALL:
-            return make_encoder(name, num_qubits)
-        if num_qubits == 1:  # one rotation, whatever depth the other layers have
-            depth = None
-        return brickwall(num_qubits, depth, cache=self._angles, on_progress=self._tell_fit)
-
-    def _tell_fit(self, done: int, total: int) -> None:
-        if self.on_fit is not None:
-            self.on_fit(done, total)
-
     def _make_ready(self, spec: LayerSpec) -> _Ready:
         if spec.ansatz not in self._ready:
             if 0 < self._num_references < 2 * spec.num_qubits:
@@ -632,7 +612,7 @@ class EstimatorEngine(Engine):
                     f"{spec.num_qubits} qubits (a largest and a smallest value of each), or 0, got "
                     f"{self._num_references}."
                 )
-            encoder = self._encoder(spec)
+            encoder = self._encoders.of(spec)
             template = make_template(encoder, spec.ansatz, absorbs_tail=self._absorbs_tail)
             prepared = self.destination.prepare(template)
             if self.destination.is_transpiled:
@@ -690,7 +670,7 @@ class EstimatorEngine(Engine):
             job_ids=found.job_ids,
             predicted_qpu_seconds=None if found.plan is None else found.plan.total_seconds,
             dedupe_grid=self._dedupe_grid,
-            encoder=self._encoder_name if found.plan is None else self.encoder(spec),
+            encoder=self._encoders.name if found.plan is None else self.encoder(spec),
             num_fallbacks=found.num_fallbacks,
             max_encoding_error=_encoding_error(found.plan),
             num_references=self._num_references,
@@ -723,13 +703,7 @@ class EstimatorEngine(Engine):
                 f"An engine for {self.destination.name} is a live connection and cannot be "
                 "pickled. Save the layer's state_dict instead, or set its engine to 'exact' first."
             )
-        empty: dict[str, object] = {
-            "_destination": None,
-            "_ready": {},
-            "_encoders": {},
-            "on_fit": None,
-        }
-        return {**self.__dict__, **empty}
+        return {**self.__dict__, "_destination": None, "_ready": {}}
 
 
 def _encoding_error(plan: JobPlan | None) -> float:

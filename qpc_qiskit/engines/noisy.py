@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from qpc_qiskit.ansatz import Ansatz
-from qpc_qiskit.brickwall import AngleCache, Progress, brickwall, error_bound
+from qpc_qiskit.brickwall import Progress, error_bound
 from qpc_qiskit.directions import canonical_directions
 from qpc_qiskit.economy import BRICKWALL, split_encoder
-from qpc_qiskit.encoder import Encoded, Encoder, make_encoder
+from qpc_qiskit.encoder import Encoded, Encoder
 from qpc_qiskit.engines.base import Engine
+from qpc_qiskit.engines.encoding import LayerEncoders
 from qpc_qiskit.engines.exact import ExactEngine
 from qpc_qiskit.engines.reports import NoisyReport
 from qpc_qiskit.errors import EngineError, FitFailed
@@ -43,7 +44,7 @@ EQUIVALENCE_ATOL = 1e-8
 
 _MIN_RANGE_PIXELS = 32
 _MIN_RANGE_OBSERVABLES = 2**16  # coefficients
-_ENCODED_PIXELS = 512  # at a time: their intermediate values stay in the cache
+_ENCODED_PIXELS = 2048  # at a time: fewer are all overhead of the calls
 
 
 class NoisyEngine(Engine):
@@ -95,7 +96,7 @@ class NoisyEngine(Engine):
         absorb_tail: bool = False,
     ) -> None:
         super().__init__()
-        split_encoder(encoder)  # an unknown name is told now
+        self._encoders = LayerEncoders(encoder)
         if implementation not in IMPLEMENTATIONS:
             raise ValueError(
                 f"Unknown implementation {implementation!r}; expected one of "
@@ -112,11 +113,6 @@ class NoisyEngine(Engine):
             )
         self._noise, self._noise_name = _opened(noise, qubits)
         self._qubits = qubits
-        self._encoder_name = encoder
-        self._encoders: dict[Ansatz, Encoder] = {}
-        self._angles = AngleCache(warms=False)
-        self.on_fit: Progress | None = None
-        """See `EstimatorEngine.on_fit`."""
         self._implementation = implementation
         self._shots = None if shots is None else positive_integer("shots", shots)
         self._absorbs_tail = absorb_tail
@@ -141,6 +137,15 @@ class NoisyEngine(Engine):
         """Per value; None: exact."""
         return self._shots
 
+    @property
+    def on_fit(self) -> Progress | None:
+        """See `EstimatorEngine.on_fit`."""
+        return self._encoders.on_fit
+
+    @on_fit.setter
+    def on_fit(self, told: Progress | None) -> None:
+        self._encoders.on_fit = told
+
     def prepare(self, spec: LayerSpec) -> Prepared:
         """The circuit of a layer as it is simulated; made and checked once.
 
@@ -159,8 +164,7 @@ class NoisyEngine(Engine):
     ) -> tuple[Tensor, object]:
         """See `Engine.evs_with_residuals`; what is kept are the pixels' angles."""
         with torch.no_grad():
-            directions, encoded, num_fallbacks = self._encode(spec, pixels)
-            del directions
+            encoded, num_fallbacks = self._encode(spec, pixels)
             circuit = self._circuit(spec)
             layer = self._layer(circuit, pixels)
             kernels = _folded(spec, layer, _ansatz_angles(spec, circuit, weights))
@@ -199,7 +203,7 @@ class NoisyEngine(Engine):
             if isinstance(residuals, _Residuals):
                 circuit, encoder_angles = residuals.circuit, residuals.encoder_angles
             else:
-                _, encoded, _ = self._encode(spec, pixels)
+                encoded, _ = self._encode(spec, pixels)
                 circuit, encoder_angles = self._circuit(spec), encoded.angles
             if wrt[0] and split_encoder(circuit.encoder.name)[0] == BRICKWALL:
                 raise EngineError(
@@ -212,7 +216,7 @@ class NoisyEngine(Engine):
 
     def __getstate__(self) -> dict[str, object]:
         """Without what is made again on first use, and cannot be written to a pickle."""
-        return {**self.__dict__, "_circuits": {}, "_encoders": {}, "on_fit": None}
+        return {**self.__dict__, "_circuits": {}}
 
     def _vjp(
         self,
@@ -267,40 +271,22 @@ class NoisyEngine(Engine):
             by_weights = by_weights.to(weights.dtype)
         return (found if wrt[0] else None), by_weights
 
-    def _encode(self, spec: LayerSpec, pixels: Tensor) -> tuple[Encoder, Encoded, int]:
-        """Angles of all pixels; another encoder takes over where a fit fails."""
+    def _encode(self, spec: LayerSpec, pixels: Tensor) -> tuple[Encoded, int]:
+        """Angles of all pixels; another encoder takes over where a fit fails, of so many."""
         num_fallbacks = 0
         while True:
-            encoder = self._encoder(spec)
+            encoder = self._encoders.of(spec)
             encoded = _encoded(encoder, pixels)
             if not encoded.num_failed:
-                return encoder, encoded, num_fallbacks
+                return encoded, num_fallbacks
             num_fallbacks = num_fallbacks or encoded.num_failed
-            if encoder.fallback is None:
+            if not self._encoders.fall_back(spec):
                 raise FitFailed(
                     f"The {encoder.name} encoder cannot prepare {encoded.num_failed} of "
                     f"{len(pixels)} directions. Use the multiplexor.",
                     encoded.num_failed,
                 )
-            self._encoders[spec.ansatz] = self._make_encoder(encoder.fallback, spec.num_qubits)
             self._circuits.pop(spec.ansatz, None)
-
-    def _encoder(self, spec: LayerSpec) -> Encoder:
-        if spec.ansatz not in self._encoders:
-            made = self._make_encoder(self._encoder_name, spec.num_qubits)
-            self._encoders[spec.ansatz] = made
-        return self._encoders[spec.ansatz]
-
-    def _make_encoder(self, name: str, num_qubits: int) -> Encoder:
-        base, depth = split_encoder(name)
-        if base != BRICKWALL:
-            return make_encoder(name, num_qubits)
-        depth = None if num_qubits == 1 else depth
-        return brickwall(num_qubits, depth, cache=self._angles, on_progress=self._tell_fit)
-
-    def _tell_fit(self, done: int, total: int) -> None:
-        if self.on_fit is not None:
-            self.on_fit(done, total)
 
     def _circuit(self, spec: LayerSpec) -> _Circuit:
         if spec.ansatz not in self._circuits:
@@ -316,7 +302,7 @@ class NoisyEngine(Engine):
         from qpc_qiskit.pauli.layers import make_stages
         from qpc_qiskit.pauli.program import check_names, read_program
 
-        encoder = self._encoder(spec)
+        encoder = self._encoders.of(spec)
         template = make_template(encoder, spec.ansatz, absorbs_tail=self._absorbs_tail)
         prepared = simulated(template, self._noise, self._qubits)
         sent = prepared.template

@@ -29,7 +29,8 @@ from qpc_qiskit.pauli.steps import Stage
 FLAGS = ("-std=gnu11", "-O3", "-march=native", "-shared", "-fPIC")
 
 _VECTOR_PIXELS = {torch.float32: 16, torch.float64: 8}  # as in kernel.c
-_CHUNK_PIXELS = 256
+_CHUNK_BYTES = 2**21  # of the states after the last step: they stay in the cache until measured
+_CHUNK_PIXELS = 256, 2048  # fewer are all overhead of the calls, more gain nothing
 _KEPT_BYTES = 2**24  # of states that a chunk keeps from its forward to its backward pass
 _SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
 
@@ -84,8 +85,10 @@ class CompiledStage:
             tables.max_kept_rows,
         )
         kept = _KEPT_BYTES // (max(tables.kept_rows, 1) * dtype.itemsize)
+        low, high = _CHUNK_PIXELS
+        wanted = min(max(low, _CHUNK_BYTES // (stage.num_rows * dtype.itemsize)), high)
         step = _VECTOR_PIXELS[dtype]
-        self.chunk = max(step, min(kept // step * step, _CHUNK_PIXELS))
+        self.chunk = max(step, min(kept, wanted) // step * step)
 
     def run(self, first: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
         """See `Runner.run`."""
