@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+# Processes that run the tests, a file of them at a time; each uses one thread.
+WORKERS ?= auto
 
 .PHONY: demo test lint bench docs clean
 
@@ -9,7 +11,7 @@ demo: $(VENV)/.core
 	$(BIN)/python examples/digits.py
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest --cov --cov-report=
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

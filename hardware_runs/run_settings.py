@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hardware_runs.status import noise_of
-from noise_models.words import parse_noise
+from noise_models.words import has_device, parse_noise
 from qpc_qiskit.economy import PLAIN, Economy, economy_of, economy_problems
 from qpc_qiskit.engines.estimator import checked_precision
 from qpc_qiskit.execution.opening import AER, MODES
@@ -137,7 +137,10 @@ def check_settings(settings: Settings) -> None:
         if is_wrong:
             raise UsageError(message)
     for message in economy_problems(
-        settings.economy, backend=backend, noise=settings.noise, is_exact=settings.is_exact
+        settings.economy,
+        has_device=backend != AER or has_device(settings.noise or ""),
+        has_noise=backend != AER or settings.noise is not None,
+        is_exact=settings.is_exact,
     ):
         raise UsageError(message)
 

@@ -55,6 +55,17 @@ def is_device(word: str) -> bool:
     return word.startswith(("fake_", "ibm_")) and not (":" in word or is_file(word))
 
 
+def has_device(word: str) -> bool:
+    """Whether the noise that a word stands for is that of a device, on whose qubits circuits stand.
+
+    Raises:
+        NoiseError: it is a file that cannot be read, or holds neither a spec nor a snapshot.
+    """
+    if is_file(word):
+        return not isinstance(load_noise(Path(word)), NoiseSpec)
+    return is_device(word)
+
+
 def is_file(word: str) -> bool:
     """Whether a word is the path of a file, which may exist or not."""
     return word.lower().endswith(SUFFIXES)

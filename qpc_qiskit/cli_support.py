@@ -156,6 +156,7 @@ def check_estimator_options(engine: str, given: Mapping[str, Any]) -> Economy:
         fail(str(error), USAGE_ERROR)
     backend, noise = given.get("backend", "aer"), str(given.get("noise", ""))
     precision, mode, costs = (given.get(name) for name in ("precision", "mode", "max_qpu_seconds"))
+    has_device = backend != "aer" or _is_of_device(noise)
     has_shots = backend != "aer" or bool(given.get("resilience")) or "shots" in given
     is_exact = precision == 0 or (precision is None and not has_shots)
     modes = ("job", "batch", "session")
@@ -190,7 +191,7 @@ def check_estimator_options(engine: str, given: Mapping[str, Any]) -> Economy:
             "leave it out.",
         ),
         (
-            costs is not None and backend == "aer" and not noise.startswith(("fake_", "ibm_")),
+            costs is not None and not has_device,
             "--max-qpu-seconds has no effect on aer, which is no device; leave it out.",
         ),
     ]
@@ -198,10 +199,22 @@ def check_estimator_options(engine: str, given: Mapping[str, Any]) -> Economy:
         if is_wrong:
             fail(message, USAGE_ERROR)
     for message in economy_problems(
-        economy, backend=backend, noise=noise or None, is_exact=is_exact
+        economy,
+        has_device=has_device,
+        has_noise=backend != "aer" or bool(noise),
+        is_exact=is_exact,
     ):
         fail(message, USAGE_ERROR)
     return economy
+
+
+def _is_of_device(noise: str) -> bool:
+    from noise_models.words import has_device
+
+    try:
+        return has_device(noise)
+    except ValueError as error:
+        fail(f"--noise: {error}", USAGE_ERROR)
 
 
 def fitting_economy(economy: Economy, layers: "Iterable[QuantumPointwiseConv2d]") -> Economy:

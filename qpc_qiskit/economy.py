@@ -212,17 +212,16 @@ def _number(name: str, value: object, word: str, least: int) -> int | None:
 
 
 def economy_problems(
-    economy: Economy, *, backend: str, noise: str | None, is_exact: bool
+    economy: Economy, *, has_device: bool, has_noise: bool, is_exact: bool
 ) -> Iterator[str]:
     """What is wrong with options, or has no effect.
 
     Args:
         economy: the options.
-        backend: its name.
-        noise: on aer.
+        has_device: whether circuits stand on a device, be it on a copy of one.
+        has_noise: whether there is any.
         is_exact: whether values without shot noise are asked for.
     """
-    has_device = backend != "aer" or (noise or "").startswith(("fake_", "ibm_"))
     problems = [
         (
             not is_encoder(economy.encoder),
@@ -249,7 +248,7 @@ def economy_problems(
             "--no-calibrate has no effect without --references; leave it out.",
         ),
         (
-            economy.references != 0 and is_exact and backend == "aer" and noise is None,
+            economy.references != 0 and is_exact and not has_noise,
             "--references has no effect on exact values without noise; leave it out.",
         ),
     ]

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 from qiskit.quantum_info import DensityMatrix, Operator, SuperOp, average_gate_fidelity
+from qiskit_ibm_runtime.fake_provider import FakeManilaV2
 
 from noise_models import builders, catalog, words
 from noise_models.snapshots import Snapshot, SnapshotBackend
-from noise_models.words import find_noise, parse_noise, resolved
+from noise_models.words import find_noise, has_device, parse_noise, resolved
 from qpc_qiskit.errors import NoiseError
 from qpc_qiskit.execution.noise import CircuitNoise
 
@@ -111,3 +112,19 @@ def test_only_files_are_resolved():
 def test_bad_words(word, match):
     with pytest.raises(ValueError, match=match):
         parse_noise(word)
+
+
+def test_which_noise_is_of_a_device(tmp_path):
+    snapshot, spec = tmp_path / "manila.json", tmp_path / "spec.toml"
+    Snapshot.of(FakeManilaV2()).save(snapshot)
+    spec.write_text(find_noise("bit_flip:0.1").to_toml())
+    for word, expected in {
+        "fake_fez": True,
+        str(snapshot): True,
+        str(spec): False,
+        "bit_flip:0.1": False,
+        "": False,
+    }.items():
+        assert has_device(word) is expected
+    with pytest.raises(NoiseError, match="Cannot read"):
+        has_device("fake_missing.json")

@@ -206,7 +206,7 @@ def test_interrupt_from_outside(tmp_path):
     assert "of 100000 epochs" in errors.splitlines()[-1]
     assert "qpc train --resume --out" in errors.splitlines()[-1]
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
-        "run.json", "last.ckpt", "metrics.csv", "curves.png",
+        "run.json", "last.ckpt", "metrics.csv", "seconds.csv", "curves.png",
     }  # fmt: skip
 
 
@@ -344,6 +344,15 @@ def test_evaluate_packed_and_calibrated(run):
     assert "layers.pointwise: on 2 patches, best on " in text
     assert "brickwall encoder: no feature is off by more than " in text
     assert "layers.pointwise: calibrated; 0 of 4 lines are not certain enough" in text
+
+
+def test_evaluate_packed_on_a_device_kept_as_a_file(run, tmp_path):
+    path = tmp_path / "manila.json"
+    qpc("noise", "snapshot", "fake_manila", "-o", path)
+    arguments = ("--images=1", "--shots=64", "--patches=all")
+    answer = evaluated(run, f"--noise={path}", *arguments)
+    (layer,) = answer["layers"].values()
+    assert len(layer["patches"]) == 2
 
 
 def test_evaluate_with_references_that_are_not_applied(run):

@@ -79,20 +79,24 @@ def test_references_are_counted_by_the_widest_layer():
         Economy(encoder="brickwall:30").for_qubits(8)
 
 
+ON_DEVICE = {"has_device": True, "has_noise": True}
+NO_DEVICE = {"has_device": False, "has_noise": False}
+
+
 @pytest.mark.parametrize(
     ("each", "where", "match"),
     [
         (Economy(encoder="cnot"), {}, "--encoder must be one of multiplexor, brickwall, brick"),
         (Economy(patches=2), {}, "--patches has no effect on aer"),
-        (Economy(patches=None), {"noise": "depolarizing:0.1"}, "--patches has no effect on aer"),
-        (Economy(gap=1), {"backend": "fake_fez"}, "--gap has no effect on one patch"),
-        (Economy(patches=2, gap=-1), {"backend": "fake_fez"}, "--gap must be 0 or more; got -1"),
-        (Economy(calibrate=False), {"backend": "fake_fez"}, "--no-calibrate has no effect without"),
+        (Economy(patches=None), {"has_noise": True}, "--patches has no effect on aer"),
+        (Economy(gap=1), ON_DEVICE, "--gap has no effect on one patch"),
+        (Economy(patches=2, gap=-1), ON_DEVICE, "--gap must be 0 or more; got -1"),
+        (Economy(calibrate=False), ON_DEVICE, "--no-calibrate has no effect without"),
         (Economy(references=None), {"is_exact": True}, "--references has no effect on exact value"),
     ],
 )  # fmt: skip
 def test_what_has_no_effect(each, where, match):
-    where = {"backend": "aer", "noise": None, "is_exact": False} | where
+    where = NO_DEVICE | {"is_exact": False} | where
     (problem,) = economy_problems(each, **where)
     assert problem.startswith(match)
 
@@ -101,14 +105,14 @@ def test_what_has_no_effect(each, where, match):
     ("each", "where"),
     [
         (PLAIN, {"is_exact": True}),
-        (SHORT, {"backend": "fake_fez"}),
-        (SHORT, {"noise": "fake_fez", "is_exact": True}),
-        (Economy(references=4), {"noise": "depolarizing:0.1", "is_exact": True}),
+        (SHORT, ON_DEVICE),
+        (SHORT, ON_DEVICE | {"is_exact": True}),
+        (Economy(references=4), {"has_noise": True, "is_exact": True}),
         (Economy(references=4), {}),
     ],
 )
 def test_what_has_an_effect(each, where):
-    where = {"backend": "aer", "noise": None, "is_exact": False} | where
+    where = NO_DEVICE | {"is_exact": False} | where
     assert not list(economy_problems(each, **where))
 
 
@@ -123,9 +127,7 @@ def test_what_has_an_effect(each, where):
 def test_encoders_and_depths(name, parts):
     assert split_encoder(name) == parts
     assert make_encoder(name, 6).name == name
-    assert not list(
-        economy_problems(Economy(encoder=name), backend="aer", noise=None, is_exact=True)
-    )
+    assert not list(economy_problems(Economy(encoder=name), **NO_DEVICE, is_exact=True))
 
 
 @pytest.mark.parametrize(
@@ -138,7 +140,7 @@ def test_no_encoders(name):
         split_encoder(name)
     with pytest.raises(ValueError, match="Unknown encoder"):
         make_encoder(name, 3)
-    (problem,) = economy_problems(Economy(encoder=name), backend="aer", noise=None, is_exact=True)
+    (problem,) = economy_problems(Economy(encoder=name), **NO_DEVICE, is_exact=True)
     assert problem.startswith("--encoder must be one of")
 
 
