@@ -36,7 +36,13 @@ from noise_models.cells import Evaluated, Task, evaluate, load_cell, one_thread,
 from noise_models.study_executors import Executor, failures_text, open_executor
 from noise_models.study_plan import Plan, Row, TrainJob
 from noise_models.study_spec import StudySpec
-from noise_models.study_tables import results_frame, summarise, thresholds, write_table
+from noise_models.study_tables import (
+    read_table,
+    results_frame,
+    summarise,
+    thresholds,
+    write_table,
+)
 from qpc_qiskit.errors import CheckpointError, StudyError
 from qpc_qiskit.files import write_text
 from qpc_qiskit.versions import library_versions
@@ -59,6 +65,7 @@ class StudyRun:
 
     folder: Path
     results: pd.DataFrame = field(repr=False)
+    """Empty where the folder has none, as a published study may."""
     summary: pd.DataFrame = field(repr=False)
     thresholds: pd.DataFrame = field(repr=False)
     about: dict[str, Any] = field(repr=False)
@@ -147,7 +154,7 @@ def _earlier_calls(out: Path) -> list[dict[str, Any]]:
 
 
 def load_study(folder: str | Path) -> StudyRun:
-    """The tables of a finished study.
+    """The tables of a finished study, or of one that was published with its CSV files alone.
 
     Raises:
         StudyError: there is none.
@@ -157,8 +164,9 @@ def load_study(folder: str | Path) -> StudyRun:
     folder = Path(folder)
     try:
         about = json.loads((folder / RUN_FILE).read_text("utf-8"))
-        results = pd.read_parquet(folder / RESULTS_FILE)
-        summary, crossed = (pd.read_parquet(folder / f"{name}.parquet") for name in TABLES)
+        summary, crossed = (read_table(folder / name) for name in TABLES)
+        path = folder / RESULTS_FILE
+        results = pd.read_parquet(path) if path.exists() else pd.DataFrame()
     except (OSError, ValueError) as error:
         raise StudyError(
             f"{folder} holds no finished study ({error}). Run: qpc noise study STUDY.toml --out "

@@ -16,8 +16,8 @@ R = TypeVar("R")
 
 IN_FLIGHT = 4
 """Calls that wait at each worker, so that it never waits for the next."""
-ALLOWED_FAILURES = 3
-"""Workers that a call may take with it before it counts as failed."""
+ALLOWED_FAILURES = 1
+"""Workers that may die over a call on a local cluster; after one more it is put aside."""
 
 
 class Executor(Protocol):
@@ -47,7 +47,9 @@ class InProcess:
 class OnDask:
     """On the workers of a Dask cluster.
 
-    A worker that dies takes its calls with it; Dask gives them to others.
+    A worker that dies takes its calls with it; Dask gives them to others. Dask cannot tell which of
+    them killed it: a call that was on several dying workers is put aside, and run alone in the end.
+    What kills its workers then as well has failed.
 
     Args:
         client: of `distributed`.
@@ -70,6 +72,20 @@ class OnDask:
         self, function: Callable[[T], R], items: Sequence[T]
     ) -> Iterator[tuple[T, R | Exception]]:
         """See `Executor.run`."""
+        aside: list[T] = []
+        for item, error, found in self._run(function, items):
+            if _is_killed(error):
+                aside.append(item)
+            else:
+                yield item, found if error is None else _as_exception(error)
+        for alone in aside:
+            for item, error, found in self._run(function, [alone]):
+                yield item, found if error is None else _as_exception(error)
+
+    def _run(
+        self, function: Callable[[T], R], items: Sequence[T]
+    ) -> Iterator[tuple[T, BaseException | None, Any]]:
+        """Every item with its error, or None and its result."""
         from distributed import as_completed
 
         waiting = deque(enumerate(items))
@@ -91,18 +107,25 @@ class OnDask:
                     done.add(submit())
                 item = futures.pop(future)
                 error = future.exception()
-                yield item, future.result() if error is None else _as_exception(error)
+                yield item, error, None if error is not None else future.result()
         finally:
             self._client.cancel(list(futures))
+
+
+def _is_killed(error: BaseException | None) -> bool:
+    from distributed import KilledWorker
+
+    return isinstance(error, KilledWorker)
 
 
 def _as_exception(error: BaseException) -> Exception:
     from distributed import KilledWorker
 
     if isinstance(error, KilledWorker):
+        count = error.allowed_failures + 1
         return StudyError(
-            f"{ALLOWED_FAILURES + 1} workers in turn died over it; perhaps they have too little "
-            "memory. Take fewer --workers."
+            f"it killed {count} worker{'s' * (count != 1)} that ran nothing else; perhaps it needs "
+            "more memory than there is. The same call tries it again."
         )
     return error if isinstance(error, Exception) else StudyError(repr(error))
 

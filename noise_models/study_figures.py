@@ -51,7 +51,7 @@ def draw_figures(run: StudyRun, folder: Path) -> list[Drawn]:
     """Draw every figure that the study has data for.
 
     Args:
-        run: the study.
+        run: the study; without its cells there are no figures of qubits and margins.
         folder: where figures go; made if it is missing. Figures of the study that are there already
             are replaced.
     """
@@ -89,9 +89,8 @@ class _Slice:
     @property
     def title(self) -> str:
         """Of the figures."""
-        trained = "" if self.trained == "clean" else f", trained for {self.trained}"
-        seeds = int(self.summary["num_seeds"].max())
-        return f"{self.network}{trained} ({seeds} seed{'s' * (seeds != 1)})"
+        trained = "" if self.trained == "clean" else f", trained {_for(self.trained)}"
+        return f"{self.network}{trained} ({_seeds(self.summary)})"
 
     def plain(self) -> pd.DataFrame:
         """See `_plain`."""
@@ -109,7 +108,7 @@ def _slices(run: StudyRun) -> Iterator[_Slice]:
     keys = ["grid", "network", "trained"]
     for key, summary in run.summary.groupby(keys, sort=False):
         results = run.results
-        for name, value in zip(keys, key, strict=True):
+        for name, value in () if results.empty else zip(keys, key, strict=True):
             results = results[results[name] == value]
         grid, network, trained = map(str, key)
         yield _Slice(run, grid, network, trained, summary, results)
@@ -133,9 +132,7 @@ def _regimes(run: StudyRun, folder: Path) -> Iterator[Drawn]:
                 if len(networks) < 2 or group["strength"].nunique() < 2:
                     continue
                 lines = [
-                    _line(
-                        str(name) if trained == "clean" else f"{name} (trained for {trained})", each
-                    )
+                    _line(f"{name} (trained {_for(trained)})", each)
                     for (name, trained), each in networks
                 ]
                 panels.append(Panel(f"{noise}, {_blocks(layers)}", lines))
@@ -146,6 +143,7 @@ def _regimes(run: StudyRun, folder: Path) -> Iterator[Drawn]:
                 panels[:MAX_PANELS],
                 xlabel=_quantity(frame),
                 ylabel=_ACCURACY,
+                title=_seeds(frame),
                 logarithmic=bool((frame["strength"] > 0).all()),
                 limits=(0, 100),
                 marks=[] if quantity == "factor" else _marks(run.about["marks"]),
@@ -261,6 +259,8 @@ def _shots(part: _Slice, folder: Path) -> Iterator[Drawn]:
 
 def _qubits(part: _Slice, folder: Path) -> Iterator[Drawn]:
     """Error of features by the qubit that they are measured on, of the last quantum layer."""
+    if part.results.empty:
+        return
     lines = []
     for row in records(_typical(part.plain())):
         cells = part.rows_of(row)
@@ -286,6 +286,8 @@ def _qubits(part: _Slice, folder: Path) -> Iterator[Drawn]:
 
 def _margins(part: _Slice, folder: Path) -> Iterator[Drawn]:
     """Flipped predictions by the margin that the network has without noise."""
+    if part.results.empty:
+        return
     centers = [(a + b) / 2 for a, b in itertools.pairwise(MARGIN_EDGES)]
     lines = []
     for row in records(_typical(part.plain())):
@@ -433,6 +435,15 @@ def _condition(row: Any) -> str:
 
 def _choice(row: Any) -> str:
     return f"{row.encoder}, {row.mitigation}"
+
+
+def _for(trained: object) -> str:
+    return "without noise" if trained == "clean" else f"for {trained}"
+
+
+def _seeds(frame: pd.DataFrame) -> str:
+    seeds = int(frame["num_seeds"].max())
+    return f"{seeds} seed{'s' * (seeds != 1)}"
 
 
 def _blocks(layers: object) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ from noise_models.study import SPEC_FILE, StudyRun
 from noise_models.study_figures import Drawn
 from noise_models.study_spec import StudySpec
 from noise_models.study_tables import THRESHOLD, records
-from qpc_qiskit.files import write_text
+from qpc_qiskit.pages import Picture, Table, number, write_page
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,14 +29,12 @@ def write_report(run: StudyRun, figures: Sequence[Drawn]) -> Path:
         run: the study.
         figures: of `draw_figures`.
     """
-    from jinja2 import Environment, PackageLoader
-
-    environment = Environment(
-        loader=PackageLoader("noise_models"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["number"] = _number
     spec_text = (run.folder / SPEC_FILE).read_text("utf-8")
-    html = environment.get_template("report.html.j2").render(
+    path = run.folder / REPORT_FILE
+    write_page(
+        path,
+        "noise_models",
+        "report.html.j2",
         name=run.about["name"],
         description=StudySpec.from_toml(spec_text).description,
         about=run.about,
@@ -46,17 +43,32 @@ def write_report(run: StudyRun, figures: Sequence[Drawn]) -> Path:
         conclusions=list(conclusions(run)),
         tables=list(_tables(run)),
         figures=[
-            {
-                "name": each.path.stem,
-                "caption": each.caption,
-                "data": base64.b64encode(each.path.read_bytes()).decode(),
-            }
+            Picture(each.path, each.caption, f"figures/{each.path.stem}.svg, .csv")
             for each in figures
         ],
+        devices=_devices(run.about["marks"]),
+        versions=Table(
+            "How it was made", ("library", "version"), list(run.about["versions"].items())
+        ),
     )
-    path = run.folder / REPORT_FILE
-    write_text(path, html)
     return path
+
+
+def _devices(marks: Sequence[dict[str, Any]]) -> Table:
+    """With the noise of which the study was made."""
+    return Table(
+        "Devices",
+        ("device", "calibrated", "median two-qubit error", "median readout error"),
+        [
+            (
+                mark["device"],
+                mark["calibrated"] or "not told",
+                number(mark["two_qubit_error"]),
+                number(mark["readout_error"]),
+            )
+            for mark in marks
+        ],
+    )
 
 
 def conclusions(run: StudyRun) -> Iterator[dict[str, Any]]:
@@ -125,56 +137,57 @@ def _points(mean: float, low: float, high: float) -> str:
     return f"{100 * mean:.2f}{interval}"
 
 
-def _tables(run: StudyRun) -> Iterator[dict[str, Any]]:
+def _tables(run: StudyRun) -> Iterator[Table]:
     summary = run.summary
     gains = summary[summary["gain"].notna()]
     if len(gains):
-        yield {
-            "title": "What mitigation gives",
-            "note": "Against no mitigation of the same seeds, with as many shots of each circuit "
+        yield _table(
+            "What mitigation gives",
+            _GAINS,
+            gains,
+            "Against no mitigation of the same seeds, with as many shots of each circuit "
             "execution (zne runs three times as many executions). p is corrected for the "
             "mitigations of one noise. Feature mse: of the quantum layers' outputs against those "
             "without noise, which tells more than accuracy does where a network is robust.",
-            "columns": [title for title, _ in _GAINS],
-            "rows": [[text(row) for _, text in _GAINS] for row in records(gains)],
-        }
+        )
     if len(run.thresholds):
-        yield {
-            "title": f"Where {100 * THRESHOLD:g} points are lost",
-            "note": 'Strength, 95 % over seeds; "-": not by all seeds.',
-            "columns": [title for title, _ in _THRESHOLDS],
-            "rows": [[text(row) for _, text in _THRESHOLDS] for row in records(run.thresholds)],
-        }
-    shown = summary.head(MAX_ROWS)
+        yield _table(
+            f"Where {100 * THRESHOLD:g} points are lost",
+            _THRESHOLDS,
+            run.thresholds,
+            'Strength, 95 % over seeds; "-": not by all seeds.',
+        )
     seeds = int(summary["num_seeds"].max())
     note = "" if seeds >= MIN_PAIRS else f"No p-values: {seeds} seeds are too few for them. "
     if len(summary) > MAX_ROWS:
         note += f"The first {MAX_ROWS} of {len(summary)} rows; all are in summary.csv."
-    yield {
-        "title": "Every combination",
-        "note": note,
-        "columns": [title for title, _ in _COLUMNS],
-        "rows": [[text(row) for _, text in _COLUMNS] for row in records(shown)],
-    }
+    yield _table("Every combination", _COLUMNS, summary.head(MAX_ROWS), note)
 
 
-_AXES: tuple[tuple[str, Any], ...] = (
+def _table(title: str, columns: _Columns, frame: pd.DataFrame, note: str) -> Table:
+    rows = [[text(row) for _, text in columns] for row in records(frame)]
+    return Table(title, [name for name, _ in columns], rows, note)
+
+
+_Columns = tuple[tuple[str, Callable[[Any], object]], ...]
+
+_AXES: _Columns = (
     ("grid", lambda r: r.grid),
     ("network", lambda r: r.network if r.trained == "clean" else f"{r.network} ({r.trained})"),
     ("blocks", lambda r: r.num_layers),
     ("noise", lambda r: r.noise),
 )
-_GAINS: tuple[tuple[str, Any], ...] = (
+_GAINS: _Columns = (
     *_AXES,
     ("strength", lambda r: f"{r.strength:g}"),
     ("shots", lambda r: r.shots or "exact"),
     ("mitigation", lambda r: r.mitigation),
     ("gain / points", lambda r: _points(r.gain, r.gain_low, r.gain_high)),
-    ("p (Holm)", lambda r: _number(r.gain_holm)),
-    ("feature mse", lambda r: _number(r.feature_mse)),
+    ("p (Holm)", lambda r: number(r.gain_holm)),
+    ("feature mse", lambda r: number(r.feature_mse)),
     ("executions per image", lambda r: f"{r.executions_per_image:.0f}"),
 )
-_THRESHOLDS: tuple[tuple[str, Any], ...] = (
+_THRESHOLDS: _Columns = (
     *_AXES,
     ("encoder", lambda r: r.encoder),
     ("shots", lambda r: r.shots or "exact"),
@@ -183,7 +196,7 @@ _THRESHOLDS: tuple[tuple[str, Any], ...] = (
     ("seeds that lose them", lambda r: f"{r.num_crossed} of {r.num_seeds}"),
     ("largest tried", lambda r: f"{r.largest:g}"),
 )
-_COLUMNS: tuple[tuple[str, Any], ...] = (
+_COLUMNS: _Columns = (
     *_AXES,
     ("strength", lambda r: f"{r.strength:g}"),
     ("encoder", lambda r: r.encoder),
@@ -192,11 +205,11 @@ _COLUMNS: tuple[tuple[str, Any], ...] = (
     ("accuracy / %", lambda r: _accuracy(r)),
     ("drop / points", lambda r: _points(r.drop, r.drop_low, r.drop_high)),
     ("images", lambda r: f"[{100 * r.drop_images_low:.2f}, {100 * r.drop_images_high:.2f}]"),
-    ("p (Holm)", lambda r: _number(r.p_holm)),
-    ("effect", lambda r: _number(r.effect)),
+    ("p (Holm)", lambda r: number(r.p_holm)),
+    ("effect", lambda r: number(r.effect)),
     ("macro-F1", lambda r: f"{r.macro_f1:.3f}"),
     ("flips / %", lambda r: f"{100 * r.flips:.1f}"),
-    ("feature mse", lambda r: _number(r.feature_mse)),
+    ("feature mse", lambda r: number(r.feature_mse)),
     ("cosine", lambda r: f"{r.feature_cosine:.4f}"),
     ("scale", lambda r: f"{r.scale:.3f}"),
     ("gate fidelity", lambda r: f"{r.gate_fidelity:.3f}"),
@@ -227,11 +240,7 @@ def _accuracy(row: Any) -> str:
 
 def _interval(mean: float, low: float, high: float) -> str:
     interval = "" if math.isnan(low) else f" [{low:.2g}, {high:.2g}]"
-    return f"{_number(mean)}{interval}"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None or math.isnan(value) else f"{value:.2g}"
+    return f"{number(mean)}{interval}"
 
 
 def summary_text(summary: pd.DataFrame) -> list[tuple[object, ...]]:

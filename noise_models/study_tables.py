@@ -210,3 +210,24 @@ def write_table(frame: pd.DataFrame, path: Path) -> None:
             frame.to_csv(aside, index=False, lineterminator="\n")
         else:
             frame.to_parquet(aside, index=False)
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A table that `write_table` wrote: the Parquet file, or the CSV file where there is none.
+
+    Args:
+        path: without suffix.
+
+    Raises:
+        OSError: there is neither.
+        ValueError: the file is damaged.
+    """
+    import pandas as pd
+
+    if path.with_suffix(".parquet").exists():
+        return pd.read_parquet(path.with_suffix(".parquet"))
+    try:
+        # Only an empty field is a number that is missing: a network may be called NA.
+        return pd.read_csv(path.with_suffix(".csv"), keep_default_na=False, na_values=[""])
+    except pd.errors.EmptyDataError:  # no rows, hence no columns
+        return pd.DataFrame()

@@ -5,16 +5,13 @@ and Ito's palette, which colour-blind people can tell apart), marker and line st
 are what `low` and `high` say.
 """
 
-import csv
-import io
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qpc_qiskit.figures import DASHES, PALETTE
-from qpc_qiskit.files import write_text, written_aside
+from qpc_qiskit.figures import DASHES, PALETTE, save_with_data
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +21,8 @@ MARKERS = "os^DvPX"
 
 _COLUMNS = 3  # of panels in a row, at most
 _MARK_DASHES = ((0, (1, 1)), (0, (5, 1, 1, 1)), (0, (1, 3)), (0, (6, 3)))
-_BESIDE = 1.08  # factor of cost between choices, in the drawing
+_BESIDE = 1.08  # factor between choices of one cost, in the drawing
+_SAME_COST = 1.03  # factor up to which costs count as one
 _FEW = 8  # numbers that are written at an axis, each
 
 
@@ -133,7 +131,7 @@ def plot_lines(
             strict=True,
         )
     )
-    return _save(figure, path, ("panel", "line", xlabel, ylabel, "low", "high"), rows)
+    return save_with_data(figure, path, ("panel", "line", xlabel, ylabel, "low", "high"), rows)
 
 
 def plot_tables(
@@ -175,8 +173,15 @@ def plot_tables(
                 if math.isfinite(value):
                     dark = (value - low) / (high - low) < 0.55
                     colour = "white" if dark else "black"
-                    text = form.format(value + 0.0)
-                    axes.text(j, i, text, ha="center", va="center", color=colour, fontsize=6.5)
+                    axes.text(
+                        j,
+                        i,
+                        _formatted(form, value),
+                        ha="center",
+                        va="center",
+                        color=colour,
+                        fontsize=6.5,
+                    )
 
     rows = max(len(table.rows) for table in tables)
     wide = max(len(table.columns) for table in tables)
@@ -203,7 +208,7 @@ def plot_tables(
         for row, values in zip(table.rows, table.values, strict=True)
         for column, value in zip(table.columns, values, strict=True)
     )
-    return _save(figure, path, ("panel", ylabel, xlabel, what), cells)
+    return save_with_data(figure, path, ("panel", ylabel, xlabel, what), cells)
 
 
 def plot_pareto(
@@ -217,7 +222,7 @@ def plot_pareto(
 ) -> list[Path]:
     """Draw what choices give against what they cost; a step line joins those that none beats.
 
-    Choices of equal cost are drawn beside each other; the data have the costs.
+    Choices of nearly equal cost are drawn beside each other; the data have the costs.
 
     Args:
         path: without suffix.
@@ -231,19 +236,20 @@ def plot_pareto(
         The files: PNG, SVG, CSV; in the CSV `best` says which none beats.
     """
     labels = list(dict.fromkeys(point[0] for panel in panels for point in panel.points))
+    costs = [point[1] for panel in panels for point in panel.points]
 
     def draw(axes: "Axes", panel: Points) -> None:
         best = [point[1:3] for point in panel.points if _is_best(point, panel.points)]
         best.sort()
         axes.step(*zip(*best, strict=True), where="post", color="0.6", linewidth=1, zorder=1)
-        for label, cost, value, low, high in panel.points:
-            number = labels.index(label)
-            style = _style(number) | {"linestyle": "none"}
+        ordered = sorted(panel.points, key=lambda point: labels.index(point[0]))
+        places = beside([point[1] for point in ordered])
+        for place, (label, _, value, low, high) in zip(places, ordered, strict=True):
+            style = _style(labels.index(label)) | {"linestyle": "none"}
             high = min(high, limit)
             bars = None if math.isnan(low) else [[value - low], [max(high - value, 0)]]
-            beside = cost * _BESIDE ** (number - (len(labels) - 1) / 2)
-            axes.errorbar(beside, value, bars, label=label, markersize=5, capsize=2, **style)
-        axes.set_xscale("log")
+            axes.errorbar(place, value, bars, label=label, markersize=5, capsize=2, **style)
+        _set_cost_axis(axes, costs)
         axes.grid(alpha=0.3)
 
     figure, grid = _panels(panels, draw, xlabel, ylabel, title, height=2.7)
@@ -254,7 +260,19 @@ def plot_pareto(
         for point in panel.points
     )
     header = ("panel", "choice", xlabel, ylabel, "low", "high", "best")
-    return _save(figure, path, header, rows)
+    return save_with_data(figure, path, header, rows)
+
+
+def beside(costs: Sequence[float]) -> list[float]:
+    """Where choices are drawn: apart from each other where their costs are nearly equal."""
+    places = list(costs)
+    order = sorted(range(len(costs)), key=lambda i: costs[i])
+    while order:
+        same = sorted(i for i in order if costs[i] <= _SAME_COST * costs[order[0]])
+        for number, i in enumerate(same):
+            places[i] = costs[i] * _BESIDE ** (number - (len(same) - 1) / 2)
+        order = [i for i in order if i not in same]
+    return places
 
 
 def _is_best(
@@ -275,6 +293,23 @@ def _set_logarithmic(axes: "Axes", values: Sequence[float]) -> None:
     if len(known) <= _FEW and known[-1] <= 100 * known[0]:
         axes.set_xticks(known, [f"{value:g}" for value in known])
         axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _set_cost_axis(axes: "Axes", costs: Sequence[float]) -> None:
+    """A logarithmic x axis; within a decade its ticks are round numbers, or they would overlap."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+
+    axes.set_xscale("log")
+    if max(costs) < 10 * min(costs):
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _formatted(form: str, value: float) -> str:
+    """A number in its form; what rounds to 0 has no sign."""
+    text = form.format(value)
+    return form.format(0.0) if text == form.format(-0.0) else text
 
 
 def _style(number: int) -> dict[str, Any]:
@@ -340,22 +375,3 @@ def _legend(figure: "Figure", grid: "Sequence[Axes]") -> None:
         frameon=False,
         handlelength=3,
     )
-
-
-def _save(
-    figure: "Figure", path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]
-) -> list[Path]:
-    """PNG and SVG, the same bytes for the same figure, and the data beside them."""
-    from matplotlib import rc_context
-
-    files = [path.with_name(f"{path.name}.{suffix}") for suffix in ("png", "svg", "csv")]
-    for file in files[:2]:
-        with rc_context({"svg.hashsalt": path.name}), written_aside(file) as aside:
-            metadata = {"Date": None} if file.suffix == ".svg" else None
-            figure.savefig(aside, dpi=150, metadata=metadata)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    write_text(files[2], text.getvalue())
-    return files

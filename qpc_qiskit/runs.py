@@ -15,13 +15,22 @@ from qpc_qiskit import __version__
 from qpc_qiskit.checkpoint import RECORD_FILE, WEIGHTS_FILE, DataRecord
 from qpc_qiskit.errors import CheckpointError
 from qpc_qiskit.files import write_text
-from qpc_qiskit.options import NetConfig, Options, TrainConfig
+from qpc_qiskit.options import Options, StoredNetConfig, TrainConfig
 
 RUN_FILE = "run.json"
 STATE_FILE = "last.ckpt"
 METRICS_FILE = "metrics.csv"
+SECONDS_FILE = "seconds.csv"
 CURVES_FILE = "curves.png"
-RUN_FILES = (RECORD_FILE, WEIGHTS_FILE, STATE_FILE, METRICS_FILE, CURVES_FILE, RUN_FILE)
+RUN_FILES = (
+    RECORD_FILE,
+    WEIGHTS_FILE,
+    STATE_FILE,
+    METRICS_FILE,
+    SECONDS_FILE,
+    CURVES_FILE,
+    RUN_FILE,
+)
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,7 @@ class RunRecord(Options):
 
     format_version: Literal[1] = 1
     """Of this record."""
-    net: NetConfig
+    net: StoredNetConfig
     """The network."""
     training: TrainConfig
     """The training options."""
@@ -182,3 +191,22 @@ def read_metrics(folder: Path) -> list[EpochMetrics]:
         raise CheckpointError(
             f"{path}: expected one row per epoch, found a missing or damaged file ({error})."
         ) from error
+
+
+def note_seconds(folder: Path, epoch: int, seconds: float) -> None:
+    """Write into `seconds.csv` how long an epoch took; of later epochs nothing is known then.
+
+    Beside the metrics, not among them: those are the same bits whenever a run is trained.
+    """
+    known = {e: s for e, s in read_seconds(folder).items() if e < epoch} | {epoch: seconds}
+    lines = (f"{number},{value:.3f}\n" for number, value in known.items())
+    write_text(folder / SECONDS_FILE, f"epoch,seconds\n{''.join(lines)}")
+
+
+def read_seconds(folder: Path) -> dict[int, float]:
+    """Seconds by epoch; empty where they are not known, since reports alone read them."""
+    try:
+        with (folder / SECONDS_FILE).open(newline="", encoding="utf-8") as file:
+            return {int(row["epoch"]): float(row["seconds"]) for row in csv.DictReader(file)}
+    except (OSError, KeyError, TypeError, ValueError):
+        return {}

@@ -5,6 +5,7 @@ A run is a folder:
     run.json                          what is trained, how, on which data
     last.ckpt                         Lightning's state after the last finished epoch
     metrics.csv, curves.png           loss and accuracy of every finished epoch
+    seconds.csv                       how long each took
     model.safetensors, model.json     the finished network (see `checkpoint`)
 
 Everything random in an epoch (order of the images, flips, dropout) is derived from the seed and the
@@ -22,6 +23,7 @@ one alone writes the files.
 import hashlib
 import logging
 import math
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -55,6 +57,7 @@ from qpc_qiskit.runs import (
     RunRecord,
     begin_run,
     check_resumable,
+    note_seconds,
     parse_history,
     read_state,
     write_metrics,
@@ -230,6 +233,7 @@ class _Task(lightning.LightningModule):
         self.history = history
         self._data, self._config, self._out_dir = data, config, out_dir
         self._interrupts, self._bar = interrupts, bar
+        self._started = time.perf_counter()
 
     def train_dataloader(self) -> _Batches:
         return _Batches(self._data, self._config, self.current_epoch, self._team)
@@ -248,6 +252,7 @@ class _Task(lightning.LightningModule):
         return _optimizer(self.model, self._config)
 
     def on_train_epoch_start(self) -> None:
+        self._started = time.perf_counter()
         rank = self._team.rank
         purpose = f"dropout {rank}" if rank else "dropout"
         torch.manual_seed(_derived_seed(self._config.seed, self.current_epoch, purpose))
@@ -295,6 +300,7 @@ class _Task(lightning.LightningModule):
             raise
         if self.trainer.is_global_zero:
             write_metrics(self._out_dir, self.history)
+            note_seconds(self._out_dir, metrics.epoch, time.perf_counter() - self._started)
         self._bar.line(
             f"epoch {metrics.epoch}/{self._config.epochs}  loss {train_loss:.4f}  "
             f"accuracy {100 * train_accuracy:.2f} % train, {100 * test_accuracy:.2f} % test"

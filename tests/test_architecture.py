@@ -19,7 +19,9 @@ COMMAND_LINE = {
     "qpc_qiskit/cli.py",
     "qpc_qiskit/cli_noise.py",
     "qpc_qiskit/cli_run.py",
+    "qpc_qiskit/cli_run_report.py",
     "qpc_qiskit/cli_study.py",
+    "qpc_qiskit/cli_support.py",
     "qpc_qiskit/run_texts.py",
 }
 ONLY_HERE = {

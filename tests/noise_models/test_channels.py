@@ -133,6 +133,17 @@ def test_pennylanes_channels_are_the_same(channel, theirs, p):
     np.testing.assert_allclose(found, textbook.superoperator(kraus), atol=1e-7)
 
 
+@pytest.mark.parametrize("angle", [1e-3, 0.3, -2.0])
+def test_pennylanes_rotations_are_the_same(angle):
+    """It has no channels of coherent errors."""
+    for axis, gate in (("x", qml.RX), ("y", qml.RY), ("z", qml.RZ)):
+        error = error_of(builders.over_rotation(angle, axis=axis), "sx", 1)
+        expected = textbook.superoperator([gate(angle, wires=0).matrix()])
+        np.testing.assert_allclose(superoperator(error), expected, atol=1e-12)
+    expected = textbook.superoperator([qml.IsingZZ(angle, wires=[0, 1]).matrix()])
+    np.testing.assert_allclose(superoperator(crosstalk_error(angle)), expected, atol=1e-12)
+
+
 # ---- strength
 
 SCALABLE = [

@@ -181,7 +181,9 @@ class TestStrength:
         assert found.device == "fake_manila-x2"
         for old, new in zip(manila.calibrations, found.calibrations, strict=True):
             assert new.t1_seconds == pytest.approx(old.t1_seconds / 2)
+            assert new.t2_seconds == pytest.approx(old.t2_seconds / 2)
             assert new.p1_given_0 == pytest.approx(2 * old.p1_given_0)
+            assert new.p0_given_1 == pytest.approx(2 * old.p0_given_1)
             assert new.frequency_hz == old.frequency_hz
         for old, new in zip(manila.gates, found.gates, strict=True):
             assert new.error == (None if old.error is None else pytest.approx(2 * old.error))

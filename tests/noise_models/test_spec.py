@@ -10,6 +10,7 @@ from noise_models import builders
 from noise_models.channels import CHANNELS
 from noise_models.spec import NoiseSpec
 from qpc_qiskit.errors import NoiseError
+from qpc_qiskit.execution.noise import noise_digest
 
 P = st.floats(0, 1)
 ANGLE = st.floats(-math.pi, math.pi)
@@ -59,6 +60,24 @@ def test_round_trips(spec):
     assert NoiseSpec.from_toml(spec.to_toml()) == spec
     assert NoiseSpec.from_json(spec.to_json()) == spec
     assert NoiseSpec.from_toml(spec.to_toml()).to_toml() == spec.to_toml()
+
+
+def test_a_file_builds_the_same_model():
+    """Down to the last bit of every error, and the passes with it."""
+    spec = builders.compose(
+        builders.bit_flip(1 / 3, on="encoder", qubits=[0]),
+        builders.depolarizing(0.01, 1 / 7, on="ansatz"),
+        builders.thermal_relaxation(100.0, 130.0, {"sx": 35.5}, on="one_qubit_gates"),
+        builders.over_rotation(-0.1, axis="y", on="one_qubit_gates"),
+        builders.zz_crosstalk(0.05, 0.01, coupling=[(0, 1)]),
+        builders.readout([0.01, 0.02], 0.03),
+    )
+    digest = noise_digest(spec.build(2))
+    assert noise_digest(NoiseSpec.from_toml(spec.to_toml()).build(2)) == digest
+    assert noise_digest(NoiseSpec.from_json(spec.to_json()).build(2)) == digest
+    for old, new in (("35.5", "35.6"), ('"y"', '"z"'), ("0.3333", "0.3334")):
+        changed = spec.to_toml().replace(old, new)
+        assert noise_digest(NoiseSpec.from_toml(changed).build(2)) != digest, (old, new)
 
 
 @pytest.mark.parametrize("name", ["noise.toml", "noise.json", "NOISE.TOML"])

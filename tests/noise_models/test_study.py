@@ -3,16 +3,20 @@
 import errno
 import os
 import re
+import shutil
 import signal
+from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from noise_models import cells, study
 from noise_models.study import load_study, run_study
-from noise_models.study_executors import InProcess, open_executor
+from noise_models.study_executors import ALLOWED_FAILURES, InProcess, open_executor
 from noise_models.study_figures import draw_figures
 from noise_models.study_report import write_report
 from noise_models.study_spec import StudySpec
+from noise_models.study_tables import read_table, write_table
 from qpc_qiskit.checkpoint import load
 from qpc_qiskit.connector import use_engine
 from qpc_qiskit.data import load_source
@@ -60,8 +64,6 @@ def given(finished):
 
 
 def assert_same(run, expected):
-    import pandas as pd
-
     for name in ("results", "summary", "thresholds"):
         ours = pd.read_parquet(run.folder / f"{name}.parquet")
         theirs = pd.read_parquet(expected.folder / f"{name}.parquet")
@@ -123,23 +125,90 @@ def test_nothing_is_computed_twice(finished, monkeypatch):
     assert after.items() <= before.items()
 
 
-def test_on_a_cluster_with_a_worker_killed_in_the_middle(finished, given, tmp_path):
+@pytest.fixture(scope="module")
+def cluster():
+    """Two workers on this machine."""
+    with open_executor(2) as executor:
+        yield executor
+
+
+def test_on_a_cluster_with_a_worker_killed_in_the_middle(finished, given, cluster, tmp_path):
     """Two workers; one is killed with some cells done and some under way."""
     killed = []
-    with open_executor(2) as executor:
 
-        def on_progress(what, done, total):
-            if what == "cells" and 3 <= done < total and not killed:
-                killed.append(executor.pids[0])
-                os.kill(killed[0], signal.SIGKILL)
+    def on_progress(what, done, total):
+        if what == "cells" and 3 <= done < total and not killed:
+            killed.append(cluster.pids[0])
+            os.kill(killed[0], signal.SIGKILL)
 
-        run = run_study(given, tmp_path / "killed", executor=executor, on_progress=on_progress)
-        assert killed
-        assert_same(run, finished)
-        whole = run_study(given, tmp_path / "whole", scheduler=executor.address)
-        assert_same(whole, finished)
-        assert whole.last_call["workers"] == executor.address
-        assert whole.last_call["num_evaluated"] == finished.about["num_cells"]
+    run = run_study(given, tmp_path / "killed", executor=cluster, on_progress=on_progress)
+    assert killed
+    assert_same(run, finished)
+    whole = run_study(given, tmp_path / "whole", scheduler=cluster.address)
+    assert_same(whole, finished)
+    assert whole.last_call["workers"] == cluster.address
+    assert whole.last_call["num_evaluated"] == finished.about["num_cells"]
+
+
+def allow(executor, failures):
+    """Set how many workers may die over a call, for each takes seconds to start; it was this."""
+
+    def change(dask_scheduler):
+        before, dask_scheduler.allowed_failures = dask_scheduler.allowed_failures, failures
+        return before
+
+    return executor._client.run_on_scheduler(change)
+
+
+def test_a_call_that_kills_its_workers_takes_no_other_with_it():
+    """With one worker the others wait beside it, and die with it as often as it does."""
+
+    def run(number):  # cloudpickle takes it along: a worker cannot import this file
+        import os
+        import signal
+
+        if number == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return number**2
+
+    with open_executor(1) as executor:
+        assert allow(executor, 0) == ALLOWED_FAILURES
+        found = dict(executor.run(run, range(6)))
+    error = found.pop(0)
+    assert found == {number: number**2 for number in range(1, 6)}
+    assert isinstance(error, StudyError)
+    assert "it killed 1 worker that ran nothing else; perhaps it needs" in str(error)
+
+
+def test_a_cell_that_kills_its_workers_is_named_and_the_others_kept(
+    finished, given, cluster, tmp_path, monkeypatch
+):
+    def evaluate(task):
+        import os
+        import signal
+
+        from noise_models import cells
+
+        if task.mitigation == "zne" and task.shots == 64 and "-2-1-" in task.folder:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return cells.evaluate(task)
+
+    monkeypatch.setattr(study, "evaluate", evaluate)
+    allow(cluster, 0)
+    total = finished.about["num_cells"]
+    with pytest.raises(StudyError) as caught:
+        run_study(given, tmp_path, executor=cluster)
+    allow(cluster, ALLOWED_FAILURES)
+    assert str(caught.value) == (
+        f"1 of {total} cells failed, the others are kept in {tmp_path}. grid shots, network tiny, "
+        "num_layers 2, seed 1, noise heron_r2, strength 1.0, mitigation zne: it killed 1 worker "
+        "that ran nothing else; perhaps it needs more memory than there is. The same call tries "
+        "it again."
+    )
+    monkeypatch.undo()
+    again = run_study(given, tmp_path, workers=0)
+    assert again.last_call["num_evaluated"] == 1
+    assert_same(again, finished)
 
 
 def test_stopped_and_resumed(finished, given, tmp_path):
@@ -302,6 +371,37 @@ def test_a_study_is_read_back(finished, tmp_path):
     assert len(found.summary) == len(finished.summary)
     with pytest.raises(StudyError, match="holds no finished study"):
         load_study(tmp_path)
+
+
+def test_a_study_that_was_published_without_its_cells(finished, tmp_path):
+    """As docs/studies is: all tables, and the figures that need no cells."""
+    for name in ("run.json", "study.toml", "summary.csv", "thresholds.csv"):
+        shutil.copy(finished.folder / name, tmp_path)
+    found = load_study(tmp_path)
+    for name in ("summary", "thresholds"):
+        ours, theirs = getattr(found, name), getattr(finished, name)
+        pd.testing.assert_frame_equal(ours, theirs, check_exact=True, check_dtype=False)
+    drawn = {each.path.stem for each in draw_figures(found, tmp_path / "figures")}
+    assert "sweep-tiny-strength" in drawn
+    assert not [name for name in drawn if name.endswith(("-qubits", "-margins"))]
+
+
+def test_tables_without_rows_are_read(tmp_path):
+    """As the thresholds of a study whose noise has one strength."""
+    write_table(pd.DataFrame(), tmp_path / "thresholds.csv")
+    assert read_table(tmp_path / "thresholds").empty
+
+
+def test_the_published_study_makes_its_report(tmp_path):
+    published = Path(__file__).parents[2] / "docs" / "studies" / "digits"
+    for name in ("run.json", "study.toml", "summary.csv", "thresholds.csv"):
+        shutil.copy(published / name, tmp_path)
+    run = load_study(tmp_path)
+    text = write_report(run, []).read_text()
+    for title in ("What mitigation gives", "Where 5 points are lost", "Every combination"):
+        assert f"<h2>{title}</h2>" in text
+    assert text.count("<tr>") > len(run.thresholds) + 400
+    assert "fake_torino" in text
 
 
 def test_where_cells_run():

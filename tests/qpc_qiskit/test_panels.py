@@ -10,8 +10,10 @@ from qpc_qiskit.panels import (
     Panel,
     Points,
     Table,
+    _formatted,
     _is_best,
     _style,
+    beside,
     plot_lines,
     plot_pareto,
     plot_tables,
@@ -83,3 +85,21 @@ def test_lines_differ_by_more_than_colour():
     styles = {tuple(_style(i).values()) for i in range(len(PALETTE))}
     shapes = {(_style(i)["marker"], _style(i)["linestyle"]) for i in range(len(PALETTE))}
     assert len(styles) == len(shapes) == len(PALETTE)
+
+
+def test_what_rounds_to_zero_has_no_sign():
+    assert [_formatted("{:.1f}", v) for v in (-0.04, 0.0, -0.06)] == ["0.0", "0.0", "-0.1"]
+
+
+def test_only_choices_of_nearly_one_cost_are_drawn_beside_it():
+    alone, first, second = beside([100.0, 1000.0, 1002.0])
+    assert alone == 100
+    assert first < 1000 < 1002 < second
+    assert beside([4900.0, 5250.0]) == [4900, 5250]  # as drawn, they would change places
+
+
+def test_costs_within_a_decade_have_few_ticks(tmp_path):
+    points = [Points("one", [("a", 4870, 50, 45, 55), ("b", 5250, 51, 46, 56)])]
+    files = plot_pareto(tmp_path / "near", points, xlabel="gates", ylabel="accuracy / %")
+    drawn = files[1].read_text()
+    assert 2 <= drawn.count('<g id="xtick_') <= 5

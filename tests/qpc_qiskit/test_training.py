@@ -15,6 +15,7 @@ from qpc_qiskit.errors import CheckpointError, DataError, EngineError, QPCError
 from qpc_qiskit.evaluation import predict, score
 from qpc_qiskit.nets import NetConfig, build_net
 from qpc_qiskit.options import TrainConfig
+from qpc_qiskit.runs import note_seconds, read_seconds
 from qpc_qiskit.training import TrainingInterrupted, learning_rate, train
 
 NET = NetConfig(width=4, quantum_channels=4, num_layers=1, dropout=0.5)
@@ -76,13 +77,15 @@ def test_run_leaves_what_it_promises(data, tmp_path, capfd):
     model, history = run(data, tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {
-        "run.json", "last.ckpt", "metrics.csv", "curves.png", "model.json", "model.safetensors",
+        "run.json", "last.ckpt", "metrics.csv", "seconds.csv", "curves.png", "model.json",
+        "model.safetensors",
     }  # fmt: skip
     rows = list(csv.DictReader((tmp_path / "metrics.csv").read_text().splitlines()))
     assert [int(row["epoch"]) for row in rows] == [1, 2, 3]
     assert [float(row["test_loss"]) for row in rows] == [metrics.test_loss for metrics in history]
     assert history[-1].train_loss < history[0].train_loss
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert list(read_seconds(tmp_path)) == [1, 2, 3]
     loaded, record = load_checkpoint(tmp_path)
     assert_same(loaded.state_dict(), model.state_dict())
     assert record.training == CONFIG
@@ -120,6 +123,7 @@ def test_resumed_run_equals_an_uninterrupted_one(data, tmp_path, monkeypatch, op
     assert not (tmp_path / "parts" / "model.json").exists()
     parts, resumed = run(data, tmp_path / "parts", config, resume=True)
     assert resumed == history
+    assert list(read_seconds(tmp_path / "parts")) == [1, 2, 3]
     assert_same(parts.state_dict(), whole.state_dict())
     ours, theirs = state_of(tmp_path / "parts"), state_of(tmp_path / "whole")
     assert_same(ours["optimizer_states"], theirs["optimizer_states"])
@@ -378,3 +382,16 @@ def test_progress_says_epoch_loss_and_accuracies(data, tmp_path, capsys):
     assert f"epoch 1/1  loss {history[0].train_loss:.4f}  accuracy" in output.err
     assert f"{100 * history[0].test_accuracy:.2f} % test" in output.err
     assert json.loads((tmp_path / "run.json").read_text())["training"]["epochs"] == 1
+
+
+def test_seconds_of_epochs(tmp_path):
+    assert read_seconds(tmp_path) == {}
+    for epoch, seconds in ((1, 0.5), (2, 1.25), (3, 9.0)):
+        note_seconds(tmp_path, epoch, seconds)
+    assert read_seconds(tmp_path) == {1: 0.5, 2: 1.25, 3: 9.0}
+    note_seconds(tmp_path, 2, 2.0)  # the epoch was lost and trained again
+    assert read_seconds(tmp_path) == {1: 0.5, 2: 2.0}
+    (tmp_path / "seconds.csv").write_text("epoch,seconds\n1,soon\n")
+    assert read_seconds(tmp_path) == {}
+    note_seconds(tmp_path, 1, 3.0)
+    assert read_seconds(tmp_path) == {1: 3.0}
