@@ -26,6 +26,7 @@ from qpc_qiskit.engines.estimator import checked_precision
 from qpc_qiskit.errors import BackendError, EngineError, LedgerConflictError
 from qpc_qiskit.execution.noise import CircuitNoise, noise_digest
 from qpc_qiskit.execution.pubs import GRID
+from qpc_qiskit.versions import library_versions
 
 
 def durable(
@@ -217,7 +218,11 @@ def _run(
     given = _finite(max_qpu_seconds)
     if not budgets:  # new, or its process died right here
         ledger.add_revision(
-            known.id, reason="begun", content={}, max_qpu_seconds=given, now=clock()
+            known.id,
+            reason="begun",
+            content={"versions": library_versions()},
+            max_qpu_seconds=given,
+            now=clock(),
         )
     elif max_qpu_seconds is not None and given not in (budgets[0], budgets[-1]):
         ledger.set_budget(known.id, given, now=clock())

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hardware_runs.ledger import Attempt, AttemptState, Chunk, Ledger, Run
+from hardware_runs.ledger import JOB_TIMES, Attempt, AttemptState, Chunk, Ledger, Run
 from hardware_runs.problems import Problems
 from hardware_runs.services import JobService
 from qpc_qiskit.errors import EngineError, FetchError
 from qpc_qiskit.execution.prepared import Prepared
 from qpc_qiskit.execution.pubs import evs_from_data, stds_from_data
-from qpc_qiskit.execution.service import JobStatus
+from qpc_qiskit.execution.service import JobStatus, JobTimes
 
 _ENDED = (AttemptState.DONE, AttemptState.FAILED, AttemptState.CANCELLED)
 
@@ -95,6 +95,7 @@ class Collector:
             shots=payload.shots,
             usage_seconds=status.usage_seconds,
             now=self.clock(),
+            extras=_kept_times(status.times),
         )
         if not self.service.is_local:
             try:
@@ -215,3 +216,11 @@ class Collector:
         except FetchError as error:
             self.problems.note(what, error)
             return None
+
+
+def _kept_times(times: JobTimes) -> dict[str, NDArray[np.float64]]:
+    """What is kept of a job's times with its result; nothing, if nothing is told."""
+    told = (times.created, times.running, times.finished)
+    if told == (None, None, None):
+        return {}
+    return {JOB_TIMES: np.array([np.nan if each is None else each for each in told])}

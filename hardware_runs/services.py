@@ -104,6 +104,10 @@ class DeviceService:
         return self._jobs.send(pub, tag=tag, max_execution_time=cap_seconds, session_id=session_id)
 
 
+LOCAL = "local-"
+"""Begins the ids of jobs of this machine."""
+
+
 class LocalService:
     """Simulators: a job runs while it is sent, and is known to this process alone."""
 
@@ -133,7 +137,7 @@ class LocalService:
         if self._destination.configure is not None:
             self._destination.configure(estimator, JobSettings(seed=seed))
         job = estimator.run([make_pub(prepared.template, rows, precision)])
-        job_id = f"local-{uuid.uuid4().hex[:16]}"  # of no other process's jobs
+        job_id = f"{LOCAL}{uuid.uuid4().hex[:16]}"  # of no other process's jobs
         self._results[job_id] = job.result()[0].data
         self._tags[tag] = job_id
         return job_id

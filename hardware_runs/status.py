@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -68,8 +69,8 @@ class RunStatus:
     run_id: str
     state: str
     """`done`: every value is there; `failed`: a chunk failed for good; `cancelled`; `pending`:
-    jobs are under way; `unfinished`: something is still to be sent, or may be: how much there is in
-    all is not known of a run that was begun by a script of its own."""
+    jobs are under way; `unfinished`: something is still to be sent; `collected`: everything that
+    was sent is there, and whether more follows only the script knows that began the run."""
     created: str
     """ISO 8601, UTC."""
     backend: str | None
@@ -201,15 +202,23 @@ def _state(run: Run, layers: tuple[LayerStatus, ...], pixels: Mapping[str, int])
     def count(state: ChunkState) -> int:
         return sum(layer.num_chunks[state] for layer in layers)
 
-    reached = {layer.layer: layer.num_pixels for layer in layers}
-    is_over = bool(pixels) and all(reached.get(name, 0) >= n for name, n in pixels.items())
-    if is_over and not any(count(s) for s in ChunkState if s != ChunkState.DONE):
-        return "done"
+    reached = pixels_reached(layers)
+    is_over = all(reached[name] >= n for name, n in pixels.items())
+    if layers and is_over and not any(count(s) for s in ChunkState if s != ChunkState.DONE):
+        return "done" if pixels else "collected"
     if run.cancelled_at is not None:
         return "cancelled"
     if count(ChunkState.FAILED):
         return "failed"
     return "pending" if count(ChunkState.OPEN) else "unfinished"
+
+
+def pixels_reached(layers: Iterable[LayerStatus]) -> Counter[str]:
+    """Pixels whose rows are frozen, by layer of the network."""
+    reached: Counter[str] = Counter()
+    for layer in layers:  # one that is used again in a call has a name of its own, NAME#2
+        reached[layer.layer.partition("#")[0]] += layer.num_pixels
+    return reached
 
 
 def _ratio(jobs: tuple[JobRecord, ...]) -> float | None:

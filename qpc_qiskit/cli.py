@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import BaseModel
 
-from qpc_qiskit import __version__
+from qpc_qiskit import __version__, cli_run_report
 from qpc_qiskit.cli_experiment import experiment_app
 from qpc_qiskit.cli_nets import nets_app
 from qpc_qiskit.cli_noise import noise_app
 from qpc_qiskit.cli_noisy import noisy_usage
+from qpc_qiskit.cli_report import report_app
 from qpc_qiskit.cli_run import (
     AbsorbTail,
     EconomyOption,
@@ -68,10 +69,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+cli_run_report.register(run_app)
 app.add_typer(run_app)
 app.add_typer(noise_app)
 app.add_typer(experiment_app)
 app.add_typer(nets_app)
+app.add_typer(report_app)
 
 
 def main() -> None:
@@ -154,6 +157,7 @@ def train(
     norm_after: Annotated[str | None, _net("norm_after")] = None,
     patch_size: Annotated[int | None, _net("patch_size")] = None,
     hidden: Annotated[int | None, _net("hidden")] = None,
+    head_norm: Annotated[str | None, _net("head_norm")] = None,
     dropout: Annotated[float | None, _net("dropout")] = None,
     epochs: Annotated[int | None, _training("epochs")] = None,
     batch_size: Annotated[int | None, _training("batch_size")] = None,

@@ -220,7 +220,7 @@ def plan(
     """
     given = locals()
     names = ("rate", "compare", "as_json")
-    with _reported():
+    with usage_reported():
         from hardware_runs import commands
         from qpc_qiskit.progress import spinner
         from qpc_qiskit.run_texts import plan_text
@@ -277,7 +277,7 @@ def submit(
     """
     given = locals()
     names = ("run", "yes", "ledger", "wait", "poll_seconds", "as_json")
-    with _reported(), _stopping(run) as interrupts:
+    with usage_reported(), _stopping(run) as interrupts:
         from hardware_runs import commands
         from qpc_qiskit.run_texts import plan_line
 
@@ -330,7 +330,7 @@ def collect(
     are pending the exit code is 75. A run that was cancelled, or of which a job failed for good,
     sends nothing without --again; what is there is fetched. `qpc run resume` is the same.
     """
-    with _reported(), _stopping(run) as interrupts:
+    with usage_reported(), _stopping(run) as interrupts:
         from hardware_runs import commands
 
         with _pace(run, interrupts, wait, poll_seconds) as pace:
@@ -409,7 +409,7 @@ def cancel(run: Name, ledger: Where = LEDGER, as_json: AsJson = False) -> None:
 
 
 @contextmanager
-def _reported() -> Iterator[None]:
+def usage_reported() -> Iterator[None]:
     """`reported`, and what cannot be meant as wrong usage."""
     with reported():
         from hardware_runs.run_settings import UsageError

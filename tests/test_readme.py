@@ -1,73 +1,111 @@
-"""What the documentation shows runs, and its links lead somewhere."""
+"""What the documentation shows runs, and its links lead somewhere.
+
+Its commands are in test_docs_commands.py, the tutorials in test_examples.py.
+"""
 
 import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
-from readme import five_commands
+from readme import PAGES, ROOT, anchors, blocks, five_commands, links, name_of
 
 from hardware_runs.standin import Rules, Standin
+from noise_models.spec import NoiseSpec
+from noise_models.study_spec import StudySpec
+from qpc_qiskit.experiments.spec import Experiment
 
-ROOT = Path(__file__).resolve().parent.parent
-PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "benchmarks" / "README.md"]
+TUTORIALS = ("docs/tutorial-own-network.md", "docs/tutorial-noise-study.md")
+WITH_CODE = [
+    name_of(page)
+    for page in PAGES
+    if blocks(page.read_text("utf-8"), "python") and name_of(page) not in TUTORIALS
+]
 
 
-@pytest.mark.parametrize(
-    "page",
-    [
-        "README.md",
-        "docs/backends.md",
-        "docs/hardware-runs.md",
-        "docs/noise.md",
-        "docs/noise-studies.md",
-        "docs/noisy-engine.md",
-    ],
-)
+@pytest.mark.parametrize("page", WITH_CODE)
 def test_the_examples_print_what_they_say(page, tmp_path):
     text = (ROOT / page).read_text()
-    code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
-    answer = "".join(re.findall(r"```text\n(.*?)```", text, re.DOTALL))
-    assert code
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
+        [sys.executable, "-W", "error", "-c", "\n".join(blocks(text, "python"))],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout == answer
+    assert done.stdout == "".join(blocks(text, "text"))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_pages_with_code_are_found():
+    assert {"README.md", "docs/layer.md", "docs/noise.md"} <= set(WITH_CODE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_relative_links_resolve(page):
-    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())
-    missing = [link for link in links if not (page.parent / link).exists()]
-    assert not missing
+    """Files and headings, of this page and of others."""
+    broken = []
+    for link in links(page.read_text("utf-8")):
+        if urlsplit(link).scheme:
+            continue
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        if not target.exists() or (anchor and anchor not in anchors(target.read_text("utf-8"))):
+            broken.append(link)
+    assert not broken
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_other_links_have_the_form_of_one(page):
+    """Nothing is fetched."""
+    for link in links(page.read_text("utf-8")):
+        parts = urlsplit(link)
+        if parts.scheme:
+            assert parts.scheme == "https", link
+            assert re.fullmatch(r"[a-z0-9-]+(\.[a-z0-9-]+)+", parts.netloc), link
+            assert not parts.username, link
+
+
+def test_links_and_anchors_are_seen():
+    text = "# A `b` (c)\n[x](y.md#z) `[no](no.md)`\n\n    [no](no.md)\n```python\n# D\n```\n"
+    assert links(text + "<https://a.b/c>") == ["y.md#z", "https://a.b/c"]
+    assert anchors(text) == {"a-b-c"}
+    assert anchors("## A -- b\n") == set()  # GitHub and MkDocs would call it by two names
+
+
+def test_no_page_of_the_site_is_left_out():
+    """All pages are in the navigation and in the index, and there are no others."""
+    names = {page.name for page in (ROOT / "docs").glob("*.md")}
+    told = re.findall(r"^\s+- .*?: (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert set(told) == names
+    assert len(told) == len(names)
+    listed = links((ROOT / "docs" / "index.md").read_text())
+    assert {link for link in listed if link.endswith(".md")} == names - {"index.md"}
+
+
+def test_tables_in_toml_are_what_they_are_said_to_be():
+    """Experiments, noise studies and noise that the pages show can be read."""
+    kinds = {
+        "docs/experiments.md": Experiment.model_validate,
+        "docs/noise-studies.md": StudySpec.from_dict,
+        "docs/tutorial-noise-study.md": StudySpec.from_dict,
+        "docs/noise.md": NoiseSpec.from_dict,
+    }
+    shown = {
+        name_of(page): found for page in PAGES if (found := blocks(page.read_text("utf-8"), "toml"))
+    }
+    assert set(shown) == set(kinds)
+    for name, texts in shown.items():
+        for text in texts:
+            assert kinds[name](tomllib.loads(text))
 
 
 def test_no_placeholder_is_left():
     assert not re.findall(r"^[A-Z_]{6,}$", (ROOT / "README.md").read_text(), re.MULTILINE)
-
-
-def test_commands_of_the_readme_exist():
-    """Every `qpc` command and option that the README shows is one of the command line's."""
-    from typer.testing import CliRunner
-
-    from qpc_qiskit.cli import app
-
-    text = (ROOT / "README.md").read_text()
-    calls = re.findall(r"^    qpc (run \w+|\w+)(.*?)(?:#.*)?$", text, re.MULTILINE)
-    assert len(calls) >= 5
-    for command, rest in calls:
-        result = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "200"})
-        assert result.exit_code == 0, command
-        plain = re.sub(r"\x1b\[[0-9;]*m", "", result.output)
-        for option in re.findall(r"(--?[a-z-]+)", rest):
-            assert option in plain, (command, option)
 
 
 @pytest.mark.slow

@@ -28,6 +28,7 @@ from hardware_runs.ledger.cancelling import Cancelling
 from hardware_runs.ledger.intents import LOOKUP_INTERVAL_SECONDS, Intents
 from hardware_runs.ledger.jobs import Jobs
 from hardware_runs.ledger.records import (
+    JOB_TIMES,
     OPEN_STATES,
     Attempt,
     AttemptState,
@@ -84,6 +85,7 @@ class Ledger(Runs, Blocks, Intents, Jobs, Results, Sessions, Budgets, Cancelling
 
 
 __all__ = [
+    "JOB_TIMES",
     "LOOKUP_INTERVAL_SECONDS",
     "OPEN_STATES",
     "Attempt",

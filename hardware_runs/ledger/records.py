@@ -49,6 +49,11 @@ class AttemptState(StrEnum):
 
 OPEN_STATES = (AttemptState.INTENT, AttemptState.POSTED)
 
+JOB_TIMES = "job_times"
+"""Of the arrays beside a result: when its job was created, began to run and ended, by the service's
+clock, in seconds since the epoch; NaN where it does not tell. A service may tell more of them
+later, so two readings of one result are the same whatever it told."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -276,7 +281,7 @@ class ChunkResult:
     stds: Array = field(repr=False)
     """(m, J*n): standard errors; NaN where not known."""
     extras: Mapping[str, NDArray[Any]] = field(repr=False)
-    """Further arrays by name, such as reference rows."""
+    """Further arrays by name, such as `JOB_TIMES`."""
     shots: int | None
     """Of each row; None: exact."""
     usage_seconds: float | None

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Row, insert, select
 from hardware_runs.ledger import schema
 from hardware_runs.ledger.documents import digest, from_npz, to_npz
 from hardware_runs.ledger.records import (
+    JOB_TIMES,
     Array,
     Attempt,
     AttemptState,
@@ -175,8 +176,9 @@ def _check_same(
         "stds": stored.stds,
         **{_EXTRA + name: array for name, array in stored.extras.items()},
     }
-    is_same = known.keys() == arrays.keys() and all(
-        _identical(known[name], arrays[name]) for name in known
+    names = known.keys() - {_EXTRA + JOB_TIMES}
+    is_same = names == arrays.keys() - {_EXTRA + JOB_TIMES} and all(
+        _identical(known[name], arrays[name]) for name in names
     )
     if not is_same or stored.shots != shots:
         raise LedgerConflictError(

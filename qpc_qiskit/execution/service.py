@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from contextvars import Context
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from qiskit.primitives import EstimatorPub
@@ -44,6 +45,15 @@ _UNANSWERED = (IBMRuntimeError, IBMInputValueError, RequestsApiError, IBMNotAuth
 
 
 @dataclass(frozen=True)
+class JobTimes:
+    """When what happened to a job: the service's clock, seconds since the epoch; None: not told."""
+
+    created: float | None = None
+    running: float | None = None
+    finished: float | None = None
+
+
+@dataclass(frozen=True)
 class JobStatus:
     """What the service says of a job."""
 
@@ -55,6 +65,8 @@ class JobStatus:
     """Whether it was ended for taking more time than its cap."""
     usage_seconds: float | None = None
     """QPU time that it is charged; None: not known yet."""
+    times: JobTimes = JobTimes()
+    """Of a job that has ended."""
 
 
 class IBMJobs:
@@ -209,7 +221,8 @@ class IBMJobs:
             told = str(job.status())
             if told not in ("DONE", "ERROR", "CANCELLED"):
                 return JobStatus("waiting")
-            usage = job.metrics().get("usage") or {}
+            told_of = job.metrics()
+            usage = told_of.get("usage") or {}
             charged = usage.get("qpu_charge_time_seconds")
             if usage.get("status") == "pending":  # some of it may be told already
                 charged = None
@@ -219,7 +232,8 @@ class IBMJobs:
             too_long = "Error code 1305" in error or "maximum execution time" in error
         except _UNANSWERED as problem:
             raise FetchError(f"The state of job {job_id} is not known: {problem}") from problem
-        return JobStatus(state, error, too_long, None if charged is None else float(charged))
+        usage_seconds = None if charged is None else float(charged)
+        return JobStatus(state, error, too_long, usage_seconds, _times(told_of.get("timestamps")))
 
     def result(self, job_id: str) -> Any:
         """The data of a finished job's one PUB.
@@ -248,6 +262,20 @@ class IBMJobs:
             return self._service.job(job_id)
         except _UNANSWERED as error:
             raise FetchError(f"Job {job_id} could not be looked up: {error}") from error
+
+
+def _times(told: Any) -> JobTimes:
+    """Of a job's metrics; what is no date counts as not told."""
+    found: dict[str, float] = {}
+    for name in ("created", "running", "finished"):
+        try:
+            date = datetime.fromisoformat(told[name])
+        except (KeyError, TypeError, ValueError):
+            continue
+        if date.tzinfo is None:  # the service tells UTC
+            date = date.replace(tzinfo=UTC)
+        found[name] = date.timestamp()
+    return JobTimes(**found)
 
 
 def _why_not_sent(error: Exception, name: str, session_id: str | None) -> Exception:
