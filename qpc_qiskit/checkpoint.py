@@ -22,7 +22,7 @@ from qpc_qiskit.choices import named_choices
 from qpc_qiskit.errors import CheckpointError
 from qpc_qiskit.files import write_bytes, write_text
 from qpc_qiskit.nets import ImageClassifier, build_net, quantum_layers
-from qpc_qiskit.options import DataSource, NetConfig, Options, TrainConfig
+from qpc_qiskit.options import DataSource, Options, StoredNetConfig, TrainConfig
 from qpc_qiskit.versions import library_versions
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Record(Options):
     """Of this record; a reader refuses what it does not know."""
     package_version: str
     """Of qpc-qiskit, when it was written."""
-    net: NetConfig
+    net: StoredNetConfig
     """The architecture."""
     dtype: Literal["float32", "float64"]
     """Of the weights."""

@@ -191,7 +191,8 @@ def _architecture(net: NetConfig, layers: Mapping[str, Conventions]) -> dict[str
     elif net.pointwise == "conv-bn":
         after = f"batch norm at the end of each baseline; {after}"
     stands = f"; {_STANDS[net.pointwise]}" if net.pointwise != "quantum" else ""
-    hidden = f"a hidden layer of {net.hidden} units with ReLU, " if net.hidden else ""
+    norm = {"none": "", "batch": "batch norm and ", "layer": "layer norm and "}[net.head_norm]
+    hidden = f"a hidden layer of {net.hidden} units with {norm}ReLU, " if net.hidden else ""
     where = ", ".join(layers) or "none"
     return {
         "A1": f"network '{net.name}': {place}{stands}; quantum layers: {where}",

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qpc_qiskit.cli_support import EXIT_CODES, USAGE_ERROR, fail, reported, say
+from qpc_qiskit.cli_support import EXIT_CODES, RUNTIME_ERROR, USAGE_ERROR, fail, reported, say
 from qpc_qiskit.errors import ExperimentError
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def _show(experiment: "Experiment", as_json: bool) -> None:
 
 def _run(experiment: "Experiment", out: Path, only: list[str], as_json: bool) -> None:
     from qpc_qiskit.experiments import run_experiment, summary_table
-    from qpc_qiskit.experiments.results import HEADER
+    from qpc_qiskit.experiments.results import DIFFERENCES_HEADER, HEADER, differences_table
     from qpc_qiskit.nets.counts import side_by_side
 
     labels = dict.fromkeys(cell.label for cell in experiment.cells())
@@ -163,6 +163,19 @@ def _run(experiment: "Experiment", out: Path, only: list[str], as_json: bool) ->
             f"run {number} of {count}: {cell.label}, seed {cell.training.seed}", err=True
         ),
     )
-    unfinished = "" if results.is_complete else "\nNot all runs are finished."
-    table = side_by_side([HEADER, *summary_table(results)])
-    say(as_json, results.model_dump(mode="json") | {"out": str(out)}, f"{out}\n{table}{unfinished}")
+    text = f"{out}\n{side_by_side([HEADER, *summary_table(results)])}"
+    if results.differences:
+        text += f"\n\n{side_by_side([DIFFERENCES_HEADER, *differences_table(results)])}\n"
+    if not results.is_complete:
+        text += "\nNot all runs are finished."
+    say(as_json, results.model_dump(mode="json") | {"out": str(out)}, text)
+    failed = [
+        each
+        for each in results.failures
+        if each.seed in experiment.seeds and (not only or each.label in only)
+    ]
+    for each in failed:
+        typer.echo(f"qpc: {each.label}, seed {each.seed} failed: {each.error}", err=True)
+    if failed:
+        runs = "1 run" if len(failed) == 1 else f"{len(failed)} runs"
+        fail(f"{runs} failed; the same command tries again. {out} has the rest.", RUNTIME_ERROR)

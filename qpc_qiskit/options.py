@@ -5,9 +5,9 @@ An option that would have no effect is refused, so that a record of the options 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 
 class Options(BaseModel):
@@ -149,6 +149,9 @@ class NetConfig(Options):
     hidden: int = Field(0, ge=0)
     """Units of a fully connected layer before the last one, or none; 256 in the paper's
     networks."""
+    head_norm: Literal["none", "batch", "layer"] = "none"
+    """Norm between that layer and its ReLU; with hidden units batch by default, since without one
+    they die within some steps at the paper's learning rate."""
     dropout: float = Field(0.25, ge=0, lt=1)
     """Share of the features that training drops before the last layer; 0.5 in the paper's
     networks."""
@@ -160,12 +163,17 @@ class NetConfig(Options):
             return given
         name = given.get("name", "small")
         found = ARCHITECTURES.get(name) if isinstance(name, str) else None
-        return {**found.defaults, **given} if found else given
+        filled = {**found.defaults, **given} if found else dict(given)
+        if filled.get("hidden", 0) != 0:
+            filled.setdefault("head_norm", "batch")
+        return filled
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         architecture = ARCHITECTURES[self.name]
         self._refuse_idle(architecture.idle, f"on the network {self.name}")
+        if self.hidden == 0:
+            self._refuse_idle(("head_norm",), "without hidden units")
         if self.pointwise == "classical":
             self._refuse_idle(_OF_POINTWISE, "without a quantum layer")
         elif self.pointwise not in ("quantum", "frozen", "no-entanglement"):
@@ -178,6 +186,15 @@ class NetConfig(Options):
                     f"{encoded}; give more qubits or fewer channels"
                 )
         return self
+
+
+def _as_written(given: Any) -> Any:
+    """Files from before there was a head norm mean a network without one."""
+    return {"head_norm": "none", **given} if isinstance(given, dict) else given
+
+
+StoredNetConfig = Annotated[NetConfig, BeforeValidator(_as_written)]
+"""A `NetConfig` in a record that is read back from a file."""
 
 
 class TrainConfig(Options):

@@ -27,6 +27,7 @@ from qiskit.primitives import (
     PubResult,
 )
 from qiskit.providers import BackendV2
+from qiskit.providers.exceptions import QiskitBackendNotFoundError
 from qiskit_aer import AerSimulator
 from qiskit_ibm_runtime import Batch, IBMBackend, QiskitRuntimeService, Session, fake_provider
 from qiskit_ibm_runtime.api.exceptions import RequestsApiError
@@ -110,7 +111,10 @@ def ibm_backends(service: QiskitRuntimeService | None = None) -> list[BackendV2]
         BackendError: no account, or no access.
     """
     try:
-        found = list((service or QiskitRuntimeService()).backends(simulator=False))
+        service = service or QiskitRuntimeService()
+        found = list(service.backends(simulator=False))
+        if not found:
+            _ask(service)
         for backend in found:
             _ = backend.target  # fetched now
     except Exception as error:
@@ -124,9 +128,22 @@ def _ibm_backend(
     try:
         if service is None:
             service = QiskitRuntimeService()
-        return service.backend(name, use_fractional_gates=use_fractional_gates)
+        try:
+            return service.backend(name, use_fractional_gates=use_fractional_gates)
+        except QiskitBackendNotFoundError:
+            _ask(service)
+            raise
     except Exception as error:  # an account, a network or a name: the client has errors for each
         raise _no_access(name, error) from error
+
+
+def _ask(service: QiskitRuntimeService) -> None:
+    """Fail as the service does: the client takes an error of the list of devices for an empty one.
+
+    Raises:
+        Exception: the token was refused, the service is down, ...
+    """
+    service.usage()
 
 
 def _no_access(what: str, error: Exception) -> BackendError:

@@ -2,13 +2,15 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, median
+
+from pydantic import Field
 
 from qpc_qiskit.files import write_text
-from qpc_qiskit.options import NetConfig, Options, TrainConfig
+from qpc_qiskit.options import Options, StoredNetConfig, TrainConfig
 from qpc_qiskit.runs import EpochMetrics
 
 RESULTS_FILE = "results.json"
@@ -46,7 +48,7 @@ class CellResult(Options):
     """Of the run."""
     folder: str
     """Of the run, beside the results."""
-    net: NetConfig
+    net: StoredNetConfig
     """The network."""
     training: TrainConfig
     """How it was trained."""
@@ -61,6 +63,42 @@ class CellResult(Options):
     def last(self) -> Epoch:
         """After the last epoch: nothing is chosen by its test accuracy."""
         return self.curve[-1]
+
+
+class Failure(Options):
+    """A training run that ended with an error."""
+
+    label: str
+    """Of its line."""
+    seed: int
+    """Of the run."""
+    folder: str
+    """Of the run, beside the results."""
+    error: str
+    """What it said."""
+
+
+MIN_PAIRS = 8
+"""Seeds from which on a paired test is made, as in noise studies: with 8 its least two-sided
+p-value is .0078."""
+
+
+class Difference(Options):
+    """Accuracies of a line minus those of another on the same seeds."""
+
+    label: str
+    """Of the line."""
+    against: str
+    """Label of the other."""
+    seeds: tuple[int, ...]
+    """Finished in both."""
+    train: tuple[float, ...]
+    """Of the training images, in -1..1, for each seed."""
+    test: tuple[float, ...]
+    """Of the test images, in -1..1, for each seed."""
+    p_value: float | None
+    """Two-sided, Wilcoxon's signed ranks of the test differences; None with fewer than `MIN_PAIRS`
+    seeds."""
 
 
 class Results(Options):
@@ -83,9 +121,17 @@ class Results(Options):
     num_test: int
     """Test images."""
     is_complete: bool
-    """Whether every cell is finished."""
+    """Whether every line is finished with every seed that was asked for or begun."""
     cells: tuple[CellResult, ...]
     """The finished cells."""
+    failures: tuple[Failure, ...] = ()
+    """The cells that ended with an error when they were last tried."""
+    paper_accuracies: dict[str, str] = Field(default_factory=dict)
+    """What the paper shows in %, by label of the line; of which split it does not say."""
+    differences: tuple[Difference, ...] = ()
+    """Of lines that the experiment compares, where two or more seeds are finished in both."""
+    epoch_seconds: dict[str, float] = Field(default_factory=dict)
+    """Median time of an epoch, its scoring of both splits included, by folder of the run."""
     libraries: dict[str, str]
     """Versions of Python and of the libraries that had a part in it."""
 
@@ -119,17 +165,72 @@ def write_results(folder: Path, results: Results) -> None:
     write_text(folder / SUMMARY_FILE, _markdown(results))
 
 
-HEADER = ("line", "seeds", "epochs", "train accuracy / %", "test accuracy / %", "pointwise", "all")
+def differences(
+    cells: Sequence[CellResult], against: Mapping[str, Sequence[str]]
+) -> tuple[Difference, ...]:
+    """Compare lines seed by seed, after the last epoch.
+
+    Args:
+        cells: finished ones.
+        against: labels of the lines that a line is compared with, by its own label.
+    """
+    found = {(cell.label, cell.seed): cell.last for cell in cells}
+    pairs = ((label, other) for label, others in against.items() for other in others)
+    made = []
+    for label, other in pairs:
+        seeds = [seed for line, seed in found if line == label and (other, seed) in found]
+        if len(seeds) < 2:
+            continue
+        ours, theirs = ([found[line, seed] for seed in seeds] for line in (label, other))
+        both = list(zip(ours, theirs, strict=True))
+        test = tuple(mine.test_accuracy - its.test_accuracy for mine, its in both)
+        made.append(
+            Difference(
+                label=label,
+                against=other,
+                seeds=tuple(seeds),
+                train=tuple(mine.train_accuracy - its.train_accuracy for mine, its in both),
+                test=test,
+                p_value=_p_value(test),
+            )
+        )
+    return tuple(made)
+
+
+def _p_value(values: Sequence[float]) -> float | None:
+    if len(values) < MIN_PAIRS:
+        return None
+    rounded = [round(value, 12) for value in values]  # a tie must count as one
+    if not any(rounded):
+        return 1.0
+    from scipy.stats import wilcoxon  # a slow import
+
+    return float(wilcoxon(rounded, zero_method="wilcox").pvalue)
+
+
+HEADER = (
+    "line",
+    "seeds",
+    "epochs",
+    "train accuracy / %",
+    "test accuracy / %",
+    "paper / %",
+    "s per epoch",
+    "pointwise",
+    "all",
+)
 
 
 def summary_table(results: Results) -> list[tuple[str, ...]]:
-    """Rows of text for each line: accuracies after the last epoch, mean and deviation over seeds.
+    """Rows of text for each line: accuracies after the last epoch, mean and range over seeds.
 
     Returns:
         As many cells a row as `HEADER`; the last two are numbers of parameters.
     """
     rows: list[tuple[str, ...]] = []
     for label, cells in results.by_line().items():
+        times = results.epoch_seconds
+        seconds = [times[cell.folder] for cell in cells if cell.folder in times]
         rows.append(
             (
                 label,
@@ -137,6 +238,8 @@ def summary_table(results: Results) -> list[tuple[str, ...]]:
                 str(cells[0].training.epochs),
                 _spread([100 * cell.last.train_accuracy for cell in cells]),
                 _spread([100 * cell.last.test_accuracy for cell in cells]),
+                results.paper_accuracies.get(label, "-"),
+                f"{median(seconds):.3g}" if seconds else "-",
                 str(cells[0].pointwise_parameters),
                 str(cells[0].parameters),
             )
@@ -147,23 +250,70 @@ def summary_table(results: Results) -> list[tuple[str, ...]]:
 def _spread(values: Sequence[float]) -> str:
     if len(values) == 1:
         return f"{values[0]:.2f}"
-    return f"{mean(values):.2f} ± {stdev(values):.2f}"
+    return f"{mean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+DIFFERENCES_HEADER = ("line", "minus", "seeds", "train / points", "test / points", "p (test)")
+
+
+def differences_table(results: Results) -> list[tuple[str, ...]]:
+    """Rows of text for each comparison: mean difference, and in brackets that of each seed.
+
+    Returns:
+        As many cells a row as `DIFFERENCES_HEADER`.
+    """
+    return [
+        (
+            each.label,
+            each.against,
+            ", ".join(map(str, each.seeds)),
+            _each([100 * value for value in each.train]),
+            _each([100 * value for value in each.test]),
+            "-" if each.p_value is None else f"{each.p_value:.4f}",
+        )
+        for each in results.differences
+    ]
+
+
+def _each(values: Sequence[float]) -> str:
+    return f"{mean(values):+.2f} ({', '.join(f'{value:+.2f}' for value in values)})"
 
 
 def _markdown(results: Results) -> str:
-    def line(cells: Sequence[str]) -> str:
-        return f"| {' | '.join(cells)} |\n"
-
-    unfinished = "" if results.is_complete else "\nNot all cells are finished.\n"
     paper = f"\nThe paper: {results.paper}\n" if results.paper else ""
-    return (
-        f"# {results.title}\n\n{results.question}\n{paper}{unfinished}\n"
-        + line(HEADER)
-        + line(["---"] * len(HEADER))
-        + "".join(line(row) for row in summary_table(results))
-        + f"\nAfter the last epoch; mean ± standard deviation over the seeds. {results.num_train} "
-        f"training and {results.num_test} test images: {results.data}.\n"
+    state = "" if results.is_complete else "\nNot all cells are finished.\n"
+    if results.failures:
+        state += "\nFailed, and not in the tables; the same command tries them again:\n\n"
+        state += "".join(
+            f"- {each.label}, seed {each.seed}: {each.error}\n" for each in results.failures
+        )
+    notes = (
+        "After the last epoch; mean, and least to greatest over the seeds. "
+        f"{results.num_train} training and {results.num_test} test images: {results.data}."
     )
+    if results.paper_accuracies:
+        notes += (
+            " The paper does not say whether its accuracies are those of training or of test "
+            "images, so they stand beside both."
+        )
+    text = f"# {results.title}\n\n{results.question}\n{paper}{state}\n"
+    text += f"{_table(HEADER, summary_table(results))}\n{notes}\n"
+    if results.differences:
+        tests = (
+            f"p: Wilcoxon's signed ranks, two-sided, from {MIN_PAIRS} seeds on; with fewer it "
+            "could not be small, so there is none."
+        )
+        text += (
+            "\n## Differences on the same seeds\n\n"
+            f"{_table(DIFFERENCES_HEADER, differences_table(results))}\n"
+            f"In percentage points: the mean, and each seed in brackets. {tests}\n"
+        )
+    return text
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = (header, ["---"] * len(header), *rows)
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 def curves(results: Results) -> dict[str, list[list[dict[str, float]]]]:

@@ -17,25 +17,29 @@
     preset = "paper-literal"            # options to begin with
     net = { ansatz = "figure1" }        # over them, as a NetConfig
     grid = { "net.num_layers" = [1, 2, 3, 4] }    # a line for each combination
+    paper = "about 70"                  # the accuracy in %, beside which it stands in the table
+    against = ["classical"]             # lines that it is compared with, seed by seed
 
-Options are taken, the later over the earlier, from: the preset of the experiment, its [net] and
-[training], the preset of the line, its net and training, the grid. Epochs and seeds stand in the
-file, so that they are fixed before anybody looks at test accuracies.
+Options are taken, the later over the earlier, from: the preset of the experiment, that of the line,
+the experiment's [net] and [training], the line's net and training, the grid. Epochs and seeds stand
+in the file, so that they are fixed before anybody looks at test accuracies.
 """
 
 import itertools
 import re
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
+from string import Formatter
 from typing import Any, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from qpc_qiskit.errors import ExperimentError
 from qpc_qiskit.options import IMAGE_SHAPES, DataSource, NetConfig, Options, TrainConfig
-from qpc_qiskit.presets import PRESETS
+from qpc_qiskit.presets import PRESETS, Preset
 
 _PARTS = ("net", "training")
 
@@ -53,6 +57,10 @@ class Line(Options):
     """Options of the training."""
     grid: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
     """Values to combine, by `net.FIELD` or `training.FIELD`."""
+    paper: str = ""
+    """Accuracy that the paper shows for it, in %."""
+    against: tuple[str, ...] = ()
+    """Labels of lines whose accuracies are taken from its own, seed by seed; {field} as above."""
 
     @field_validator("grid")
     @classmethod
@@ -76,6 +84,10 @@ class Cell:
     """The network, for the images of the experiment's data."""
     training: TrainConfig
     """How it is trained, its seed included."""
+    paper: str = ""
+    """See `Line`."""
+    against: tuple[str, ...] = ()
+    """Labels of the lines that it is compared with."""
 
     @property
     def folder(self) -> str:
@@ -121,6 +133,13 @@ class Experiment(Options):
                 f"two lines are called {twice!r}; name in the label what the grid changes, as in "
                 "'{num_layers} blocks'"
             )
+        labels = dict.fromkeys(cell.label for cell in cells)
+        for cell in cells:
+            if unknown := [name for name in cell.against if name not in labels]:
+                known = ", ".join(map(repr, labels))
+                raise ValueError(
+                    f"line {cell.label!r}: against {unknown[0]!r}, but the lines are {known}"
+                )
         return self
 
     def cells(self) -> list[Cell]:
@@ -129,14 +148,14 @@ class Experiment(Options):
         Raises:
             ValueError: options that contradict each other, unknown ones, or an unknown preset.
         """
-        configs = [config for line in self.lines for config in self._expand(line)]
+        firsts = [cell for line in self.lines for cell in self._expand(line)]
         return [
-            Cell(label, net, training.model_copy(update={"seed": seed}))
+            replace(cell, training=cell.training.model_copy(update={"seed": seed}))
             for seed in self.seeds
-            for label, net, training in configs
+            for cell in firsts
         ]
 
-    def _expand(self, line: Line) -> list[tuple[str, NetConfig, TrainConfig]]:
+    def _expand(self, line: Line) -> list[Cell]:
         found = []
         for values in itertools.product(*line.grid.values()):
             options = self._common(line)
@@ -148,21 +167,17 @@ class Experiment(Options):
 
     def _common(self, line: Line) -> dict[str, dict[str, Any]]:
         options: dict[str, dict[str, Any]] = {"net": {}, "training": {}}
-        for preset, source in ((self.preset, self), (line.preset, line)):
-            if preset is not None:
-                if preset not in PRESETS:
-                    raise ValueError(
-                        f"preset must be one of {', '.join(PRESETS)}, found {preset!r}"
-                    )
-                options["net"] |= PRESETS[preset].net
-                options["training"] |= PRESETS[preset].training
+        names = [name for name in (self.preset, line.preset) if name is not None]
+        for name in names:
+            if name not in PRESETS:
+                raise ValueError(f"preset must be one of {', '.join(PRESETS)}, found {name!r}")
+        sources: list[Preset | Experiment | Line] = [PRESETS[name] for name in names]
+        for source in (*sources, self, line):
             options["net"] |= source.net
             options["training"] |= source.training
         return options
 
-    def _configured(
-        self, line: Line, options: dict[str, dict[str, Any]]
-    ) -> tuple[str, NetConfig, TrainConfig]:
+    def _configured(self, line: Line, options: dict[str, dict[str, Any]]) -> Cell:
         for part, field in (
             ("training", "seed"),
             ("training", "devices"),
@@ -181,11 +196,23 @@ class Experiment(Options):
             raise ValueError(f"line {line.label!r}: {_first(error)}") from error
         if training.engine != "exact":
             raise ValueError(f"line {line.label!r}: an experiment is trained on the exact engine")
-        try:
-            label = line.label.format_map(training.model_dump() | net.model_dump())
-        except (KeyError, ValueError, IndexError) as error:
-            raise ValueError(f"label {line.label!r}: no option {error}") from error
-        return label, net, training
+        known = training.model_dump() | net.model_dump()
+        against = tuple(dict.fromkeys(_filled_in(label, known) for label in line.against))
+        return Cell(_filled_in(line.label, known), net, training, line.paper, against)
+
+
+def _filled_in(label: str, options: Mapping[str, Any]) -> str:
+    """A label with the values of the options that it names."""
+    try:
+        for _, name, _, _ in Formatter().parse(label):
+            if name is not None and name not in options:  # nor an attribute or an item of one
+                raise ValueError(f"no option {name!r}")
+        return label.format_map(options)
+    except (KeyError, ValueError, IndexError, TypeError) as error:
+        raise ValueError(
+            f"label {label!r}: {error}; between braces stands an option of network or training, as "
+            "in {num_layers}"
+        ) from error
 
 
 def slug(label: str) -> str:
@@ -236,14 +263,25 @@ def changed(experiment: Experiment, **changes: Any) -> Experiment:
 
     Args:
         experiment: stays as it is.
-        changes: fields of it; those of `data` and `training` are laid over what is there.
+        changes: fields of it; those of `data`, `net` and `training` are laid over what is there,
+            also over what a line or its grid says.
 
     Raises:
         ExperimentError: the result is wrong.
     """
     fields = experiment.model_dump()
     for name, value in changes.items():
-        fields[name] = fields[name] | value if isinstance(value, dict) else value
+        if not isinstance(value, dict):
+            fields[name] = value
+            continue
+        fields[name] |= value
+        for line in fields["lines"] if name in _PARTS else ():
+            line[name] = {key: own for key, own in line[name].items() if key not in value}
+            line["grid"] = {
+                key: own
+                for key, own in line["grid"].items()
+                if key not in {f"{name}.{field}" for field in value}
+            }
     try:
         return Experiment.model_validate(fields)
     except ValidationError as error:

@@ -2,7 +2,7 @@
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -20,6 +20,8 @@ _LAYERS: dict[type[nn.Module], Callable[..., nn.Module]] = {
 }
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _QUANTUM = (QuantumPointwiseConv1d, QuantumPointwiseConv2d, QuantumPointwiseConv3d)
+# By name, since their modules are slow to import and not in every build of torch.
+_WRAPPERS = {"DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule"}
 
 
 class Subsample(nn.Module):
@@ -115,8 +117,10 @@ def replace_pointwise(
     them. Dtype, device and training mode are those of the convolution.
 
     Args:
-        model: any network whose `forward` calls its convolutions as modules. It is not changed
-            unless `inplace`.
+        model: any network whose `forward` calls its convolutions as the modules that
+            `named_modules()` gives; one that it reaches otherwise, as through a closure or a dict
+            of lists, goes on unseen. It is not changed unless `inplace`. Replace before wrapping
+            it for several processes.
         where: `all` 1x1 convolutions; or their names as `model.named_modules()` gives them; or a
             function of name and module that says which.
         pointwise: what takes their place: `quantum`, or a baseline of `nets.pointwise` (2d only).
@@ -129,7 +133,8 @@ def replace_pointwise(
     Raises:
         ValueError: nothing was found; a name is not that of a 1x1 convolution; or one that was
             chosen cannot be exchanged (groups, padding, hooks, weights shared with another module,
-            channels that do not fit). The message names it.
+            a plain list that holds it too, channels that do not fit); or the model is wrapped for
+            several processes. The message names it.
 
     Source: arXiv:2412.01241, section "Application".
 
@@ -144,6 +149,7 @@ def replace_pointwise(
         raise ValueError(
             f"Unknown pointwise layer {pointwise!r}; expected one of {', '.join(KINDS)}."
         )
+    _refuse_wrappers(model)
     if not inplace:
         model = copy.deepcopy(model)
     names = _names_by_module(model)
@@ -168,6 +174,17 @@ def replace_pointwise(
     return Replaced(model, Replacements(changes))
 
 
+def _refuse_wrappers(model: nn.Module) -> None:
+    """DDP and FSDP know the parameters that were there when they were made, and no later ones."""
+    for name, module in model.named_modules():
+        if found := _WRAPPERS & {kind.__name__ for kind in type(module).__mro__}:
+            where = f"{name!r} is" if name else "The model is"
+            raise ValueError(
+                f"{where} wrapped in {found.pop()}, which would not synchronise the new layers. "
+                "Replace before wrapping."
+            )
+
+
 def _names_by_module(model: nn.Module) -> dict[nn.Module, list[str]]:
     """Every 1x1 convolution with all its names, in the network's order."""
     found: dict[nn.Module, list[str]] = {}
@@ -184,9 +201,11 @@ def _chosen(names: dict[nn.Module, list[str]], where: Where) -> list[tuple[nn.Mo
     listed = ", ".join(present)
     if where == "all":
         return list(names.items())
-    if isinstance(where, str):
+    if isinstance(where, str) or not (callable(where) or _are_names(where)):
+        example = where if isinstance(where, str) else present[0]
         raise ValueError(
-            f"where={where!r}: expected 'all', a list of names such as [{where!r}], or a function."
+            f"where={where!r}: expected 'all', a list of names such as [{example!r}], or a "
+            "function."
         )
     if callable(where):
         chosen = [
@@ -207,6 +226,20 @@ def _chosen(names: dict[nn.Module, list[str]], where: Where) -> list[tuple[nn.Mo
     return [(module, aliases) for module, aliases in names.items() if wanted & set(aliases)]
 
 
+def _are_names(where: object) -> bool:
+    return isinstance(where, Collection) and all(isinstance(name, str) for name in where)
+
+
+def _plain_holders(model: nn.Module, module: nn.Module) -> Iterator[str]:
+    """Attributes that hold a module where torch does not look: plain lists, tuples, sets, dicts."""
+    for name, owner in model.named_modules():
+        for attribute, value in vars(owner).items():
+            values = value.values() if isinstance(value, dict) else value
+            is_plain = attribute != "_modules" and isinstance(value, list | tuple | set | dict)
+            if is_plain and any(each is module for each in values):
+                yield f"{name}.{attribute}" if name else attribute
+
+
 def _check(model: nn.Module, module: nn.Module, name: str, pointwise: str) -> None:
     """Refuse what no pointwise layer can stand for."""
     where = f"The 1x1 convolution {name!r}" if name else "The model"
@@ -224,10 +257,15 @@ def _check(model: nn.Module, module: nn.Module, name: str, pointwise: str) -> No
             f"{where} has padding={module.padding}, where a quantum layer would see only the "
             f"border. {advice}"
         )
-    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
+    if any(hooks for kind, hooks in vars(module).items() if kind.endswith("_hooks")):
         raise ValueError(f"{where} has hooks, which would be lost. Remove them. {advice}")
     if pointwise != "quantum" and type(module) is not nn.Conv2d:
         raise ValueError(f"{where} is no Conv2d, for which {pointwise!r} is made. {advice}")
+    if holder := next(_plain_holders(model, module), None):
+        raise ValueError(
+            f"{where} is also in {holder!r}, a plain list, tuple, set or dict in which it would "
+            f"stay. Use nn.ModuleList or nn.ModuleDict. {advice}"
+        )
     own = {id(parameter) for parameter in module.parameters()}
     for other_name, other in model.named_modules():
         if other is not module and any(id(p) in own for p in other.parameters(recurse=False)):

@@ -18,6 +18,8 @@ from qiskit_ibm_runtime.exceptions import (
 )
 
 from hardware_runs.standin import Fault, Remote
+from qpc_qiskit.errors import BackendError
+from qpc_qiskit.execution.runtime import find_backend, ibm_backends
 
 pytestmark = pytest.mark.usefixtures("no_backoff")
 
@@ -579,3 +581,19 @@ def test_own_mistakes_do_not_look_like_the_services(start, send, monkeypatch):
     with pytest.raises(IBMRuntimeError, match="stand-in itself failed: ZeroDivisionError"):
         send(backend)
     assert "ZeroDivisionError" in standin.errors.pop()
+
+
+def test_a_refused_token_is_told_where_no_device_is_found(start):
+    """The client takes an error of the list of devices for an empty list."""
+    standin = start()
+    service = standin.service()
+    standin.add_fault(Fault("status", status=401, times=None, route="GET *"))
+    with pytest.raises(BackendError, match="IBM's devices: IBMNotAuthorizedError"):
+        ibm_backends(service)
+    with pytest.raises(BackendError, match="ibm_manila: IBMNotAuthorizedError"):
+        find_backend("ibm_manila", service=service)
+
+
+def test_a_device_that_is_not_there(start):
+    with pytest.raises(BackendError, match="ibm_atlantis: QiskitBackendNotFoundError"):
+        find_backend("ibm_atlantis", service=start().service())

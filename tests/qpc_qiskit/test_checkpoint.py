@@ -53,6 +53,15 @@ def test_network_comes_back(tmp_path, name, dtype):
     assert torch.equal(loaded(images), model(images))
 
 
+def test_file_from_before_head_norms_is_a_network_without_one(tmp_path):
+    model, _ = saved(tmp_path, NetConfig(name="paper-cnn", width=4, hidden=6, head_norm="none"))
+    rewrite(tmp_path, lambda record: record["net"].pop("head_norm"))
+    loaded, record = load(tmp_path)
+    assert record.net == model.config
+    images = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(loaded(images), model(images))
+
+
 def test_record_says_what_was_done(tmp_path):
     data = DataRecord.of(load_data("digits"))
     model = build_net(SMALL)

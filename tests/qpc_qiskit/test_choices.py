@@ -35,7 +35,7 @@ def test_entries_of_the_papers_network():
     assert "pointwise1: round up: 11 circuits of 6 qubits" in table["A3"]
     assert "pointwise2: round up: 22 circuits of 6 qubits" in table["A3"]
     assert "no activation after the pointwise layers; ReLU alone after the 3x3" in table["A16"]
-    assert "hidden layer of 256 units with ReLU, dropout 0.5" in table["A21"]
+    assert "hidden layer of 256 units with batch norm and ReLU, dropout 0.5" in table["A21"]
     assert "'paper-fig3b'" in table["A26"]
 
 
@@ -85,6 +85,9 @@ def test_processes_are_named():
         ("A12", {"num_layers": 2}, "3 blocks", "2 blocks"),
         ("A13", {"init": "normal"}, "uniform", "normal"),
         ("A21", {"dropout": 0.5}, "dropout 0.25", "dropout 0.5"),
+        ("A21", {"hidden": 8}, "max-pools in the stem; dropout", "8 units with batch norm"),
+        ("A21", {"hidden": 8, "head_norm": "layer"}, "; dropout", "with layer norm and ReLU"),
+        ("A21", {"hidden": 8, "head_norm": "none"}, "; dropout", "layer of 8 units with ReLU"),
     ],
 )
 def test_entry_follows_the_configuration(code, options, before, after):

@@ -80,6 +80,39 @@ def test_one_line(tiny, tmp_path):
     assert "Not all runs are finished." in text
 
 
+def test_a_failed_run_is_told_with_line_and_seed(tiny, tmp_path):
+    bad = 'label = "bad"\ntraining = { optimizer = "sgd", lr = 1e30, schedule = "constant" }\n'
+    tiny.write_text(TINY.replace("[[lines]]", f"[[lines]]\n{bad}\n[[lines]]", 1))
+    few = ("--train-images=60", "--test-images=20", "--seeds=0,1", "--epochs=1")
+    result = qpc("experiment", tiny, *few, "--out", tmp_path / "out", exit_code=1)
+    assert "Traceback" not in result.stderr
+    told = [line for line in result.stderr.splitlines() if line.startswith("qpc: ")]
+    assert [line.partition(" failed: ")[0] for line in told[:2]] == [
+        "qpc: bad, seed 0", "qpc: bad, seed 1",
+    ]  # fmt: skip
+    assert told[2].startswith("qpc: 2 runs failed; the same command tries again.")
+    rows = {line.split()[0]: line.split()[1:] for line in result.stdout.splitlines() if line}
+    assert rows["classical"][:2] == ["2", "1"]
+    assert "bad" not in rows
+    others = ("--only=quantum", "--seeds=1", "--json", "--out", tmp_path / "out")
+    answer = json.loads(qpc("experiment", tiny, *few[:2], "--epochs=1", *others).stdout)
+    assert [failure["seed"] for failure in answer["failures"]] == [0, 1]
+
+
+def test_options_that_are_given_win_over_a_line(tiny):
+    own = '[[lines]]\nlabel = "own"\ntraining = { epochs = 7 }\npreset = "paper-literal"\n'
+    tiny.write_text(TINY + own)
+    plan = json.loads(qpc("experiment", tiny, "--plan", "--epochs=3", "--json").stdout)
+    assert [line["training"]["epochs"] for line in plan["lines"].values()] == [3, 3, 3]
+
+
+def test_a_label_with_an_attribute(tiny):
+    tiny.write_text(TINY.replace('"quantum"', '"x {lr.foo}"'))
+    result = qpc("experiment", tiny, "--plan", exit_code=2)
+    assert "label 'x {lr.foo}': no option 'lr.foo'" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
@@ -103,8 +136,8 @@ def test_wrong_usage(arguments, match, tmp_path, monkeypatch):
 def test_nets():
     text = qpc("nets", "--data=cifar10").stdout
     lines = {line.split()[0]: line.split() for line in text.splitlines() if line.strip()}
-    assert lines["paper-fig3a"][-2:] == ["1782", "2140608"]
-    assert lines["paper-fig3b"][-2:] == ["12480", "2151818"]
+    assert lines["paper-fig3a"][-2:] == ["1782", "2141120"]
+    assert lines["paper-fig3b"][-2:] == ["12480", "2152330"]
     assert "--preset strong-twin" in text
     text = qpc("nets", "strong", "paper-cnn", "--data=cifar10").stdout
     assert "128 -> 64, 10 circuits of 7 qubits" in text

@@ -53,6 +53,52 @@ def test_twin_has_no_quantum_layer_and_the_same_stem():
         assert torch.equal(ours, theirs)
 
 
+def units_at_zero(norm):
+    """Share of the hidden units that are zero for every image after ten steps at the paper's lr."""
+    net = {"name": "paper-cnn", "in_channels": 3, "image_size": 32, "width": 8, "hidden": 64}
+    model = build_net(NetConfig(**net, head_norm=norm, dropout=0))
+    images, labels = images_for(model.config, 16), torch.arange(16) % 10
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    for _ in range(10):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+    head = model.layers.head
+    relu = next(at for at, layer in enumerate(head) if isinstance(layer, torch.nn.ReLU))
+    hidden = head[: relu + 1](model.layers.stem(model.normalise(images)))
+    return float((hidden == 0).all(0).float().mean())
+
+
+def test_head_norm_keeps_hidden_units_alive_at_the_papers_learning_rate():
+    assert units_at_zero("none") > 0.2
+    assert units_at_zero("batch") == 0
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_a_batch_of_one_image_can_be_trained_on(name):
+    widths = {} if "width" in ARCHITECTURES[name].idle else {"width": 4}
+    model = build_net(NetConfig(name=name, hidden=6, **widths)).train()
+    norm = model.layers.head[2]
+    model(images_for(model.config, 5))
+    model.layers.head[3:].eval()  # dropout
+    before = {key: value.clone() for key, value in norm.state_dict().items()}
+    seen = []
+    norm.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
+    model(images_for(model.config, 1)).sum().backward()
+    assert all(torch.equal(norm.state_dict()[key], before[key]) for key in before)
+    ((given, found),) = seen
+    expected = (given - before["running_mean"]) / torch.sqrt(before["running_var"] + norm.eps)
+    torch.testing.assert_close(found, expected)
+    assert model.layers.head[1].weight.grad.abs().max() > 0
+
+
+def test_head_norm_of_several_images_is_batch_norm():
+    model = build_net(NetConfig(hidden=6)).train()
+    features = torch.rand(3, 6, generator=torch.Generator().manual_seed(1))
+    expected = (features - features.mean(0)) / torch.sqrt(features.var(0, correction=0) + 1e-5)
+    torch.testing.assert_close(model.layers.head[2](features), expected)
+
+
 def test_seed_decides_the_weights_and_nothing_else_changes():
     state = torch.random.get_rng_state()
     first, same, other = (build_net(NetConfig(), seed=seed).state_dict() for seed in (1, 1, 2))

@@ -54,6 +54,8 @@ def test_wrong_options_are_refused(kind, options, match):
         (NetConfig, {"pointwise": "conv", "init": "normal"}, "init would have no effect"),
         (NetConfig, {"patch_size": 2}, "patch_size would have no effect on the network small"),
         (NetConfig, {"name": "quanvolution", "width": 4}, "width would have no effect"),
+        (NetConfig, {"head_norm": "batch"}, "head_norm would have no effect without hidden units"),
+        (NetConfig, {"name": "strong", "hidden": 0, "head_norm": "layer"}, "head_norm would have"),
         (TrainConfig, {"momentum": 0.9}, "momentum would have no effect with adam"),
         (TrainConfig, {"schedule": "constant", "eta_min": 0.001}, "eta_min would have no effect"),
     ],
@@ -69,6 +71,12 @@ def test_architecture_decides_defaults_that_options_override():
     assert NetConfig(name="paper-fig3a", width=8).width == 8
     assert NetConfig().width == 16
     assert NetConfig(pointwise="conv", num_layers=2).num_layers == 2  # what the count is matched to
+
+
+def test_hidden_units_have_a_norm_unless_told_otherwise():
+    assert NetConfig(name="paper-cnn").head_norm == NetConfig(hidden=8).head_norm == "batch"
+    assert NetConfig(hidden=8, head_norm="none").head_norm == "none"
+    assert NetConfig(name="paper-cnn", hidden=0).head_norm == NetConfig().head_norm == "none"
 
 
 def test_architectures_are_those_that_exist():

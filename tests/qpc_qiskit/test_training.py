@@ -263,6 +263,27 @@ def test_options_take_effect(data, tmp_path, options):
     )
 
 
+def test_last_batch_of_one_image(data, tmp_path):
+    net = NetConfig(name="small-classical", width=2, quantum_channels=2, hidden=3)
+    _, history = run(data, tmp_path, TrainConfig(epochs=1, batch_size=99), net)
+    assert len(history) == 1
+
+
+def test_run_from_before_head_norms_is_resumed(data, tmp_path):
+    net = NetConfig(name="small-classical", width=2, quantum_channels=2, hidden=3, head_norm="none")
+    config = TrainConfig(epochs=2)
+    run(data, tmp_path, config, net)
+    path = tmp_path / "run.json"
+    record = json.loads(path.read_text())
+    assert record["net"].pop("head_norm") == "none"
+    path.write_text(json.dumps(record))
+    _, history = run(data, tmp_path, config, net, resume=True)
+    assert len(history) == 2
+    other = net.model_copy(update={"head_norm": "batch"})
+    with pytest.raises(CheckpointError, match=r"net\.head_norm: begun with 'none', now 'batch'"):
+        run(data, tmp_path, config, other, resume=True)
+
+
 def test_classical_twin_trains(data, tmp_path):
     net = NetConfig(name="small-classical", width=4, quantum_channels=4)
     _, history = run(data, tmp_path, net=net)

@@ -11,7 +11,14 @@ from qpc_qiskit import training
 from qpc_qiskit.data import load
 from qpc_qiskit.errors import CheckpointError, DataError, ExperimentError
 from qpc_qiskit.experiments import Experiment, run_experiment, summary_table
-from qpc_qiskit.experiments.results import read_results
+from qpc_qiskit.experiments.locking import locked
+from qpc_qiskit.experiments.results import (
+    CellResult,
+    Epoch,
+    differences,
+    differences_table,
+    read_results,
+)
 from qpc_qiskit.experiments.spec import changed
 from qpc_qiskit.training import TrainingInterrupted
 
@@ -25,7 +32,12 @@ EXPERIMENT = Experiment.model_validate(
         "net": {"width": 4, "quantum_channels": 4, "hidden": 4},
         "training": {"epochs": 2, "batch_size": 32},
         "lines": [
-            {"label": "quantum", "net": {"num_layers": 1}},
+            {
+                "label": "quantum",
+                "net": {"num_layers": 1},
+                "paper": "90",
+                "against": ["classical"],
+            },
             {"label": "classical", "net": {"name": "small-classical"}},
         ],
     }
@@ -50,6 +62,22 @@ def table(path):
 
 def run(folder, data, experiment=EXPERIMENT, **options):
     return run_experiment(experiment, folder, data=data, progress=False, **options)
+
+
+def timeless(results):
+    """Times differ from run to run, everything else is bit for bit the same."""
+    return results.model_copy(update={"epoch_seconds": {}})
+
+
+def with_bad_line(lr=1e30):
+    bad = {"label": "bad", "training": {"optimizer": "sgd", "lr": lr}, "net": {"num_layers": 1}}
+    return changed(EXPERIMENT, seeds=[0], lines=[bad, *EXPERIMENT.model_dump()["lines"]])
+
+
+@pytest.fixture(scope="module")
+def with_failure(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("failure")
+    return folder, run(folder, data, with_bad_line())
 
 
 def test_results_tell_every_cell(done):
@@ -79,7 +107,15 @@ def test_tables_and_figure(done):
         100 * cell.last.test_accuracy for cell in results.cells if cell.label == "quantum"
     ]
     assert summary[0][:3] == ("quantum", "2", "2")
-    assert summary[0][4].startswith(f"{sum(accuracies) / 2:.2f} ± ")
+    low, high = sorted(accuracies)
+    assert summary[0][4] == f"{sum(accuracies) / 2:.2f} ({low:.2f} to {high:.2f})"
+    times = [
+        float(row["seconds"])
+        for cell in results.cells[:1]
+        for row in table(folder / cell.folder / "seconds.csv")
+    ]
+    assert results.epoch_seconds[results.cells[0].folder] == pytest.approx(sum(times) / 2)
+    assert [row[5] for row in summary] == ["90", "-"]
     text = (folder / "summary.md").read_text()
     assert f"| {' | '.join(summary[1])} |" in text
     assert "The paper: says nothing" in text
@@ -116,8 +152,8 @@ def test_interrupted_and_resumed_is_uninterrupted(done, data, tmp_path, monkeypa
     began = []
     results = run(tmp_path, data, on_cell=lambda number, count, cell: began.append((number, count)))
     assert began == [(2, 4), (3, 4), (4, 4)]
-    assert results == done[1]
-    for name in FILES:
+    assert timeless(results) == timeless(done[1])
+    for name in ("curves.csv", "experiment.json"):
         assert (tmp_path / name).read_bytes() == (done[0] / name).read_bytes()
     for cell in results.cells:
         for name in ("model.safetensors", "model.json", "metrics.csv"):
@@ -135,8 +171,124 @@ def test_one_line_and_one_seed_first(done, data, tmp_path):
         run(tmp_path, data, only=["x"])
 
 
+def test_finished_seeds_are_reported_although_another_is_asked_for(
+    done, data, tmp_path, monkeypatch
+):
+    shutil.copytree(done[0], tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_fit", lambda *_: pytest.fail("trained again"))
+        assert run(tmp_path / "run", data, changed(EXPERIMENT, seeds=[1])) == done[1]
+    for name in FILES:
+        assert (tmp_path / "run" / name).read_bytes() == (done[0] / name).read_bytes()
+    (tmp_path / "run" / done[1].cells[0].folder / "model.json").unlink()  # begun, not finished
+    results = run(tmp_path / "run", data, changed(EXPERIMENT, seeds=[1]))
+    assert [(cell.label, cell.seed) for cell in results.cells] == [
+        ("classical", 0), ("quantum", 1), ("classical", 1),
+    ]  # fmt: skip
+    assert not results.is_complete
+    assert results.differences == ()
+
+
+def test_a_cell_that_fails_does_not_stop_the_others(with_failure, done):
+    folder, results = with_failure
+    assert [cell.label for cell in results.cells] == ["quantum", "classical"]
+    assert results.cells == done[1].cells[:2]
+    assert not results.is_complete
+    (failure,) = results.failures
+    assert (failure.label, failure.seed) == ("bad", 0)
+    assert "finite" in failure.error
+    assert json.loads((folder / failure.folder / "failed.json").read_text())["label"] == "bad"
+    assert read_results(folder) == results
+    assert f"- bad, seed 0: {failure.error}" in (folder / "summary.md").read_text()
+
+
+def test_a_failed_cell_is_tried_again(with_failure, data, tmp_path, monkeypatch):
+    shutil.copytree(with_failure[0], tmp_path / "run")
+    experiment = with_bad_line()
+    known = run(tmp_path / "run", data, experiment, only=["classical"])
+    assert known.failures == with_failure[1].failures  # told, not tried
+    began = []
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "learning_rate", lambda *_: 0.01)
+        results = run(
+            tmp_path / "run", data, experiment, on_cell=lambda *each: began.append(each[2].label)
+        )
+    assert began == ["bad"]
+    assert results.is_complete
+    assert results.failures == ()
+    assert not (tmp_path / "run" / "cells" / "bad" / "seed-0" / "failed.json").exists()
+
+
+def test_an_error_of_the_program_is_not_taken_for_a_failed_cell(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "_fit", lambda *_: {}["bug"])
+    with pytest.raises(KeyError, match="bug"):
+        run(tmp_path, data)
+
+
+def test_one_process_at_a_time(data, tmp_path, monkeypatch):
+    with locked(tmp_path), pytest.raises(ExperimentError, match=r"process \d+ on .* is training"):
+        run(tmp_path, data)
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+    with locked(tmp_path):
+        pass
+    assert (tmp_path / ".lock").read_text() == ""
+
+
+def test_differences_are_those_of_the_same_seeds(done):
+    folder, results = done
+    accuracy = {(cell.label, cell.seed): cell.last for cell in results.cells}
+    (found,) = results.differences
+    assert (found.label, found.against, found.seeds) == ("quantum", "classical", (0, 1))
+    for part in ("train", "test"):
+        expected = tuple(
+            getattr(accuracy["quantum", seed], f"{part}_accuracy")
+            - getattr(accuracy["classical", seed], f"{part}_accuracy")
+            for seed in (0, 1)
+        )
+        assert getattr(found, part) == expected
+    assert found.p_value is None
+    text = (folder / "summary.md").read_text()
+    assert f"| {' | '.join(differences_table(results)[0])} |" in text
+    assert "from 8 seeds on" in text
+    assert "whether its accuracies are those of training or of test" in text
+
+
+def cell_of(label, seed, accuracy):
+    epoch = Epoch(1, 0.0, accuracy, 0.0, accuracy)
+    cell = EXPERIMENT.cells()[0]
+    return CellResult(
+        label=label, seed=seed, folder="x", net=cell.net, training=cell.training,
+        parameters=1, pointwise_parameters=1, curve=(epoch,),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rises", "p_value"),
+    [
+        ([0.01 * n for n in range(1, 9)], 2 / 2**8),  # all up: the least p-value of 8 pairs
+        ([0.0] * 8, 1.0),
+        ([0.01 * n for n in range(1, 8)], None),
+        ([0.1], "none"),
+    ],
+)
+def test_p_value_from_eight_seeds_on(rises, p_value):
+    cells = [cell_of("a", seed, 0.5 + rise) for seed, rise in enumerate(rises)]
+    cells += [cell_of("b", seed, 0.5) for seed in (*range(len(rises)), 99)]
+    found = differences(cells, {"a": ["b"], "b": []})
+    if p_value == "none":
+        assert found == ()
+        return
+    assert found[0].seeds == tuple(range(len(rises)))
+    assert found[0].test == pytest.approx(rises)
+    assert found[0].p_value == (None if p_value is None else pytest.approx(p_value))
+
+
 def test_cells_with_other_options_or_data_are_refused(done, data, tmp_path):
     shutil.copytree(done[0], tmp_path / "run")
+    with pytest.raises(CheckpointError, match=r"training\.epochs: begun with 2, now 5"):
+        run(tmp_path / "run", data, changed(EXPERIMENT, training={"epochs": 5}))
+    for name in FILES:
+        assert (tmp_path / "run" / name).read_bytes() == (done[0] / name).read_bytes()
     with pytest.raises(CheckpointError, match=r"quantum/seed-0 .* training\.lr: begun with 0\.01"):
         run(tmp_path / "run", data, changed(EXPERIMENT, training={"lr": 0.5}))
     with pytest.raises(CheckpointError, match=r"data\.sha256"):

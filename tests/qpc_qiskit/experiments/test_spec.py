@@ -48,6 +48,11 @@ def test_depth_is_that_of_figure_8():
 
 def test_optimizer_has_every_combination():
     cells = [cell for cell in load_experiment("optimizer").cells() if cell.training.seed == 0]
+    literal = [c for c in cells if c.net.name != "small"]
+    assert {(c.net.name, c.training.lr) for c in literal} == {
+        (name, lr) for name in ("paper-fig3a", "paper-fig3b") for lr in (0.01, 0.001)
+    }
+    cells = [c for c in cells if c.net.name == "small"]
     found = {(c.training.optimizer, c.training.lr, c.training.loss) for c in cells}
     assert len(found) == len(cells) == 14
     assert ("sgd", 0.1, "mse") in found
@@ -70,7 +75,7 @@ def test_later_options_go_over_earlier_ones():
         "strong", 8, 2, "flips",
     )  # fmt: skip
     assert (b.net.name, b.net.width, b.net.num_layers) == ("paper-fig3a", 8, 1)
-    assert (b.training.lr, b.training.augment) == (0.01, "none")
+    assert (b.training.lr, b.training.augment) == (0.5, "none")
     assert (c.label, c.net.num_layers, c.training.lr) == ("c5", 5, 0.25)
     assert [cell.training.seed for cell in experiment.cells()] == [0, 0, 0, 1, 1, 1]
 
@@ -90,7 +95,19 @@ def test_network_fits_the_data():
         ({"lines": [{"label": "a"}, {"label": "A"}]}, "two lines are called"),
         ({"lines": [{"label": "a", "net": {"depth": 1}}]}, "line 'a': depth: Extra inputs"),
         ({"lines": [{"label": "a", "preset": "weak"}]}, "preset must be one of paper-literal, "),
-        ({"lines": [{"label": "{depth}"}]}, "label '{depth}': no option 'depth'"),
+        ({"lines": [{"label": "{depth}"}]}, "label '{depth}': no option 'depth'; between braces"),
+        ({"lines": [{"label": "x {lr.foo}"}]}, "label 'x {lr.foo}': no option 'lr.foo'"),
+        ({"lines": [{"label": "x {lr[0]}"}]}, r"label 'x {lr\[0\]}': no option 'lr\[0\]'"),
+        ({"lines": [{"label": "x {}"}]}, "label 'x {}': no option ''"),
+        ({"lines": [{"label": "x {lr"}]}, "label 'x {lr': expected '}'"),
+        (
+            {"lines": [{"label": "x {num_qubits:d}"}]},
+            "label 'x {num_qubits:d}': unsupported format",
+        ),
+        (
+            {"lines": [{"label": "a", "against": ["b"]}]},
+            "line 'a': against 'b', but the lines are 'a'",
+        ),
         ({"lines": [{"label": "a", "grid": {"lr": [1]}}]}, "'lr' must be net.FIELD or training"),
         ({"lines": [{"label": "a", "grid": {"net.width": []}}]}, "'net.width' has no values"),
         (
@@ -135,6 +152,50 @@ def test_changed_is_checked_anew():
     assert experiment.data.train_images == 9
     with pytest.raises(ExperimentError, match=r"mine: line 'a': lr: Input should be greater"):
         changed(with_(), training={"lr": -1})
+
+
+def test_changes_go_over_everything():
+    """What is given on the command line wins over presets, lines and grids."""
+    lines = [
+        {"label": "a", "training": {"epochs": 7, "lr": 0.5}},
+        {"label": "b", "preset": "paper-literal", "net": {"width": 8}},
+        {"label": "c, {lr}", "grid": {"training.epochs": [3], "training.lr": [0.1, 0.2]}},
+        {"label": "d, {epochs}", "grid": {"training.epochs": [3, 4]}},
+    ]
+    cells = changed(with_(lines=lines), seeds=[0], training={"epochs": 5}, net={"width": 4}).cells()
+    assert [cell.label for cell in cells] == ["a", "b", "c, 0.1", "c, 0.2", "d, 5"]
+    assert {(cell.training.epochs, cell.net.width) for cell in cells} == {(5, 4)}
+    assert [cell.training.lr for cell in cells] == [0.5, 0.01, 0.1, 0.2, 0.01]
+
+
+def test_comparisons_follow_the_grid():
+    grid = {"net.num_layers": [1, 2]}
+    lines = [
+        {"label": "q{num_layers}", "grid": grid, "against": ["n{num_layers}", "n1"], "paper": "9"},
+        {"label": "n{num_layers}", "grid": grid, "net": {"pointwise": "no-entanglement"}},
+    ]
+    cells = with_(lines=lines).cells()[:4]
+    assert [cell.against for cell in cells] == [("n1",), ("n2", "n1"), (), ()]
+    assert [cell.paper for cell in cells] == ["9", "9", "", ""]
+
+
+def test_the_papers_networks_are_compared_with_their_twins():
+    for name, pairs in (
+        (
+            "cifar10",
+            {
+                ("quantum, Fig. 3(a)", "classical, Fig. 3(b)"),
+                ("strong, quantum", "strong, classical"),
+            },
+        ),
+        ("fashion-mnist", {("quantum, Fig. 3(a)", "classical, Fig. 3(b)")}),
+        ("depth", {(f"quantum, depth {n}", "classical, Fig. 3(b)") for n in (1, 2, 3, 4)}),
+    ):
+        cells = load_experiment(name).cells()
+        assert pairs <= {(cell.label, other) for cell in cells for other in cell.against}
+    papers = {cell.label: cell.paper for cell in load_experiment("cifar10").cells()}
+    assert papers["quantum, Fig. 3(a)"] == "90"
+    assert papers["strong, quantum"] == ""
 
 
 def test_round_trip_through_toml(tmp_path):

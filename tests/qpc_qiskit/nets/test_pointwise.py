@@ -262,7 +262,7 @@ def test_twins_have_the_stem_of_their_network():
 
 def test_counts_of_the_papers_networks():
     """By hand, CIFAR-10: quantum 54 weights a circuit, classical C_in*C_out + C_out and 2*C_out."""
-    head = 128 * 64 * 256 + 256 + 256 * 10 + 10
+    head = 128 * 64 * 256 + 256 + 2 * 256 + 256 * 10 + 10
     stem = 3 * 9 * 64 + 64 + 128
     conv = 64 * 9 * 64 + 64
     for name, expected, pointwise in (

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from qpc_qiskit import QuantumPointwiseConv1d, QuantumPointwiseConv2d, QuantumPointwiseConv3d
 from qpc_qiskit.data import load, unit_images
@@ -170,9 +171,28 @@ def tied():
     return net(first, second)
 
 
-def hooked():
+HOOKS = {
+    "forward": "register_forward_hook",
+    "forward pre": "register_forward_pre_hook",
+    "backward": "register_full_backward_hook",
+    "backward pre": "register_full_backward_pre_hook",
+    "state": "register_state_dict_post_hook",
+    "load": "register_load_state_dict_pre_hook",
+}
+PLAIN = (list, tuple, set, lambda modules: dict(enumerate(modules)))
+
+
+def listed(kind):
+    """A network that keeps its convolution a second time, where torch does not look."""
+    model = nn.Module()
+    model.conv = nn.Conv2d(4, 4, 1)
+    model.steps = kind([model.conv])
+    return model
+
+
+def hooked(kind):
     conv = nn.Conv2d(3, 3, 1)
-    conv.register_forward_hook(lambda *_: None)
+    getattr(conv, HOOKS[kind])(lambda *_: None)
     return net(conv)
 
 
@@ -184,7 +204,12 @@ def hooked():
         (net(nn.Conv2d(4, 4, 1, padding=1)), {}, r"'0' has padding=\(1, 1\)"),
         (net(Special(4, 4, 1)), {}, "'0' is a Special, which may do more"),
         (tied(), {"where": ["0"]}, "'0' shares its weights with '1'"),
-        (hooked(), {}, "'0' has hooks"),
+        *((hooked(kind), {}, "'0' has hooks") for kind in HOOKS),
+        *((listed(kind), {}, "'conv' is also in 'steps', a plain list") for kind in PLAIN),
+        (net(listed(list)), {}, "'0.conv' is also in '0.steps'"),
+        (net(nn.Conv2d(2, 3, 1)), {"where": None}, r"where=None: expected 'all', .*\['0'\], or"),
+        (net(nn.Conv2d(2, 3, 1)), {"where": 3}, "where=3: expected 'all'"),
+        (net(nn.Conv2d(2, 3, 1)), {"where": [nn.ReLU()]}, "expected 'all', a list of names"),
         (mobilenet_tiny(), {"where": ["stem.0"]}, "'stem.0': no such 1x1 .* block1.pointwise, "),
         (mobilenet_tiny(), {"where": []}, "where names no convolution"),
         (mobilenet_tiny(), {"where": "block1"}, r"expected 'all', a list of names such as \['b"),
@@ -200,6 +225,25 @@ def test_what_cannot_be_done_is_refused_and_nothing_changes(model, options, matc
     with pytest.raises(ValueError, match=match):
         replace_pointwise(model, inplace=True, **options)
     assert dict(model.named_modules()) == before
+
+
+# Stand-ins of their names: the real ones are slow to import, and recurse before they are set up.
+SHARDED = [type(name, (nn.Module,), {}) for name in ("FullyShardedDataParallel", "FSDPModule")]
+
+
+@pytest.mark.parametrize("kind", [DistributedDataParallel, *SHARDED])
+@pytest.mark.parametrize("inplace", [True, False])
+def test_wrapped_networks_are_refused(kind, inplace):
+    wrapped = kind.__new__(kind)  # without the processes that it needs
+    nn.Module.__init__(wrapped)
+    inner = mobilenet_tiny()
+    wrapped.add_module("module", inner)
+    match = rf"{{}} wrapped in {kind.__name__}, .* Replace before wrapping"
+    with pytest.raises(ValueError, match=match.format("The model is")):
+        replace_pointwise(wrapped, inplace=inplace)
+    with pytest.raises(ValueError, match=match.format("'0' is")):
+        replace_pointwise(net(wrapped), inplace=inplace)
+    assert not quantum_layers(inner)
 
 
 def test_padding_that_a_1x1_convolution_does_not_have():
