@@ -94,7 +94,7 @@ def _against_aer(work: Workload, noise, implementations, settings: Settings):
         if not error < 1e-5:
             raise AssertionError(f"{name} differs from Aer by {error:.1e}.")
     slow = isinstance(noise, str)
-    counts = {"torch": 512 if slow else 2048, "compiled": 2048 if slow else 8192}
+    counts = {"torch": 2048 if slow else 8192, "compiled": 4096 if slow else 16384}
     counts = {name: settings.pick(count, 64) for name, count in counts.items()}
     candidates = {"aer": lambda: aer.evs(spec, few, weights)}
     for name, engine in engines.items():
@@ -221,7 +221,7 @@ def _pennylane(template, qubits: int):
 def _scaling(qubits: int, settings: Settings, implementation: str) -> dict:
     work = Workload(2**qubits, 1, qubits)
     spec, weights = work.spec, work.layer.weight.detach()
-    count = settings.pick(max(1024, 4 ** (9 - qubits) * 64), 64)
+    count = settings.pick(max(4096, min(4 ** (9 - qubits) * 256, 2**18)), 64)
     pixels, engine = work.pixels(count), NoisyEngine(depolarizing(), implementation=implementation)
     rates = {}
     for threads in range(1, settings.threads + 1):

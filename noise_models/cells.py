@@ -1,6 +1,6 @@
 """Cells of a study: one network under one noise, evaluated once, kept as one file.
 
-A cell's key is the digest of everything that decides its result: the weights, the images, the
+A cell's key is the digest of everything that decides its result: network, weights, images, the
 noise itself, not its name, encoder, shots, mitigation, the number of the draw, and the versions of
 what computes it. A study that is run again, or changed, evaluates only cells that have no file.
 
@@ -20,7 +20,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,7 +38,6 @@ from qpc_qiskit.data import ImageData, load_source
 from qpc_qiskit.engines import ExactEngine
 from qpc_qiskit.errors import EngineError, StudyError
 from qpc_qiskit.evaluation import predict, score
-from qpc_qiskit.files import written_aside
 from qpc_qiskit.layer import QuantumPointwiseConv2d
 from qpc_qiskit.nets import ImageClassifier, quantum_layers
 from qpc_qiskit.options import DataSource
@@ -50,7 +48,7 @@ CELL_FORMAT = 1
 BATCH_SIZE = 64
 """Images at a time; it decides the order of the draws."""
 
-_LIBRARIES = ("numpy", "torch", "qiskit", "qiskit-aer")
+_LIBRARIES = ("numpy", "scipy", "torch", "qiskit", "qiskit-aer", "rustworkx")
 
 
 def implementation() -> str:
@@ -77,6 +75,8 @@ class Task:
     """Of the run."""
     weights_sha256: str
     """Of its weights."""
+    net: str
+    """Its configuration as JSON: the same weights in another circuit give another result."""
     source: DataSource
     """Of the images."""
     data_sha256: str
@@ -100,6 +100,7 @@ class Task:
         told = {
             "format": CELL_FORMAT,
             "weights": self.weights_sha256,
+            "net": self.net,
             "data": self.data_sha256,
             "test_images": self.test_images,
             "noise": self.noise.content,
@@ -350,43 +351,3 @@ def one_thread() -> Iterator[None]:
             yield
         finally:
             torch.set_num_threads(before)
-
-
-def cell_path(folder: Path, key: str) -> Path:
-    """Where a cell's file is."""
-    return folder / "cells" / key[:2] / f"{key}.parquet"
-
-
-def save_cell(folder: Path, key: str, values: Mapping[str, Any]) -> None:
-    """Write a cell's file in one step.
-
-    Raises:
-        OSError: it cannot be written, with a full disk for instance.
-    """
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    path = cell_path(folder, key)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table = pa.table({"key": [key], **{name: [value] for name, value in values.items()}})
-    with written_aside(path) as aside:
-        # No statistics, no dictionary: for one row they are longer than the row.
-        parquet.write_table(table, aside, use_dictionary=False, write_statistics=False)
-
-
-def load_cell(folder: Path, key: str) -> dict[str, Any] | None:
-    """The values of a cell; None: it has no file, or a damaged one, which is removed."""
-    from pyarrow import ArrowException, parquet
-
-    path = cell_path(folder, key)
-    try:
-        (row,) = parquet.read_table(path, partitioning=None).to_pylist()
-    except FileNotFoundError:
-        return None
-    except (ArrowException, ValueError):
-        path.unlink()
-        return None
-    if row.pop("key") != key:
-        path.unlink()
-        return None
-    return dict(row)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -29,7 +30,7 @@ class FeatureErrors:
     """Of the vectors of all features of a pixel, mean over pixels; zero vectors left out."""
     scale: Array
     """(C,) of each channel: noisy = scale * ideal + shift, least squares; NaN where the ideal
-    feature is constant."""
+    feature is constant up to rounding of the type that it was computed in."""
     shift: Array
     """(C,)."""
     qubit_rms: Array
@@ -44,6 +45,7 @@ def feature_errors(noisy: ArrayLike, ideal: ArrayLike, num_qubits: int) -> Featu
         ideal: (N, C).
         num_qubits: n.
     """
+    dtype = np.result_type(np.asarray(ideal).dtype, np.float32)
     found, known = np.asarray(noisy, np.float64), np.asarray(ideal, np.float64)
     error = (found - known) ** 2
     dots = (found * known).sum(axis=1)
@@ -52,7 +54,8 @@ def feature_errors(noisy: ArrayLike, ideal: ArrayLike, num_qubits: int) -> Featu
     centered = known - known.mean(axis=0)
     spread = (centered**2).sum(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        scale = np.where(spread > 0, (centered * found).sum(axis=0) / spread, np.nan)
+        varies = np.sqrt(spread / len(known)) > _rounding(known, dtype)
+        scale = np.where(varies, (centered * found).sum(axis=0) / spread, np.nan)
     by_channel = error.mean(axis=0)
     return FeatureErrors(
         float(error.mean()),
@@ -61,6 +64,11 @@ def feature_errors(noisy: ArrayLike, ideal: ArrayLike, num_qubits: int) -> Featu
         found.mean(axis=0) - scale * known.mean(axis=0),
         np.array([np.sqrt(by_channel[q::num_qubits].mean()) for q in range(num_qubits)]),
     )
+
+
+def _rounding(values: Array, dtype: np.dtype[Any]) -> float:
+    """How far values that should be equal may differ: a hundred roundings of the largest one."""
+    return 100 * float(np.finfo(dtype).eps) * float(np.abs(values).max(initial=0.0))
 
 
 def margins(logits: ArrayLike) -> Array:

@@ -17,7 +17,10 @@ from numpy.typing import ArrayLike, NDArray
 
 MIN_PAIRS = 8
 """Seeds from which on a paired test is made: its smallest two-sided p-value is then .0078, so that
-it also survives a correction for half a dozen comparisons; with 5 it is .0625."""
+it also survives Holm's correction for up to six comparisons; with 5 it is .0625."""
+
+ALPHA = 0.05
+"""Level of all tests."""
 
 _ROUNDING = 1e-12  # of means of accuracies: a tie must count as one
 
@@ -159,6 +162,25 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return result
 
 
+def fixed_sequence(p_values: Sequence[float]) -> list[float]:
+    """Adjusted p-values of tests in an order that was fixed before any result; NaN stays NaN.
+
+    Each test needs no correction of its own, for it counts only where all before it were
+    significant: the adjusted p is the largest so far. The probability of any wrong rejection is
+    still at most the level (Maurer, Hothorn and Lehmacher 1995; Westfall and Krishen,
+    J. Stat. Plan. Inference 99, 25, 2001).
+
+    Args:
+        p_values: in the order of testing.
+    """
+    result, largest = [], 0.0
+    for p in p_values:
+        if not math.isnan(p):
+            largest = max(largest, p)
+        result.append(math.nan if math.isnan(p) else largest)
+    return result
+
+
 def shot_noise_floor(shots: int) -> float:
     """Largest standard error of an expectation value from so many shots: 1/sqrt(shots)."""
     return 1 / math.sqrt(shots)
@@ -182,28 +204,39 @@ def macro_f1(confusion: ArrayLike) -> float:
     return float((2 * right[occurs] / total[occurs]).mean())
 
 
-def crossing(
-    strengths: Sequence[float], drops: Sequence[float], threshold: float, *, logarithmic: bool
-) -> float:
-    """Strength at which a drop first exceeds a threshold, linear between two strengths.
+@dataclass(frozen=True)
+class Crossing:
+    """Where a drop first exceeds a threshold."""
+
+    strength: float
+    """Interpolated; NaN where it never does, or does from the beginning."""
+    below: float
+    """Largest strength tried before it; NaN: it exceeds from the smallest on."""
+    above: float
+    """Smallest strength tried that exceeds it; NaN: it never does."""
+    step: float
+    """How much more is lost at `above` than at `below`; NaN without either."""
+
+
+def crossing(strengths: Sequence[float], drops: Sequence[float], threshold: float) -> Crossing:
+    """Find where a drop first exceeds a threshold, and between which strengths that was seen.
+
+    Between two strengths the drop is taken as linear in the logarithm of the strength; in the
+    strength itself where the smaller one is 0. That is a guess: only `below` and `above` are seen.
 
     Args:
-        strengths: ascending.
+        strengths: ascending, 0 or more.
         drops: one of each strength.
         threshold: of the drop.
-        logarithmic: whether the line between two strengths is straight on a logarithmic axis.
-
-    Returns:
-        NaN where the drop stays below; the smallest strength where it exceeds from the beginning.
     """
-    if drops[0] > threshold:
-        return float(strengths[0])
-    for i in range(1, len(strengths)):
-        low, high = drops[i - 1], drops[i]
-        if low <= threshold < high:
-            share = (threshold - low) / (high - low)
-            left, right = strengths[i - 1], strengths[i]
-            if logarithmic and left > 0:
-                return float(left * (right / left) ** share)
-            return float(left + share * (right - left))
-    return math.nan
+    over = [i for i, drop in enumerate(drops) if drop > threshold]
+    if not over:
+        return Crossing(math.nan, float(strengths[-1]), math.nan, math.nan)
+    i = over[0]
+    right = float(strengths[i])
+    if i == 0:
+        return Crossing(math.nan, math.nan, right, math.nan)
+    left, low, high = float(strengths[i - 1]), drops[i - 1], drops[i]
+    share = (threshold - low) / (high - low)
+    found = left * (right / left) ** share if left > 0 else left + share * (right - left)
+    return Crossing(found, left, right, float(high - low))

@@ -7,6 +7,7 @@
 The folder of a study:
 
     study.toml                      the spec, paths relative to the folder
+    inputs/                         copies of the files of noise that it names
     networks/                       runs that the study has trained, as `qpc train` writes them
     noise/                          noise as it was found, devices with their calibration, by digest
     cells/                          one Parquet file per finished cell, by its key
@@ -32,7 +33,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from noise_models.cells import Evaluated, Task, evaluate, load_cell, one_thread, save_cell, versions
+from noise_models.cell_files import load_cell, save_cell
+from noise_models.cells import Evaluated, Task, evaluate, one_thread, versions
 from noise_models.study_executors import Executor, failures_text, open_executor
 from noise_models.study_plan import Plan, Row, TrainJob
 from noise_models.study_spec import StudySpec
@@ -44,7 +46,7 @@ from noise_models.study_tables import (
     write_table,
 )
 from qpc_qiskit.errors import CheckpointError, StudyError
-from qpc_qiskit.files import write_text
+from qpc_qiskit.files import write_bytes, write_text
 from qpc_qiskit.versions import library_versions
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
 
 SPEC_FILE = "study.toml"
 RUN_FILE = "run.json"
+INPUTS = "inputs"
 RESULTS_FILE = "results.parquet"
 TABLES = ("summary", "thresholds")
 
@@ -106,10 +109,10 @@ def run_study(
     plan = Plan(spec, out)
     with _explained(out):
         out.mkdir(parents=True, exist_ok=True)
-        write_text(out / SPEC_FILE, spec.beside(out).to_toml())
+        write_text(out / SPEC_FILE, _with_inputs(spec, out).beside(out).to_toml())
     opened = _Opened(executor, workers, scheduler)
     with opened:
-        training = _train(plan.jobs, opened, on_progress)
+        training = _train(plan.missing, opened, on_progress)
         rows = plan.rows()
         with _explained(out):
             _keep_noise(out, rows)
@@ -198,9 +201,8 @@ class _Opened(AbstractContextManager["_Opened"]):
             self._context.__exit__(*details)
 
 
-def _train(jobs: Sequence[TrainJob], opened: _Opened, on_progress: OnProgress) -> list[float]:
+def _train(missing: Sequence[TrainJob], opened: _Opened, on_progress: OnProgress) -> list[float]:
     """Train what is not there; CPU seconds of each."""
-    missing = [job for job in jobs if not (job.folder / "model.json").exists()]
     if not missing:
         return []
     on_progress("networks", 0, len(missing))
@@ -286,6 +288,30 @@ def _named(axes: dict[str, Any]) -> str:
         f"{name} {axes[name]}"
         for name in ("grid", "network", "num_layers", "seed", "noise", "strength", "mitigation")
     )
+
+
+def _with_inputs(spec: StudySpec, out: Path) -> StudySpec:
+    """The study with copies of its files of noise, so that its folder can go anywhere."""
+    found: dict[str, bytes] = {}
+
+    def read(path: str) -> str:
+        found[path] = Path(path).read_bytes()
+        return path
+
+    spec.placed(read, str)
+    names: dict[str, Path] = {}
+    kept: dict[Path, bytes] = {}
+    for path, content in found.items():
+        folder, number = out / INPUTS, 1
+        while kept.get(folder / Path(path).name, content) != content:  # another one of this name
+            number += 1
+            folder = out / INPUTS / str(number)
+        names[path] = folder / Path(path).name
+        kept[names[path]] = content
+    for place, content in kept.items():  # all are read: one may be where another is written
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(place, content)
+    return spec.placed(lambda path: str(names[path]), str)
 
 
 def _keep_noise(out: Path, rows: Sequence[Row]) -> None:

@@ -58,14 +58,14 @@ class NoiseResolver:
         try:
             if axis.is_channel:
                 word = f"{axis.noise}:{strength!r}"
-                return _fixed(find_noise(word))
+                return fixed(find_noise(word))
             if isinstance(axis.noise, NoiseSpec):
                 found: NoiseSpec | Snapshot = axis.noise
             else:
                 found = self.find(axis.noise)
             if isinstance(found, Snapshot):
                 found = self._patch(str(axis.noise), found, num_qubits)
-            return _fixed(found.scaled(strength))
+            return fixed(found.scaled(strength))
         except NoiseError as error:
             raise NoiseError(f"noise {axis.name!r} at {strength:g}: {error}") from None
 
@@ -115,5 +115,6 @@ def restricted(snapshot: Snapshot, places: tuple[int, ...]) -> Snapshot:
     )
 
 
-def _fixed(found: NoiseSpec | Snapshot) -> FixedNoise:
+def fixed(found: NoiseSpec | Snapshot) -> FixedNoise:
+    """What a word stood for, as plain values."""
     return FixedNoise("spec" if isinstance(found, NoiseSpec) else "snapshot", found.to_dict())

@@ -14,9 +14,10 @@ from typing import Any
 from noise_models.cells import Task, implementation
 from noise_models.mitigated_noise import problem_of_mitigation
 from noise_models.snapshots import Snapshot, best_qubits
-from noise_models.study_noise import FixedNoise, NoiseResolver
+from noise_models.study_noise import FixedNoise, NoiseResolver, fixed
 from noise_models.study_spec import Grid, NoiseAxis, StudySpec, Train
 from noise_models.study_words import parse_mitigation
+from noise_models.words import is_file
 from qpc_qiskit.checkpoint import DataRecord, Record, read_record
 from qpc_qiskit.data import ImageData, load_source
 from qpc_qiskit.errors import BackendError, CheckpointError, NoiseError
@@ -75,7 +76,9 @@ class Network:
     def trained(self) -> str:
         """`clean`, or the noise that it was trained for."""
         noise = None if self.training is None else self.training.noise
-        return "clean" if noise is None else noise
+        if noise is None:
+            return "clean"
+        return Path(noise).stem if is_file(noise) else noise  # the same in any folder
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,12 @@ class Plan:
         data: dict[DataSource, ImageData] = {}
         self.networks = [
             *_given(spec),
-            *itertools.chain(*(_to_train(n, t, spec.seeds, out, data) for n, t in _used(spec))),
+            *itertools.chain(
+                *(
+                    _to_train(name, train, spec.seeds, out, data, self.resolver)
+                    for name, train in spec.train.items()
+                )
+            ),
         ]
         self._fixed: dict[tuple[str, str, float, int], FixedNoise] = {}
         self.skipped: list[Skipped] = []
@@ -141,9 +149,14 @@ class Plan:
 
     @property
     def jobs(self) -> list[TrainJob]:
-        """Networks to train, of those that some grid evaluates."""
+        """Networks to train, of those that some grid evaluates; done or not."""
         wanted = {n.folder: n.job for grid in self.spec.grid for n in self._networks_of(grid)}
         return [job for job in wanted.values() if job is not None]
+
+    @property
+    def missing(self) -> list[TrainJob]:
+        """Of `jobs` those that are not done."""
+        return [job for job in self.jobs if not _is_done(job.folder)]
 
     def rows(self) -> list[Row]:
         """All rows, in the order of the grids; all networks must have been trained.
@@ -159,7 +172,12 @@ class Plan:
     @property
     def num_rows(self) -> int:
         """That `rows` will have."""
-        return sum(1 for grid in self.spec.grid for _ in self._combinations(grid))
+        return sum(self.rows_by_grid.values())
+
+    @property
+    def rows_by_grid(self) -> dict[str, int]:
+        """How many rows each grid will have."""
+        return {g.name: sum(1 for _ in self._combinations(g)) for g in self.spec.grid}
 
     def _networks_of(self, grid: Grid) -> list[Network]:
         return [
@@ -175,6 +193,12 @@ class Plan:
             raise NoiseError(
                 f"grid {grid.name!r} is empty: no network has num_layers of "
                 f"{', '.join(map(str, grid.num_layers))}."
+            )
+        there = {network.net.num_layers for network in self._networks_of(grid)}
+        if idle_layers := [n for n in grid.num_layers if n not in there]:
+            raise NoiseError(
+                f"grid {grid.name!r}: num_layers of {idle_layers[0]} has no effect: no network of "
+                "it has so many blocks."
             )
         acting: set[str] = set()
         for axis in grid.noise:
@@ -229,7 +253,8 @@ class Plan:
             task = Task(
                 str(network.folder),
                 record.weights_sha256,
-                *_data_of(network, record),
+                record.net.model_dump_json(),
+                *_data_of(network.folder, record),
                 self.spec.test_images,
                 self._noise(axis, strength, max(network.widths)),
                 encoder,
@@ -260,20 +285,24 @@ def _widest(networks: Sequence[Network]) -> list[int]:
     return sorted({max(network.widths) for network in networks})
 
 
-def _used(spec: StudySpec) -> list[tuple[str, Train]]:
-    """Networks to train that some grid names."""
-    named = {name for grid in spec.grid for name in grid.networks or spec.train}
-    return [(name, train) for name, train in spec.train.items() if name in named]
-
-
 def _given(spec: StudySpec) -> Iterator[Network]:
     for name, folders in spec.checkpoints.items():
         seen: dict[tuple[int, int], str] = {}
+        first: tuple[str, dict[str, Any]] | None = None
         for folder in folders:
             record = read_record(folder)
+            data = _data_of(folder, record)
+            widths = _widths(record.net, folder)
             num_test = record.data.num_test if record.data else 0
-            network = _network(name, Path(folder), record.net, record.training, num_test)
-            key = network.net.num_layers, network.seed
+            network = Network(name, Path(folder), record.net, record.training, widths, num_test)
+            told = _shared(record, data[1])
+            first = first or (folder, told)
+            if wrong := _difference(first[1], told):
+                raise NoiseError(
+                    f"checkpoints.{name}: expected runs that differ in their seed or blocks only; "
+                    f"{first[0]} and {folder} differ in {wrong}. Give them different names."
+                )
+            key = record.net.num_layers, network.seed
             if key in seen:
                 raise NoiseError(
                     f"checkpoints.{name}: {seen[key]} and {folder} have the same blocks and seed; "
@@ -283,49 +312,95 @@ def _given(spec: StudySpec) -> Iterator[Network]:
             yield network
 
 
+def _shared(record: Record, data_sha256: str) -> dict[str, Any]:
+    """What all networks of one name have in common."""
+    net = record.net.model_dump(mode="json", exclude={"num_layers"})
+    # Where it was computed, and in how large parts it was tested, is no part of a network.
+    training = (
+        {}
+        if record.training is None
+        else record.training.model_dump(mode="json", exclude={"seed", "device", "test_batch_size"})
+    )
+    return {
+        **{f"net.{name}": value for name, value in net.items()},
+        "test images": None if record.data is None else record.data.num_test,
+        "images (sha256)": data_sha256,
+        **{f"training.{name}": value for name, value in training.items()},
+    }
+
+
+def _difference(first: dict[str, Any], second: dict[str, Any]) -> str:
+    """The first that is not the same, in words."""
+    for name in {**first, **second}:
+        one, other = first.get(name), second.get(name)
+        if one != other:
+            return f"{name}: {one} and {other}"
+    return ""
+
+
 def _to_train(
-    name: str, train: Train, seeds: Sequence[int], out: Path, data: dict[DataSource, ImageData]
+    name: str,
+    train: Train,
+    seeds: Sequence[int],
+    out: Path,
+    data: dict[DataSource, ImageData],
+    resolver: NoiseResolver,
 ) -> Iterator[Network]:
     if train.data not in data:
         data[train.data] = load_source(train.data)
+    images = data[train.data]
     options = train.net.model_dump(exclude={"in_channels", "image_size", "num_classes"})
     for layers in train.num_layers or (train.net.num_layers,):
-        config = config_for(data[train.data], **(options | {"num_layers": layers}))
+        config = config_for(images, **(options | {"num_layers": layers}))
+        widths = _widths(config, f"train.{name}")
+        # What decides the network, wherever its files lie: a path is told by what is there.
+        told_data = train.data.model_dump(mode="json")
+        if train.data.data_dir is not None:
+            told_data["data_dir"] = images.fingerprint()
+        noise = train.training.noise
+        content = None if noise is None else _content(name, noise, max(widths), resolver)
         for seed in seeds:
             training = TrainConfig.model_validate(train.training.model_dump() | {"seed": seed})
-            told = [each.model_dump(mode="json") for each in (train.data, config, training)]
+            told_training = training.model_dump(mode="json") | {"noise": content}
+            told = [told_data, config.model_dump(mode="json"), told_training]
             digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
             folder = out / "networks" / f"{name}-{layers}-{seed}-{digest}"
             job = TrainJob(folder, train.data, config, training)
-            num_test = len(data[train.data].test_labels)
-            yield _network(name, folder, config, training, num_test, job)
+            yield Network(name, folder, config, training, widths, len(images.test_labels), job)
 
 
-def _network(
-    name: str,
-    folder: Path,
-    net: NetConfig,
-    training: TrainConfig | None,
-    num_test: int,
-    job: TrainJob | None = None,
-) -> Network:
+def _content(name: str, word: str, num_qubits: int, resolver: NoiseResolver) -> str:
+    """Of the noise that a network is trained for; see `FixedNoise.content`."""
+    try:
+        found = resolver.find(word)
+        if isinstance(found, Snapshot):
+            best_qubits(found.backend(), num_qubits)
+        else:
+            found.build(num_qubits)
+    except NoiseError as error:
+        raise NoiseError(f"train.{name}.training.noise: {error}") from None
+    return fixed(found).content
+
+
+def _widths(net: NetConfig, what: str) -> tuple[int, ...]:
+    """Qubits of its quantum layers."""
     widths = tuple(each.spec.num_qubits for each in quantum_layers(build_net(net)).values())
     if not widths:
         raise CheckpointError(
-            f"{folder}: the network {net.name} has no quantum layer, so noise does nothing to it."
+            f"{what}: the network {net.name} has no quantum layer, so noise does nothing to it."
         )
-    return Network(name, folder, net, training, widths, num_test, job)
+    return widths
 
 
 def _is_done(folder: Path) -> bool:
     return (folder / "model.json").exists()
 
 
-def _data_of(network: Network, record: Record) -> tuple[DataSource, str]:
+def _data_of(folder: str | Path, record: Record) -> tuple[DataSource, str]:
     data: DataRecord | None = record.data
     if data is None or data.source is None:
         raise CheckpointError(
-            f"{network.folder}: the run does not tell where its images are, so they cannot be "
-            "loaded again; train it on one of the named data sets."
+            f"{folder}: the run does not tell where its images are, so they cannot be loaded "
+            "again; train it on one of the named data sets."
         )
     return data.source, data.sha256

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from noise_models.statistics import MIN_PAIRS
+from noise_models.statistics import ALPHA, MIN_PAIRS, smallest_p
 from noise_models.study import SPEC_FILE, StudyRun
 from noise_models.study_figures import Drawn
 from noise_models.study_spec import StudySpec
-from noise_models.study_tables import THRESHOLD, records
+from noise_models.study_tables import GROUP, MAX_STEP, THRESHOLD, records
 from qpc_qiskit.pages import Picture, Table, number, write_page
 
 if TYPE_CHECKING:
@@ -100,21 +100,27 @@ def _crossing(row: Any) -> str:
     what = f"{row.noise}{_how(row)}"
     if row.num_crossed == 0:
         return f"{what}: fewer than {points} are lost up to {row.largest:g} ({unit})."
-    if math.isnan(row.strength):
-        return (
-            f"{what}: {points} are lost by {row.num_crossed} of {row.num_seeds} seeds up to "
-            f"{row.largest:g} ({unit})."
-        )
-    interval = (
-        ""
-        if math.isnan(row.strength_low)
-        else f" [{row.strength_low:.2g}, {row.strength_high:.2g}]"
-    )
-    return f"{what}: {points} are lost at {row.strength:.2g}{interval} ({unit})."
+    by = f" by {row.num_crossed} of {row.num_seeds} seeds"
+    if math.isnan(row.between_high):
+        return f"{what}: {points} are lost{by} up to {row.largest:g} ({unit})."
+    by = "" if row.num_crossed == row.num_seeds else by
+    where = f"at {_interval(row.strength, row.strength_low, row.strength_high)}, "
+    where = "" if math.isnan(row.strength_low) else where
+    return f"{what}: {points} are lost{by} {where}{_bracket(row)} ({unit})."
+
+
+def _bracket(row: Any) -> str:
+    """Between which strengths that were tried a threshold is."""
+    if math.isnan(row.between_high):
+        return f"above {row.between_low:g}"
+    if math.isnan(row.between_low):
+        return f"at or below {row.between_high:g}"
+    return f"between {row.between_low:g} and {row.between_high:g}"
 
 
 def _drop(row: Any) -> str:
-    test = "" if math.isnan(row.p_holm) else f"; p = {row.p_holm:.2g}, effect {row.effect:+.2f}"
+    p = row.p_sequence
+    test = "" if math.isnan(p) else f"; p = {p:.2g}, effect {row.effect:+.2f}"
     return (
         f"{row.noise} as it is{_how(row)}: {_points(row.drop, row.drop_low, row.drop_high)} points "
         f"lost, images [{100 * row.drop_images_low:.2f}, {100 * row.drop_images_high:.2f}]{test}."
@@ -147,21 +153,49 @@ def _tables(run: StudyRun) -> Iterator[Table]:
             gains,
             "Against no mitigation of the same seeds, with as many shots of each circuit "
             "execution (zne runs three times as many executions). p is corrected for the "
-            "mitigations of one noise. Feature mse: of the quantum layers' outputs against those "
-            "without noise, which tells more than accuracy does where a network is robust.",
+            f"mitigations of one noise (Holm).{_reach(gains)} Feature mse: of the quantum layers' "
+            "outputs against those without noise, which tells more than accuracy does where a "
+            "network is robust.",
         )
     if len(run.thresholds):
         yield _table(
             f"Where {100 * THRESHOLD:g} points are lost",
             _THRESHOLDS,
             run.thresholds,
-            'Strength, 95 % over seeds; "-": not by all seeds.',
+            "What was seen is between which of the strengths that were tried the mean over seeds "
+            "loses so much. Interpolated: geometric mean of the seeds' strengths, linear in the "
+            f"logarithm between neighbours; 95 % over seeds only where these differ by less than "
+            f"{100 * MAX_STEP:g} points; "
+            '"-": not all seeds cross within the strengths that were tried.',
         )
     seeds = int(summary["num_seeds"].max())
-    note = "" if seeds >= MIN_PAIRS else f"No p-values: {seeds} seeds are too few for them. "
+    note = "p is of the fixed sequence from the strongest strength of a line down. "
+    if seeds < MIN_PAIRS:
+        note = (
+            f"No p-values: {_counted(seeds, 'seed')} cannot give one below "
+            f"{smallest_p(seeds):.2g} (Wilcoxon), {MIN_PAIRS} are needed. "
+        )
     if len(summary) > MAX_ROWS:
         note += f"The first {MAX_ROWS} of {len(summary)} rows; all are in summary.csv."
     yield _table("Every combination", _COLUMNS, summary.head(MAX_ROWS), note)
+
+
+def _reach(gains: pd.DataFrame) -> str:
+    """Tell where so few seeds cannot become significant, however large a gain is."""
+    seeds = int(gains["num_seeds"].min())
+    choice = [name for name in GROUP if name != "mitigation"]
+    most = int(gains.groupby(choice)["mitigation"].nunique().max())
+    smallest = smallest_p(seeds)
+    if seeds < MIN_PAIRS or smallest * most <= ALPHA:
+        return ""
+    return (
+        f" With {_counted(seeds, 'seed')} no gain can be significant among {most} mitigations: the "
+        f"smallest p is {smallest:.2g}, corrected {min(1.0, smallest * most):.2g}."
+    )
+
+
+def _counted(number_of: int, what: str) -> str:
+    return f"{number_of} {what}{'s' * (number_of != 1)}"
 
 
 def _table(title: str, columns: _Columns, frame: pd.DataFrame, note: str) -> Table:
@@ -192,7 +226,8 @@ _THRESHOLDS: _Columns = (
     ("encoder", lambda r: r.encoder),
     ("shots", lambda r: r.shots or "exact"),
     ("mitigation", lambda r: r.mitigation),
-    ("strength", lambda r: _interval(r.strength, r.strength_low, r.strength_high)),
+    ("strength", _bracket),
+    ("interpolated", lambda r: _interval(r.strength, r.strength_low, r.strength_high)),
     ("seeds that lose them", lambda r: f"{r.num_crossed} of {r.num_seeds}"),
     ("largest tried", lambda r: f"{r.largest:g}"),
 )
@@ -205,7 +240,7 @@ _COLUMNS: _Columns = (
     ("accuracy / %", lambda r: _accuracy(r)),
     ("drop / points", lambda r: _points(r.drop, r.drop_low, r.drop_high)),
     ("images", lambda r: f"[{100 * r.drop_images_low:.2f}, {100 * r.drop_images_high:.2f}]"),
-    ("p (Holm)", lambda r: number(r.p_holm)),
+    ("p (sequence)", lambda r: number(r.p_sequence)),
     ("effect", lambda r: number(r.effect)),
     ("macro-F1", lambda r: f"{r.macro_f1:.3f}"),
     ("flips / %", lambda r: f"{100 * r.flips:.1f}"),

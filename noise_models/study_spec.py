@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import tomli_w
 from pydantic import (
@@ -29,6 +29,7 @@ from qpc_qiskit.errors import NoiseError
 from qpc_qiskit.options import DataSource, NetConfig, TrainConfig
 
 FORMAT = 1
+_T = TypeVar("_T")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 _Name = Annotated[
@@ -74,6 +75,11 @@ def _some(what: str) -> AfterValidator:
         return values
 
     return AfterValidator(validate)
+
+
+def _twice(values: Sequence[_T]) -> _T | None:
+    """The first value that comes again."""
+    return next((v for i, v in enumerate(values) if v in values[:i]), None)
 
 
 class _Part(BaseModel):
@@ -189,11 +195,20 @@ class Grid(_Part):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        mitigations = []
         for word in self.mitigation:
             try:
-                parse_mitigation(word)
+                mitigations.append(parse_mitigation(word).word)
             except NoiseError as error:
                 raise ValueError(str(error).rstrip(".")) from None
+        for field, values in (
+            ("mitigation", mitigations),
+            ("shots", self.shots),
+            ("encoder", self.encoder),
+            ("networks", self.networks),
+        ):
+            if (twice := _twice(values)) is not None:
+                raise ValueError(f"{field}: {twice!r} is given twice")
         names = [axis.name for axis in self.noise]
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
@@ -249,6 +264,14 @@ class StudySpec(_Part):
                         f"grid[{i}].networks: expected names of {', '.join(sorted(known))}, got "
                         f"{name!r}"
                     )
+        wanted = {name for grid in self.grid for name in grid.networks or known}
+        if idle := sorted(known - wanted):
+            where = "train" if idle[0] in self.train else "checkpoints"
+            raise ValueError(f"{where}.{idle[0]} has no effect: no grid has this network")
+        if "seeds" in self.model_fields_set and not self.train:
+            raise ValueError("seeds has no effect: no network is trained; checkpoints have theirs")
+        if (twice := _twice(self.marks)) is not None:
+            raise ValueError(f"marks: {twice!r} is given twice")
         names = [grid.name for grid in self.grid]
         if len(set(names)) < len(names):
             raise ValueError(f"expected grids of different names, got {', '.join(names)}")
@@ -288,41 +311,55 @@ class StudySpec(_Part):
 
     def within(self, folder: Path) -> StudySpec:
         """The same with paths relative to a folder made absolute."""
-        return self._placed(lambda path: str(folder / path))
+
+        def place(path: str) -> str:
+            return str(folder / path)
+
+        return self.placed(place, place)
 
     def beside(self, folder: Path) -> StudySpec:
         """The inverse of `within`: what `load` reads back from a file in the folder."""
-        return self._placed(lambda path: os.path.relpath(path, folder))
 
-    def _placed(self, place: Callable[[str], str]) -> StudySpec:
-        def placed(word: str) -> str:
-            return place(word) if is_file(word) else word
+        def place(path: str) -> str:
+            return os.path.relpath(path, folder)
 
-        def moved(axis: NoiseAxis) -> NoiseAxis:
-            if not isinstance(axis.noise, str):
-                return axis
-            return axis.model_copy(update={"noise": placed(axis.noise)})
+        return self.placed(place, place)
+
+    def placed(self, file: Callable[[str], str], folder: Callable[[str], str]) -> StudySpec:
+        """The same with other paths.
+
+        Args:
+            file: from and to the path of a file with noise.
+            folder: of a run, or of a data set.
+        """
+
+        def word(noise: str) -> str:
+            return file(noise) if is_file(noise) else noise
+
+        def axis(old: NoiseAxis) -> NoiseAxis:
+            if not isinstance(old.noise, str):
+                return old
+            return old.model_copy(update={"noise": word(old.noise)})
+
+        def train(old: Train) -> Train:
+            update: dict[str, Any] = {}
+            if old.data.data_dir is not None:
+                moved = folder(old.data.data_dir)
+                update["data"] = old.data.model_copy(update={"data_dir": moved})
+            if old.training.noise is not None:
+                moved = word(old.training.noise)
+                update["training"] = old.training.model_copy(update={"noise": moved})
+            return old.model_copy(update=update)
 
         update: dict[str, Any] = {
             "grid": tuple(
-                grid.model_copy(update={"noise": tuple(map(moved, grid.noise))})
+                grid.model_copy(update={"noise": tuple(map(axis, grid.noise))})
                 for grid in self.grid
             ),
-            "marks": tuple(map(placed, self.marks)),
-            "checkpoints": {
-                name: tuple(map(place, paths)) for name, paths in self.checkpoints.items()
-            },
-            "train": {
-                name: each.model_copy(update={"training": _moved(each.training, placed)})
-                for name, each in self.train.items()
-            },
+            "marks": tuple(map(word, self.marks)),
+            "checkpoints": {n: tuple(map(folder, paths)) for n, paths in self.checkpoints.items()},
+            "train": {name: train(each) for name, each in self.train.items()},
         }
         return self.model_copy(
             update={name: value for name, value in update.items() if name in self.model_fields_set}
         )
-
-
-def _moved(training: TrainConfig, placed: Callable[[str], str]) -> TrainConfig:
-    if training.noise is None:
-        return training
-    return training.model_copy(update={"noise": placed(training.noise)})

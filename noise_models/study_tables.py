@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from noise_models.statistics import (
     Interval,
     crossing,
+    fixed_sequence,
     holm,
     mean_interval,
     paired_bootstrap,
@@ -41,6 +43,9 @@ PLAIN_MEANS = (
 """Of which a summary has the mean over seeds."""
 THRESHOLD = 0.05
 """Drop of accuracy whose strength is told: five points."""
+MAX_STEP = 0.15
+"""Between two strengths that are further apart than this in their drops a threshold is a bracket:
+where in between it lies is then what the interpolation says, not what was measured."""
 
 
 def results_frame(rows: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> pd.DataFrame:
@@ -61,10 +66,12 @@ def summarise(results: pd.DataFrame) -> pd.DataFrame:
 
     - `accuracy`, `drop` with `_low` and `_high`: mean over seeds and Student's 95 % interval;
     - `drop_images_low`, `_high`: of the same drop, 95 % over test images (paired bootstrap);
-    - `p_value`, `p_holm`, `effect`, `cohen_dz`: of the drop, see `statistics.paired_test`; p_holm
-      is corrected for the strengths of one line. NaN with fewer than 8 seeds;
+    - `p_value`, `effect`, `cohen_dz`: of the drop, see `statistics.paired_test`; NaN with fewer
+      than 8 seeds. `p_sequence`: adjusted for the strengths of one line, which are tested from the
+      strongest down until one is not significant, see `statistics.fixed_sequence`;
     - `gain`, `gain_low`, `gain_high`, `gain_p`, `gain_holm`: accuracy against mitigation `none` of
-      the same seeds; corrected for the mitigations of one noise; NaN where `none` was not run;
+      the same seeds; `gain_holm` is corrected for the mitigations of one noise, which have no
+      order; NaN where `none` was not run;
     - `scale`, `shift`: mean of the channels' lines, root mean square of their shifts.
 
     Args:
@@ -83,9 +90,14 @@ def summarise(results: pd.DataFrame) -> pd.DataFrame:
     summary = pd.DataFrame(told)
     line = [name for name in GROUP if name != "strength"]
     choice = [name for name in GROUP if name != "mitigation"]
-    for keys, p_value, corrected in ((line, "p_value", "p_holm"), (choice, "gain_p", "gain_holm")):
-        summary[corrected] = summary.groupby(keys, sort=False)[p_value].transform(
-            lambda column: holm(list(column))
+    strongest_first = summary.loc[summary["strength"].abs().sort_values(ascending=False).index]
+    for told_first, keys, name, adjusted, adjust in (
+        (strongest_first, line, "p_value", "p_sequence", fixed_sequence),
+        (summary, choice, "gain_p", "gain_holm", holm),
+    ):
+        # By the index: rows stay where they are, whatever the order of the tests.
+        summary[adjusted] = told_first.groupby(keys, sort=False)[name].transform(
+            lambda column, adjust=adjust: adjust(list(column))
         )
     return summary
 
@@ -155,47 +167,72 @@ def _gain(seeds: pd.DataFrame, plain: pd.Series[float]) -> dict[str, float]:
 def thresholds(results: pd.DataFrame, threshold: float = THRESHOLD) -> pd.DataFrame:
     """Strength at which accuracy has fallen by some points, of every line of the study.
 
-    Each seed crosses at a strength of its own, linear in the logarithm between two strengths. The
-    interval is Student's over seeds, of the logarithms.
+    What was seen is a bracket: of the mean over seeds, the largest strength that loses fewer points
+    and the smallest that loses more. In between each seed is interpolated, see
+    `statistics.crossing`. Negative strengths take no part.
 
     Args:
         results: of `results_frame`.
         threshold: of the drop, in 0..1.
 
     Returns:
-        One row per line of at least two strengths: `num_crossed` of `num_seeds`; `strength` with
-        `_low` and `_high`, NaN where not all seeds cross; `largest`, that was tried.
+        One row per line of at least two strengths:
+
+        - `num_crossed` of `num_seeds` that lose so much; `num_at_smallest` of them at the smallest
+          strength already;
+        - `between_low`, `between_high`: the bracket. `between_low` NaN: the threshold is at or
+          below `between_high`. `between_high` NaN: it is above `between_low`;
+        - `step`: by how much the drops of a seed differ at the strengths around its own crossing,
+          mean over seeds;
+        - `strength`: geometric mean of the seeds' interpolated strengths, NaN unless all of them
+          cross within what was tried;
+        - `strength_low`, `strength_high`: Student's 95 % over seeds, of the logarithms; only where
+          `step` is below `MAX_STEP`;
+        - `smallest`, `largest`: strengths that were tried.
     """
     import pandas as pd
 
     line = [name for name in GROUP if name != "strength"]
     told = []
     for key, group in results.groupby(line, sort=False):
-        strengths = sorted(set(group["strength"]))
+        strengths = sorted(s for s in set(group["strength"]) if s >= 0)
         if len(strengths) < 2:
             continue
         table = group.pivot_table(index="seed", columns="strength", values="drop")[strengths]
-        crossings = np.array(
-            [
-                crossing(strengths, list(drops), threshold, logarithmic=strengths[0] > 0)
-                for drops in table.to_numpy()
-            ]
-        )
-        crossed = crossings[np.isfinite(crossings) & (crossings > 0)]
-        found = Interval(math.nan, math.nan, math.nan)
-        if len(crossed) == len(crossings):
-            logs = mean_interval(np.log(crossed))
-            found = Interval(*(math.exp(v) for v in (logs.mean, logs.low, logs.high)))
         told.append(
             {
                 **dict(zip(line, key, strict=True)),
                 "num_seeds": len(table),
-                "num_crossed": len(crossed),
-                **_interval("strength", found),
+                **_threshold(strengths, table.to_numpy(), threshold),
+                "smallest": strengths[0],
                 "largest": strengths[-1],
             }
         )
     return pd.DataFrame(told)
+
+
+def _threshold(
+    strengths: Sequence[float], drops: NDArray[np.float64], threshold: float
+) -> dict[str, Any]:
+    """Of a line, from drops (seeds, strengths)."""
+    seeds = [crossing(strengths, list(row), threshold) for row in drops]
+    mean = crossing(strengths, list(drops.mean(axis=0)), threshold)
+    step = float(np.mean([each.step for each in seeds]))  # NaN: not all are between strengths
+    found = Interval(math.nan, math.nan, math.nan)
+    if not math.isnan(step):
+        with np.errstate(divide="ignore", invalid="ignore"):  # a seed may cross at strength 0
+            logs = mean_interval(np.log([each.strength for each in seeds]))
+        found = Interval(*(math.exp(v) for v in (logs.mean, logs.low, logs.high)))
+        if step >= MAX_STEP:
+            found = Interval(found.mean, math.nan, math.nan)
+    return {
+        "num_crossed": sum(not math.isnan(each.above) for each in seeds),
+        "num_at_smallest": sum(math.isnan(each.below) for each in seeds),
+        "between_low": mean.below,
+        "between_high": mean.above,
+        "step": step,
+        **_interval("strength", found),
+    }
 
 
 def records(frame: pd.DataFrame) -> list[Any]:

@@ -16,6 +16,7 @@ from qpc_qiskit.cli_support import EXIT_CODES, USAGE_ERROR, fail, reported, say,
 
 if TYPE_CHECKING:
     from noise_models.study import StudyRun
+    from noise_models.study_spec import StudySpec
 
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON object to stdout, and nothing else.")
@@ -52,6 +53,9 @@ def study(
         str | None,
         typer.Option(metavar="ADDRESS", help="A running Dask cluster instead, tcp://HOST:PORT."),
     ] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Check the study and say what it has, and run nothing.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run networks under noise: train what is missing, evaluate, tables, figures, report.
@@ -68,6 +72,9 @@ def study(
 
         read = StudySpec.load(spec)
         folder = out or Path("studies") / read.name
+        if plan:
+            _show(read, folder, as_json)
+            return
         try:
             with _progress() as on_progress:
                 run = run_study(
@@ -97,6 +104,29 @@ def report(folder: Folder, as_json: AsJson = False) -> None:
         from noise_models.study import load_study
 
         _finish(load_study(folder), as_json)
+
+
+def _show(spec: StudySpec, folder: Path, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from noise_models.study_plan import Plan
+
+    plan = Plan(spec, folder.resolve())
+    rows, jobs, missing = plan.rows_by_grid, plan.jobs, plan.missing
+    result = {
+        "folder": str(folder),
+        "networks": len(jobs),
+        "networks_to_train": [job.folder.name for job in missing],
+        "rows": rows,
+        "skipped": [asdict(each) for each in plan.skipped],
+    }
+    lines = [
+        f"{spec.name}: {len(jobs)} networks of its own, {len(missing)} of them to be trained; "
+        f"{plan.num_rows} rows, each a cell unless two grids share it",
+        table([("grid", "rows"), *rows.items()]),
+    ]
+    lines += [f"left out: {s.mitigation} on {s.noise}: {s.reason}" for s in plan.skipped]
+    say(as_json, result, "\n".join(lines))
 
 
 def _finish(run: StudyRun, as_json: bool) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from noise_models import cells, study
+from noise_models import cell_files, cells, study
+from noise_models.spec import NoiseSpec
 from noise_models.study import load_study, run_study
 from noise_models.study_executors import ALLOWED_FAILURES, InProcess, open_executor
 from noise_models.study_figures import draw_figures
@@ -58,9 +59,8 @@ def finished(tmp_path_factory):
 def given(finished):
     """The same study of networks that are there: it trains nothing."""
     networks = sorted((finished.folder / "networks").iterdir())
-    return SMALL.model_copy(
-        update={"train": {}, "checkpoints": {"tiny": tuple(map(str, networks))}}
-    )
+    told = SMALL.model_dump(mode="json", exclude_unset=True, exclude={"train", "seeds"})
+    return StudySpec.from_dict(told | {"checkpoints": {"tiny": list(map(str, networks))}})
 
 
 def assert_same(run, expected):
@@ -229,7 +229,7 @@ def test_stopped_and_resumed(finished, given, tmp_path):
 
 
 def test_a_full_disk_keeps_what_is_finished(given, finished, tmp_path, monkeypatch):
-    original, written = cells.save_cell, []
+    original, written = cell_files.save_cell, []
 
     def save(folder, key, values):
         if len(written) == 4:
@@ -258,6 +258,38 @@ def test_a_damaged_cell_is_computed_again(given, finished, tmp_path):
     assert run.last_call["num_evaluated"] == finished.about["num_cells"]
 
 
+def test_a_cell_with_any_bit_flipped_is_none(finished, tmp_path):
+    """Pages have checksums, names of columns have none, and neither is read as it is not."""
+    original = next((finished.folder / "cells").rglob("*.parquet"))
+    key, raw = original.stem, original.read_bytes()
+    written = str(cell_files.load_cell(finished.folder, key))
+    path = cell_files.cell_path(tmp_path, key)
+    path.parent.mkdir(parents=True)
+    removed = 0
+    for place in range(2, len(raw), 61):
+        path.write_bytes(raw[:place] + bytes([raw[place] ^ 0xFF]) + raw[place + 1 :])
+        found = cell_files.load_cell(tmp_path, key)
+        assert found is None or str(found) == written, place
+        assert path.exists() == (found is not None)
+        removed += found is None
+    assert removed > 50
+
+
+def test_a_disk_that_cannot_be_read_is_no_damaged_cell(tmp_path, monkeypatch):
+    from pyarrow import parquet
+
+    def read(*_args, **_options):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    path = cell_files.cell_path(tmp_path, "ab")
+    path.parent.mkdir(parents=True)
+    path.touch()
+    monkeypatch.setattr(parquet, "read_table", read)
+    with pytest.raises(OSError, match="Input/output error"):
+        cell_files.load_cell(tmp_path, "ab")
+    assert path.exists()
+
+
 def test_the_folder_holds_the_study(given, tmp_path):
     run_study(given, tmp_path, workers=0)
     assert 'tiny = [\n    "../' in (tmp_path / "study.toml").read_text()
@@ -265,6 +297,29 @@ def test_the_folder_holds_the_study(given, tmp_path):
     paths = [[os.path.realpath(p) for p in s.checkpoints["tiny"]] for s in (found, given)]
     assert paths[0] == paths[1]
     assert found.grid == given.grid
+
+
+def test_the_folder_can_go_anywhere(given, tmp_path):
+    """Files of noise are copied, two of one name and other content apart."""
+    noise = NoiseSpec.from_toml(
+        'name = "mine"\n[[channels]]\nchannel = "bit_flip"\nprobability = 0.1\n'
+    )
+    files = [tmp_path / place / "mine.toml" for place in ("a", "b", "c")]
+    for factor, file in zip((1, 2, 1), files, strict=True):
+        file.parent.mkdir()
+        noise.scaled(factor).model_copy(update={"name": "mine"}).save(file)
+    told = given.model_dump(mode="json", exclude_unset=True)
+    axes = [{"noise": str(file), "label": f"n{i}"} for i, file in enumerate(files)]
+    told["grid"] = [{"noise": axes}]
+    run = run_study(StudySpec.from_dict(told), tmp_path / "out", workers=0)
+    for file in files:
+        shutil.rmtree(file.parent)
+    again = run_study(StudySpec.load(tmp_path / "out" / "study.toml"), run.folder, workers=0)
+    assert again.last_call["num_evaluated"] == 0
+    text = (tmp_path / "out" / "study.toml").read_text()
+    assert re.findall(r'noise = "([^"]*)"', text) == [
+        "inputs/mine.toml", "inputs/2/mine.toml", "inputs/mine.toml"
+    ]  # fmt: skip
 
 
 def test_failed_cells_are_told_and_the_others_kept(given, finished, tmp_path, monkeypatch):
@@ -294,6 +349,7 @@ def test_keys_hold_what_decides_a_result(given, tmp_path):
     assert replace(task, noise=renamed).key == task.key
     for change in (
         {"weights_sha256": "0"},
+        {"net": "{}"},
         {"data_sha256": "0"},
         {"test_images": 10},
         {"encoder": "brickwall"},
@@ -305,6 +361,8 @@ def test_keys_hold_what_decides_a_result(given, tmp_path):
         {"noise": rows[-1].task.noise},
     ):
         assert replace(task, **change).key != task.key, change
+    assert {"scipy", "rustworkx"} <= set(task.versions)
+    assert len({row.task.net for row in rows}) == 2, "one and two blocks"
 
 
 def test_a_worker_with_other_versions_is_refused(given, tmp_path):
@@ -330,9 +388,9 @@ def test_threads_of_one_worker_do_not_disturb_each_other(given, finished, tmp_pa
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(cells.evaluate, tasks))
     for each in found:
-        cells.save_cell(tmp_path, each.key, each.values)
-        assert str(cells.load_cell(tmp_path, each.key)) == str(  # NaN is not itself
-            cells.load_cell(finished.folder, each.key)
+        cell_files.save_cell(tmp_path, each.key, each.values)
+        assert str(cell_files.load_cell(tmp_path, each.key)) == str(  # NaN is not itself
+            cell_files.load_cell(finished.folder, each.key)
         )
 
 
@@ -362,6 +420,7 @@ def test_the_report_is_one_file_that_needs_no_network(finished, drawn):
     for word in ("Conclusions", "depolarizing", "heron_r2", "qiskit-aer", "seeds = ["):
         assert word in text
     assert "it has no error of two-qubit gates" in text
+    assert "2 seeds cannot give one below 0.5 (Wilcoxon), 8 are needed" in text
 
 
 def test_a_study_is_read_back(finished, tmp_path):

@@ -4,9 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from noise_models.study_noise import NoiseResolver
 from noise_models.study_plan import Plan
 from noise_models.study_spec import StudySpec
+from qpc_qiskit.data import load_source
 from qpc_qiskit.errors import BackendError, CheckpointError, NoiseError
+from qpc_qiskit.nets import build_net, config_for
+from qpc_qiskit.options import DataSource, TrainConfig
+from qpc_qiskit.training import train
 
 ROOT = Path(__file__).parents[2]
 TRAIN = "[train.digits]\ndata = {train_images = 60, test_images = 30}\nnet = {width = 2}\n"
@@ -33,6 +38,17 @@ def test_paths_are_those_of_the_file(tmp_path):
     assert [a.name for a in found.grid[0].noise] == ["n", "ideal"]
 
 
+def test_a_data_set_and_noise_for_training_lie_beside_the_file(tmp_path):
+    (tmp_path / "s.toml").write_text(
+        'name = "s"\n[train.a]\ndata = {name = "cifar10", data_dir = "cifar"}\n'
+        'training = {engine = "noisy", noise = "n.toml"}\n[[grid]]\nnoise = ["ideal"]\n'
+    )
+    found = StudySpec.load(tmp_path / "s.toml")
+    assert found.train["a"].data.data_dir == str(tmp_path / "cifar")
+    assert found.train["a"].training.noise == str(tmp_path / "n.toml")
+    assert found.beside(tmp_path).train["a"].data.data_dir == "cifar"
+
+
 @pytest.mark.parametrize(
     ("grid", "match"),
     [
@@ -44,6 +60,21 @@ def test_paths_are_those_of_the_file(tmp_path):
         ('noise = ["ideal"]\nrepeats = 2', "repeats has no effect on exact values"),
         ('noise = ["ideal", "ideal"]', "noise 'ideal' is given twice"),
         ('noise = ["ideal"]\nnetworks = ["other"]', "expected names of digits, got 'other'"),
+        ('noise = ["ideal"]\nshots = [64, 64]', "shots: 64 is given twice"),
+        ('noise = ["ideal"]\nshots = ["exact", "exact"]', "shots: 'exact' is given twice"),
+        ('noise = ["ideal"]\nmitigation = ["none", "none"]', "mitigation: 'none' is given twice"),
+        (
+            'noise = ["ideal"]\nmitigation = ["zne+readout", "readout+zne"]',
+            r"mitigation: 'readout\+zne' is given twice",
+        ),
+        (
+            'noise = ["ideal"]\nencoder = ["brickwall", "brickwall"]',
+            "encoder: 'brickwall' is given twice",
+        ),
+        (
+            'noise = ["ideal"]\nnetworks = ["digits", "digits"]',
+            "networks: 'digits' is given twice",
+        ),
         ('noise = ["ideal"]\nfoo = 1', "grid.0..foo: there is no such field"),
         ('noise = ["bit_flip"]', "the channel bit_flip needs strengths"),
         ('noise = [{noise = "bit_flip", strengths = []}]', "different numbers, at least one"),
@@ -78,11 +109,20 @@ def test_what_is_wrong_in_itself(grid, match):
         ("", "[train.a]\ntraining = {devices = 2}\n", "trains each network in one process"),
         ("", "[train.a]\nnet = {num_layers = 3}\nnum_layers = [1]\n", "num_layers is given twice"),
         ('checkpoints = {digits = ["x"]}', TRAIN, "'digits' is in train and in checkpoints"),
+        ('seeds = [0]\ncheckpoints = {own = ["x"]}', "", "seeds has no effect: no network is tr"),
+        ('marks = ["fake_fez", "fake_fez"]', TRAIN, "marks: 'fake_fez' is given twice"),
     ],
 )
 def test_what_is_wrong_around_it(head, train, match):
     with pytest.raises(NoiseError, match=match):
         spec('noise = ["ideal"]', head, train)
+
+
+@pytest.mark.parametrize("kind", ["train.b]", "checkpoints]\nb = ['x']"])
+def test_a_network_that_no_grid_has(kind):
+    where = kind.partition("]")[0].removesuffix(".b")
+    with pytest.raises(NoiseError, match=rf"{where}\.b has no effect: no grid has this network"):
+        spec('noise = ["ideal"]\nnetworks = ["digits"]', train=f"{TRAIN}[{kind}\n")
 
 
 def test_there_must_be_a_grid():
@@ -122,6 +162,11 @@ def test_there_must_be_a_grid():
             "mitigation 'readout' can do nothing about any of its noise: it has no readout error",
         ),
         ('noise = ["ideal"]\nnum_layers = [7]', NoiseError, "grid 'main' is empty"),
+        (
+            'noise = ["ideal"]\nnum_layers = [3, 9]',
+            NoiseError,
+            "grid 'main': num_layers of 9 has no effect: no network of it has so many blocks",
+        ),
     ],
 )
 def test_what_is_wrong_with_the_networks_and_noise(grid, kind, match, tmp_path):
@@ -154,6 +199,107 @@ def test_a_network_without_circuits(tmp_path):
     made = spec('noise = ["ideal"]', "", '[train.a]\nnet = {name = "small-classical"}\n')
     with pytest.raises(CheckpointError, match="has no quantum layer, so noise does nothing"):
         Plan(made, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("word", "match"),
+    [
+        ("depolarising:0.1", "Unknown noise 'depolarising:0.1'"),
+        ("depolarizing:1.1", "a probability from 0 to 1"),
+        ("missing.toml", "Cannot read missing.toml"),
+    ],
+)
+def test_noise_for_training_is_looked_at_before_any_run(word, match, tmp_path):
+    train = f'{TRAIN}training = {{engine = "noisy", noise = "{word}"}}\n'
+    with pytest.raises(NoiseError, match=rf"^train\.digits\.training\.noise: .*{match}"):
+        Plan(spec('noise = ["ideal"]', train=train), tmp_path)
+
+
+def trained_for(file, probability, out):
+    """Folders of the networks of a study that are trained for the noise in a file."""
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(
+        f'name = "n"\n[[channels]]\nchannel = "bit_flip"\nprobability = {probability}\n'
+    )
+    train = f'{TRAIN}training = {{engine = "noisy", noise = "{file}"}}\n'
+    plan = Plan(spec('noise = ["ideal"]', train=train), out)
+    return [(network.folder, network.trained) for network in plan.networks]
+
+
+def test_a_network_is_trained_anew_for_edited_noise(tmp_path):
+    file = tmp_path / "a" / "n.toml"
+    ((first, trained),) = trained_for(file, 0.1, tmp_path / "out")
+    assert trained == "n"
+    assert trained_for(file, 0.2, tmp_path / "out") != [(first, trained)]
+    elsewhere = trained_for(tmp_path / "b" / "n.toml", 0.1, tmp_path / "out")
+    assert elsewhere == [(first, trained)], "the same noise in another folder"
+
+
+def test_a_device_is_what_it_is_calibrated_to(tmp_path, monkeypatch):
+    train = f'{TRAIN}training = {{engine = "noisy", noise = "fake_fez"}}\n'
+    made = spec('noise = ["ideal"]', train=train)
+    (before,) = Plan(made, tmp_path).jobs
+    find = NoiseResolver.find
+
+    def tomorrow(self, word):
+        found = find(self, word)
+        return found.scaled(1.5) if word == "fake_fez" else found
+
+    monkeypatch.setattr(NoiseResolver, "find", tomorrow)
+    assert Plan(made, tmp_path).jobs[0].folder != before.folder
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Networks that a study may be given, none of them trained for long."""
+    folder = tmp_path_factory.mktemp("runs")
+
+    def made(name, seed, num_test=30, epochs=1, **net):
+        source = DataSource(train_images=60, test_images=num_test)
+        data = load_source(source)
+        config = config_for(data, **({"width": 2, "num_layers": 1} | net))
+        training = TrainConfig(epochs=epochs, seed=seed)
+        train(build_net(config, seed=seed), data, training, folder / name, progress=False)
+
+    made("first", 0)
+    made("seed", 1)
+    made("blocks", 0, num_layers=2)
+    made("wide", 2, width=3)
+    made("images", 3, num_test=20)
+    made("longer", 4, epochs=2)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        ("wide", "net.width: 2 and 3"),
+        ("images", "test images: 30 and 20"),
+        ("longer", "training.epochs: 1 and 2"),
+    ],
+)
+def test_different_networks_are_no_seeds(name, match, runs, tmp_path):
+    def plan(*names):
+        folders = [str(runs / each) for each in names]
+        return Plan(spec('noise = ["ideal"]', f"checkpoints = {{own = {folders}}}", ""), tmp_path)
+
+    assert len(plan("first", "seed", "blocks").networks) == 3
+    with pytest.raises(NoiseError, match=f"differ in their seed or blocks only.*{match}"):
+        plan("first", "seed", name)
+
+
+def test_the_published_study_can_be_run(tmp_path):
+    """From a clone: all its files are inside."""
+    folder = ROOT / "docs" / "studies" / "digits"
+    published = StudySpec.load(folder / "study.toml")
+    found = []
+    published.placed(lambda path: found.append(Path(path)) or path, str)
+    assert found
+    assert all(path.is_relative_to(folder) for path in found)
+    source = StudySpec.load(ROOT / "examples" / "noise_study" / "digits.toml")
+    plans = [Plan(each, tmp_path) for each in (published, source)]
+    assert plans[0].rows_by_grid == plans[1].rows_by_grid
+    assert [j.folder for j in plans[0].jobs] == [j.folder for j in plans[1].jobs]
 
 
 def test_the_example_is_the_study_of_the_issue(tmp_path):

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 from sklearn.metrics import confusion_matrix as sklearn_confusion
@@ -17,6 +18,9 @@ from noise_models.measures import (
     flips_by_margin,
     margins,
 )
+from noise_models.study_report import _crossing as crossing_text
+from noise_models.study_report import _reach as reach_text
+from noise_models.study_tables import GROUP, PLAIN_MEANS, records, summarise, thresholds
 
 
 def test_intervals_over_seeds_are_students(rng):
@@ -100,12 +104,137 @@ def test_classification_as_scikit_learn_has_it(rng):
     )
 
 
+def test_a_fixed_sequence_stops_at_the_first_that_is_not_significant():
+    found = statistics.fixed_sequence([0.008, 0.02, 0.3, 0.01, math.nan, 0.5])
+    assert found == pytest.approx([0.008, 0.02, 0.3, 0.3, math.nan, 0.5], nan_ok=True)
+    assert statistics.fixed_sequence([]) == []
+
+
 def test_where_a_drop_crosses_a_threshold():
     strengths, drops = [0.01, 0.1, 1.0], [0.0, 0.04, 0.08]
-    assert statistics.crossing(strengths, drops, 0.06, logarithmic=True) == pytest.approx(10**-0.5)
-    assert statistics.crossing(strengths, drops, 0.06, logarithmic=False) == pytest.approx(0.55)
-    assert math.isnan(statistics.crossing(strengths, drops, 0.1, logarithmic=True))
-    assert statistics.crossing(strengths, drops, -0.1, logarithmic=True) == 0.01
+    found = statistics.crossing(strengths, drops, 0.06)
+    assert found.strength == pytest.approx(10**-0.5)
+    assert (found.below, found.above, found.step) == (0.1, 1.0, pytest.approx(0.04))
+    assert statistics.crossing([0.0, 1.0], [0.0, 0.1], 0.06).strength == pytest.approx(0.6)
+    assert statistics.crossing([0.0, 0.01, 0.1], [0, 0, 0.1], 0.05).strength == pytest.approx(
+        10**-1.5
+    ), "a strength of 0 below makes no other line straight"
+    never = statistics.crossing(strengths, drops, 0.1)
+    assert never.below == 1.0
+    assert np.isnan([never.strength, never.above, never.step]).all()
+    at_once = statistics.crossing(strengths, drops, -0.1)
+    assert at_once.above == 0.01
+    assert np.isnan([at_once.strength, at_once.below, at_once.step]).all()
+
+
+def results(drops, strengths, noise="bit_flip"):
+    """Rows of cells (seeds, strengths) that a table of thresholds looks at."""
+    axes = dict.fromkeys(GROUP, "x") | {"noise": noise}
+    return pd.DataFrame(
+        [
+            {**axes, "strength": strength, "seed": seed, "drop": drop}
+            for seed, row in enumerate(drops)
+            for strength, drop in zip(strengths, row, strict=True)
+        ]
+    )
+
+
+def test_a_threshold_in_a_cliff_is_a_bracket():
+    """From 0.4 points to 79: where between is the grid's, not the noise's, however it repeats."""
+    seeds = [[0.0, 0.004, 0.79 + 0.001 * i] for i in range(8)]
+    (row,) = records(thresholds(results(seeds, [0.01, 0.03, 0.1])))
+    assert (row.between_low, row.between_high) == (0.03, 0.1)
+    assert row.strength == pytest.approx(0.0322, abs=1e-4)
+    assert math.isnan(row.strength_low)
+    assert math.isnan(row.strength_high)
+    assert row.step == pytest.approx(0.79, abs=0.01)
+    (fine,) = records(
+        thresholds(results([[0.0, 0.02 + 0.002 * i, 0.1] for i in range(8)], [0.01, 0.03, 0.04]))
+    )
+    assert 0.03 < fine.strength_low < fine.strength < fine.strength_high < 0.04
+
+
+def test_a_threshold_below_all_strengths_is_not_a_number():
+    (row,) = records(thresholds(results([[0.2, 0.5]] * 3, [0.1, 0.2])))
+    assert (row.num_crossed, row.num_at_smallest, row.between_high) == (3, 3, 0.1)
+    assert math.isnan(row.between_low)
+    assert math.isnan(row.strength)
+    (some,) = records(thresholds(results([[0.0, 0.1], [0.2, 0.3], [0.0, 0.1]], [0.1, 0.2])))
+    assert (some.num_crossed, some.num_at_smallest) == (3, 1)
+    assert math.isnan(some.strength), "one seed is known to be at or below 0.1 only"
+
+
+def test_a_threshold_above_all_strengths():
+    (row,) = records(thresholds(results([[0.9, 0.0, 0.01]] * 3, [-0.1, 0.1, 0.2])))
+    assert (row.num_crossed, row.between_low) == (0, 0.2)
+    assert math.isnan(row.between_high)
+    assert thresholds(results([[0.0, 0.1]], [-0.2, 0.1])).empty, "one strength of 0 or more"
+
+
+@pytest.mark.parametrize(
+    ("drops", "strengths", "told"),
+    [
+        ([[0.0, 0.8]] * 3, [0.03, 0.1], "5 points are lost between 0.03 and 0.1 (probability)."),
+        (
+            [[0.02, 0.08]] * 3,
+            [0.03, 0.04],
+            "5 points are lost at 0.035 [0.035, 0.035], between 0.03 and 0.04 (probability).",
+        ),
+        ([[0.2, 0.8]] * 3, [0.1, 0.2], "5 points are lost at or below 0.1 (probability)."),
+        (
+            [[0.0, 0.0], [0.0, 0.06]],
+            [0.1, 0.2],
+            "5 points are lost by 1 of 2 seeds up to 0.2 (probability).",
+        ),
+        (
+            [[0.0, 0.0], [0.0, 0.16]],
+            [0.1, 0.2],
+            "5 points are lost by 1 of 2 seeds between 0.1 and 0.2 (probability).",
+        ),
+        ([[0.0, 0.0]], [0.1, 0.2], "fewer than 5 points are lost up to 0.2 (probability)."),
+    ],
+)
+def test_what_the_report_says_of_a_threshold(drops, strengths, told):
+    frame = thresholds(results(drops, strengths))
+    frame = frame.assign(encoder="multiplexor", shots=0, mitigation="none", quantity="probability")
+    (row,) = records(frame)
+    assert crossing_text(row) == f"bit_flip: {told}"
+
+
+def test_a_line_is_tested_from_the_strongest_strength_down(rng):
+    """Of sixteen strengths and eight seeds; Holm's correction could not go below 0.125."""
+    strengths = [0.001 * 2**i for i in range(16)]
+    drops = np.where(np.arange(16) < 14, 0.0, 0.5) + 1e-3 * rng.random((8, 16))
+    drops[:, :14] = 0.0
+    drops[:, 5] = 0.01 * np.arange(1, 9)  # below strengths without an effect
+    frame = results(drops, strengths).assign(
+        ideal_accuracy=0.9, mitigation="none", repeat=0, shot_noise_floor=0.0, num_images=2
+    )
+    frame["accuracy"] = frame["ideal_accuracy"] - frame["drop"]
+    for name in PLAIN_MEANS:
+        frame[name] = 0.0
+    for name in ("predictions", "labels", "ideal_predictions"):
+        frame[name] = [[0, 1]] * len(frame)
+    for name in ("channel_scale", "channel_shift"):
+        frame[name] = [[1.0]] * len(frame)
+    summary = summarise(frame.sample(frac=1, random_state=0)).sort_values("strength")
+    p = list(summary["p_sequence"])
+    assert p[14:] == pytest.approx([1 / 128] * 2)
+    assert p[:14] == [1.0] * 14
+    assert list(summary["p_value"])[5] == pytest.approx(1 / 128)
+
+
+def test_the_report_tells_where_seeds_cannot_reach_significance():
+    """.0078 times seven is .055; times six it is .047."""
+    gains = pd.DataFrame(
+        [dict.fromkeys(GROUP, "x") | {"mitigation": f"m{i}", "num_seeds": 8} for i in range(7)]
+    )
+    assert reach_text(gains) == (
+        " With 8 seeds no gain can be significant among 7 mitigations: the smallest p is 0.0078, "
+        "corrected 0.055."
+    )
+    assert reach_text(gains.head(6)) == ""
+    assert reach_text(gains.assign(num_seeds=9)) == ""
 
 
 def test_shot_noise_floor():
@@ -126,6 +255,19 @@ def test_scale_and_shift_of_every_channel(rng):
     assert feature_errors(3 * ideal, ideal, 2).cosine == pytest.approx(1)
     constant = feature_errors(ideal, np.ones_like(ideal), 2)
     assert np.isnan(constant.scale).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_channel_that_is_constant_up_to_rounding_has_no_scale(dtype, rng):
+    ideal = rng.normal(size=(50, 3)).astype(dtype)
+    ideal[:, 1] = 0.3
+    ideal[::2, 1] = np.nextafter(dtype(0.3), dtype(1))
+    ideal[:, 2] = (4 * np.finfo(dtype).eps * rng.normal(size=50)).astype(dtype)
+    noisy = (0.5 * ideal + 0.01 * rng.normal(size=ideal.shape)).astype(dtype)
+    found = feature_errors(noisy, ideal, 1)
+    assert np.isnan(found.scale).tolist() == [False, True, True]
+    weak = ideal * dtype(1e-3)  # small, and no rounding
+    assert np.isnan(feature_errors(noisy, weak, 1).scale).tolist() == [False, True, True]
 
 
 def test_flips_by_margin_by_hand():

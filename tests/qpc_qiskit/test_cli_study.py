@@ -46,6 +46,17 @@ def test_a_study_and_its_figures_and_report(file, tmp_path):
     assert run("report", out).exit_code == 0
 
 
+def test_the_plan_runs_nothing(file, tmp_path):
+    out = tmp_path / "out"
+    told = run("study", file, "--out", out, "--plan")
+    assert told.exit_code == 0, told.output
+    assert "1 networks of its own, 1 of them to be trained; 2 rows" in told.stdout
+    result = json.loads(run("study", file, "--out", out, "--plan", "--json").stdout)
+    assert result["rows"] == {"main": 2}
+    assert len(result["networks_to_train"]) == result["networks"] == 1
+    assert not out.exists()
+
+
 @pytest.mark.parametrize(
     ("noise", "match"),
     [
