@@ -4,8 +4,8 @@
 
 It trains a small classical network on scikit-learn's digits, exchanges its 1x1 convolution for a
 quantum one, tests it under a device's noise, prices a run, and runs it durably against a stand-in
-of IBM's service. Nothing leaves this machine. It writes runs/ledger.sqlite; when it is called again
-that run is found there, finished.
+of IBM's service. Nothing leaves this machine. It writes runs/ledger.sqlite, and the stand-in's jobs
+to runs/standin.sqlite; when it is called again the run goes on there, or is found finished.
 """
 
 # ruff: noqa: E402, SIM117 (imports where the tutorial needs them; short lines)
@@ -77,7 +77,7 @@ from qpc_qiskit.economy import best_options
 with use_engine(model, NoisyEngine("fake_fez")):  # all test images
     print(f"under the noise of fake_fez: {accuracy(model):.1%}")
 
-best = best_options(3)  # for circuits of three qubits, which hold eight channels
+best = best_options(3)  # for circuits of three qubits; of several layers, the widest counts
 local = {**best, "num_patches": 4}  # each place is simulated on its own: four will do
 with EstimatorEngine.from_backend("fake_fez", shots=256, seed=1, **local) as engine:
     with use_engine(model, engine):  # 8 test images
@@ -110,7 +110,8 @@ def run():
             return torch.cat(engine.map(model, [few]))
 
 
-with Standin(Rules(queue_seconds=2)):  # with an account of yours, leave this line out
+# With an account of yours, leave the next line out. The file keeps the jobs for another call.
+with Standin(Rules(queue_seconds=2), path="runs/standin.sqlite"):
     logits = None
     while logits is None:
         try:

@@ -35,7 +35,13 @@ from hardware_runs.run_settings import (
 from hardware_runs.runlog import log, log_path, run_log
 from noise_models.words import resolved
 from qpc_qiskit.economy import BEST, NAMES, PLAIN, economy_of, flag_of, read_economy
-from qpc_qiskit.errors import BackendError, LedgerConflictError, LedgerError, QPCError
+from qpc_qiskit.errors import (
+    BackendError,
+    CheckpointError,
+    LedgerConflictError,
+    LedgerError,
+    QPCError,
+)
 from qpc_qiskit.execution.opening import AER
 from qpc_qiskit.progress import fit_text
 
@@ -258,12 +264,22 @@ def collect(
             _check_open(book, known, pace)
             pace.on_step("Loading the network")
             with usage():
-                work = checkpoint_runs.prepare_again(known, model, data_dir=data_dir)
+                work = _network_again(known, model, data_dir)
             budget = book.budget(known.id).max_qpu_seconds
             if max_qpu_seconds is not None and max_qpu_seconds != budget:
                 set_budget(book, known, max_qpu_seconds, now=time.time())
             engine = checkpoint_runs.reopen(book, known, check=pace.check, on_fit=pace.on_fit)
             return _finish(engine, work, pace)
+
+
+def _network_again(run: Run, model: Path | None, data_dir: Path | None) -> Work:
+    """What a run was begun with; a checkpoint that is gone from its place may have been moved."""
+    try:
+        return checkpoint_runs.prepare_again(run, model, data_dir=data_dir)
+    except CheckpointError as error:
+        if model is not None or Path(checkpoint_runs.task_of(run).checkpoint).is_dir():
+            raise
+        raise CheckpointError(f"{error} If it was moved, --model tells where it is now.") from error
 
 
 def _given_up(book: Ledger, run: Run, job_id: str) -> str:

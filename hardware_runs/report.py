@@ -330,7 +330,7 @@ def _state_warnings(
         )
     if states["open"] or states["unsent"]:
         yield (
-            f"The run is not finished: of {_count(total, 'job')} that are known so far "
+            f"The run is not finished: of {_count(total, 'job')} known so far "
             f"{states['done']} are done, {states['open']} under way and {states['unsent']} not "
             f"sent. {command} goes on; then make the report again."
         )

@@ -265,7 +265,8 @@ def _train(
         as_json,
         result,
         f"{out}: test accuracy {100 * last.test_accuracy:.2f} %, training accuracy "
-        f"{100 * last.train_accuracy:.2f} % after {last.epoch} epochs; {seconds:.1f} s",
+        f"{100 * last.train_accuracy:.2f} % after {last.epoch} epoch{'s' * (last.epoch != 1)}; "
+        f"{seconds:.1f} s",
     )
 
 

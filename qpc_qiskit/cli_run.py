@@ -5,6 +5,8 @@ A thin shell over `hardware_runs`; everything heavy is imported inside the comma
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -277,7 +279,7 @@ def submit(
     """
     given = locals()
     names = ("run", "yes", "ledger", "wait", "poll_seconds", "as_json")
-    with usage_reported(), _stopping(run) as interrupts:
+    with usage_reported(), _stopping(run, ledger) as interrupts:
         from hardware_runs import commands
         from qpc_qiskit.run_texts import plan_line
 
@@ -291,7 +293,7 @@ def submit(
                 any_time=yes,
                 on_plan=lambda found: typer.echo(plan_line(found), err=True),
             )
-        _say_result(as_json, result)
+        _say_result(as_json, result, ledger)
 
 
 @run_app.command(epilog=EXIT_CODES)
@@ -330,7 +332,7 @@ def collect(
     are pending the exit code is 75. A run that was cancelled, or of which a job failed for good,
     sends nothing without --again; what is there is fetched. `qpc run resume` is the same.
     """
-    with usage_reported(), _stopping(run) as interrupts:
+    with usage_reported(), _stopping(run, ledger) as interrupts:
         from hardware_runs import commands
 
         with _pace(run, interrupts, wait, poll_seconds) as pace:
@@ -344,7 +346,7 @@ def collect(
                 again=again,
                 give_up=give_up or (),
             )
-        _say_result(as_json, result)
+        _say_result(as_json, result, ledger)
 
 
 run_app.command("resume", epilog=EXIT_CODES, help="The same as `collect`.")(collect)
@@ -421,7 +423,7 @@ def usage_reported() -> Iterator[None]:
 
 
 @contextmanager
-def _stopping(run: str) -> Iterator[Interrupts]:
+def _stopping(run: str, ledger: str) -> Iterator[Interrupts]:
     """Ctrl-C and SIGTERM as a flag, and what to say when it was seen."""
     from qpc_qiskit.interrupts import StopRequested, deferred_interrupts
 
@@ -429,7 +431,14 @@ def _stopping(run: str) -> Iterator[Interrupts]:
         with deferred_interrupts() as interrupts:
             yield interrupts
     except StopRequested:
-        fail(f"Stopped; nothing is lost. Go on with: qpc run collect {run}", INTERRUPTED)
+        fail(f"Stopped; nothing is lost. Go on with: {_go_on(run, ledger)}", INTERRUPTED)
+
+
+def _go_on(run: str, ledger: str) -> str:
+    """The command that goes on with a run; a URL is left out, as it may hold a password."""
+    is_found = ledger == os.environ.get("QPC_LEDGER", LEDGER) or "://" in ledger
+    where = "" if is_found else f" --ledger {shlex.quote(ledger)}"
+    return f"qpc run collect {shlex.quote(run)}{where}"
 
 
 @contextmanager
@@ -458,10 +467,10 @@ def _pace(run: str, interrupts: Interrupts, wait: bool, poll_seconds: float) -> 
         )
 
 
-def _say_result(as_json: bool, result: dict[str, Any]) -> None:
+def _say_result(as_json: bool, result: dict[str, Any], ledger: str) -> None:
     from qpc_qiskit.run_texts import result_text
 
-    say(as_json, result, result_text(result))
+    say(as_json, result, result_text(result, _go_on(result["run"], ledger)))
     if result["state"] != "done":
         raise typer.Exit(PENDING)
 

@@ -81,11 +81,18 @@ def reported() -> Iterator[None]:
     except (QPCError, OSError) as error:
         if _debug():
             traceback.print_exc()
-        fail(str(error), RUNTIME_ERROR)
+        fail(_error_text(error), RUNTIME_ERROR)
     except KeyboardInterrupt as stop:
         if _debug():
             traceback.print_exc()
         fail(str(stop) or "Stopped.", INTERRUPTED)
+
+
+def _error_text(error: Exception) -> str:
+    """An error as a sentence; one of the operating system begins with its file."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename2 or error.filename}: {error.strerror}."
+    return str(error)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -15,6 +15,9 @@ def written_aside(path: Path) -> Iterator[Path]:
 
     Yields:
         A path in the same folder with the same suffix. It is removed when the block fails.
+
+    Raises:
+        OSError: it cannot be written; the error names `path`, the file that was wanted.
     """
     aside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
@@ -22,8 +25,15 @@ def written_aside(path: Path) -> Iterator[Path]:
         with aside.open("rb") as written:
             os.fsync(written.fileno())
         aside.replace(path)
+    except OSError as error:
+        # A full disk names no file, other errors the one beside it: nobody knows that.
+        named = [Path(str(name)).name for name in (error.filename, error.filename2) if name]
+        if error.errno is not None and (not named or aside.name in named):
+            error.filename, error.filename2 = str(path), None
+        raise
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):  # it is not there, or its folder is not
+            aside.unlink()
 
 
 def write_bytes(path: Path, content: bytes) -> None:

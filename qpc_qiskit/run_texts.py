@@ -171,14 +171,19 @@ def _what_if_text(found: tuple[WhatIf, ...]) -> str:
     return table([heading, *rows]) + note
 
 
-def result_text(result: Mapping[str, Any]) -> str:
-    """What came of `submit` or `collect`."""
+def result_text(result: Mapping[str, Any], go_on: str) -> str:
+    """What came of `submit` or `collect`.
+
+    Args:
+        result: see `driving.finish`.
+        go_on: the command for a run whose results are pending.
+    """
     if result["state"] != "done":
         message = f"\n{result['message']}" if result["message"] else ""
         return (
             f"{result['run']}: results are pending; {result['jobs_done']} jobs done, "
             f"{result['jobs_open']} under way, {result['jobs_unsent']} still to be sent.{message}\n"
-            f"Go on with: qpc run collect {result['run']}"
+            f"Go on with: {go_on}"
         )
     shots = "exact values" if result["shots"] is None else f"{result['shots']:,} shots each"
     low, high = result["accuracy_interval"]

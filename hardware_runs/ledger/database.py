@@ -124,7 +124,9 @@ def _prepare_file(path: Path, create: bool) -> None:
         raise LedgerError(f"Ledger {path}: expected a file, found a folder. Name a file in it.")
     if not create:
         if not path.exists():
-            raise LedgerError(f"Ledger {path}: there is none. Plan a run, or check the path.")
+            raise LedgerError(
+                f"Ledger {path}: there is none. `qpc run submit` begins a run; or check the path."
+            )
         return
     missing = [folder for folder in path.parents if not folder.exists()]
     for folder in reversed(missing):

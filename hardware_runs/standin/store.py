@@ -36,6 +36,8 @@ class Store:
 
     def __init__(self, path: Path | str | None = None) -> None:
         self.lock = threading.RLock()
+        if path is not None:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
         self._db = sqlite3.connect(
             ":memory:" if path is None else str(path), check_same_thread=False, isolation_level=None
         )

@@ -147,10 +147,13 @@ def _ask(service: QiskitRuntimeService) -> None:
 
 
 def _no_access(what: str, error: Exception) -> BackendError:
-    return BackendError(
-        f"No access to {what}: {type(error).__name__}: {error} (An account is saved once with "
-        "QiskitRuntimeService.save_account(token=..., instance=...).)"
+    advice = (
+        "`qpc backends --ibm` lists the devices of your account."
+        if isinstance(error, QiskitBackendNotFoundError)
+        else "An account is saved once with "
+        "QiskitRuntimeService.save_account(token=..., instance=...)."
     )
+    return BackendError(f"No access to {what}: {type(error).__name__}: {error} ({advice})")
 
 
 def is_fake(backend: BackendV2) -> bool:

@@ -374,7 +374,7 @@ def test_a_run_that_is_not_finished(start, tmp_path):
     assert (report.num_complete, report.engines, report.confusion) == (0, (), {})
     assert [each.as_used for each in report.layers] == [None]
     told = " ".join(report.warnings)
-    assert "of 2 jobs that are known so far 0 are done, 2 under way and 0 not sent" in told
+    assert "of 2 jobs known so far 0 are done, 2 under way and 0 not sent" in told
     assert "`qpc run collect run` goes on" in told
     assert "layers.3 was reached by 0 of 8 pixels" in told
     assert "Everything was measured for 0 of 2 images." in told

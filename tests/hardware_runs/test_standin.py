@@ -341,5 +341,5 @@ def test_environment_is_put_back(monkeypatch):
 
 
 def test_never_started_it_stops(tmp_path):
-    standin = Standin(path=tmp_path / "standin.sqlite")
+    standin = Standin(path=tmp_path / "made" / "standin.sqlite")
     standin.stop()

@@ -769,6 +769,11 @@ def test_images_that_were_moved(model, ledger, tmp_path, monkeypatch):
 def test_another_checkpoint(model, ledger, standin, tmp_path):
     run("submit", model, *ALLOWED, exit_code=75)
     moved = model.rename(tmp_path / "elsewhere")
+    assert "If it was moved, --model tells where it is now." in failing(
+        "collect", "first", exit_code=1
+    )
+    nowhere = failing("collect", "first", "--model", tmp_path / "nowhere", exit_code=1)
+    assert "If it was moved" not in nowhere
     assert "found none" in failing("collect", "first", exit_code=1)
     run("collect", "first", "--model", moved, exit_code=75)
     network, record = checkpoint_runs.load(moved)
@@ -891,7 +896,8 @@ def test_wrong_usage(model, ledger, arguments, match):
 
 
 def test_ledgers_that_cannot_be_read(ledger, tmp_path, model):
-    assert "there is none. Plan a run, or check the path." in failing("list", exit_code=1)
+    message = failing("list", exit_code=1)
+    assert "there is none. `qpc run submit` begins a run; or check the path." in message
     assert "there is none" in failing("collect", "first", exit_code=1)
     ledger.parent.mkdir()
     ledger.write_text("no ledger, but some text that is long enough to be taken for a header\n" * 9)
@@ -972,6 +978,13 @@ def test_settings_that_say_little(ledger):
     assert "own: unfinished; aer" in run("status", "own").stdout
     assert "own" in run("list").stdout
     assert answer("cancel", "own")["cancelled"] == []
+
+
+def test_the_next_command_names_a_ledger_that_was_named(model, tmp_path, standin):
+    other = tmp_path / "other ledger.sqlite"
+    told = run("submit", model, *ALLOWED, "--ledger", other, exit_code=75).stdout
+    assert told.splitlines()[-1] == f"Go on with: qpc run collect first --ledger '{other}'"
+    assert "pending" in run("status", "first", "--ledger", other).stdout
 
 
 # interrupts

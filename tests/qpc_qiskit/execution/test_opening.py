@@ -148,7 +148,7 @@ class TestNames:
         assert service.sessions == []
         fractional = open_destination("ibm_fractional", service=service, use_fractional_gates=True)
         assert fractional.name == "ibm_fractional"
-        with pytest.raises(BackendError, match=r"No access to ibm_atlantis: .*No backend matches"):
+        with pytest.raises(BackendError, match=r"ibm_atlantis: .*No backend matches.*--ibm"):
             open_destination("ibm_atlantis", service=service)
         with pytest.raises(BackendError, match=r"ibm_manila.*does not support fractional gates"):
             open_destination("ibm_manila", service=service, use_fractional_gates=True)
