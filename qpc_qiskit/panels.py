@@ -185,15 +185,18 @@ def plot_tables(
 
     rows = max(len(table.rows) for table in tables)
     wide = max(len(table.columns) for table in tables)
+    # A cell's place says nothing of its strength where the strengths differ.
+    same_columns = len({tuple(table.columns) for table in tables}) == 1
     figure, grid = _panels(
         tables,
         draw,
         xlabel,
         ylabel,
         title,
-        height=1.2 + 0.32 * rows,
+        height=(1.2 if same_columns else 1.5) + 0.32 * rows,
         width=1.6 + 0.36 * wide,
         columns=2 if wide > 7 else _COLUMNS,
+        shares=(same_columns, len({tuple(table.rows) for table in tables}) == 1),
     )
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -330,8 +333,9 @@ def _panels(
     height: float,
     width: float = 3.1,
     columns: int = _COLUMNS,
+    shares: tuple[bool, bool] = (True, True),
 ) -> "tuple[Figure, list[Axes]]":
-    """A figure with a pair of axes for each panel."""
+    """A figure with a pair of axes for each panel, which share x, y or both."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -340,7 +344,8 @@ def _panels(
     size = (max(5.0, 0.4 + width * across), 0.7 + height * down)
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+    sharex, sharey = shares
+    grid = figure.subplots(down, across, sharex=sharex, sharey=sharey, squeeze=False)
     used = list(grid.flat)[: len(panels)]
     for axes in list(grid.flat)[len(panels) :]:
         axes.remove()

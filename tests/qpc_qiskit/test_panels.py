@@ -75,6 +75,18 @@ def test_data_of_heat_maps_and_choices(tmp_path):
     assert [row[-1] for row in rows] == ["best", "True", "True", "True", "False"]
 
 
+def test_heat_maps_of_different_strengths_have_axes_of_their_own(tmp_path):
+    """SVG has every text that is drawn as a comment."""
+
+    def drawn(*columns):
+        both = [Table(str(i), ["x"], each, [[1.0] * len(each)]) for i, each in enumerate(columns)]
+        svg = plot_tables(tmp_path / "heat", both, xlabel="s", ylabel="noise", what="drop")[1]
+        return [svg.read_text().count(f"<!-- {text} -->") for text in ("0.03", "0.07")]
+
+    assert drawn(["0.03", "0.07"], ["0.03", "0.07"]) == [2, 2]
+    assert drawn(["0.03", "0.07"], ["0.07", "0.5", "0.9"]) == [1, 2]
+
+
 def test_which_choices_none_beats():
     points = [(name, cost, value, 0, 0) for name, cost, value in (("a", 1, 5), ("b", 2, 5))]
     assert _is_best(points[0], points)
