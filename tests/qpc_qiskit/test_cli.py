@@ -21,7 +21,7 @@ from qpc_qiskit.nets import NetConfig, build_net
 TINY = (
     "--train-images=60", "--test-images=20", "--width=4", "--quantum-channels=4", "--num-layers=1",
 )  # fmt: skip
-PYTHON_QPC = (sys.executable, "-c", "from qpc_qiskit.cli import main; main()")
+PYTHON_QPC = (sys.executable, "-m", "qpc_qiskit")
 
 
 def qpc(*arguments, exit_code=0):
