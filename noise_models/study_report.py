@@ -123,7 +123,7 @@ def _drop(row: Any) -> str:
     test = "" if math.isnan(p) else f"; p = {p:.2g}, effect {row.effect:+.2f}"
     return (
         f"{row.noise} as it is{_how(row)}: {_points(row.drop, row.drop_low, row.drop_high)} points "
-        f"lost, images [{100 * row.drop_images_low:.2f}, {100 * row.drop_images_high:.2f}]{test}."
+        f"lost, images [{100 * row.drop_images_low:z.2f}, {100 * row.drop_images_high:z.2f}]{test}."
     )
 
 
@@ -139,8 +139,8 @@ def _of_shots(shots: int) -> str:
 
 
 def _points(mean: float, low: float, high: float) -> str:
-    interval = "" if math.isnan(low) else f" [{100 * low:.2f}, {100 * high:.2f}]"
-    return f"{100 * mean:.2f}{interval}"
+    interval = "" if math.isnan(low) else f" [{100 * low:z.2f}, {100 * high:z.2f}]"
+    return f"{100 * mean:z.2f}{interval}"
 
 
 def _tables(run: StudyRun) -> Iterator[Table]:
