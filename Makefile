@@ -11,7 +11,7 @@ demo: $(VENV)/.core
 	$(BIN)/python examples/digits.py
 
 test: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report=
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

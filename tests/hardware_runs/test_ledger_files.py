@@ -158,7 +158,7 @@ def test_places_that_are_refused(where, message):
 
 
 def test_a_missing_ledger_is_not_made_by_looking(path):
-    with pytest.raises(LedgerError, match=r"runs.db: there is none. Plan a run"):
+    with pytest.raises(LedgerError, match=r"runs.db: there is none. `qpc run submit`"):
         Ledger(path, create=False)
     assert not path.exists()
     with pytest.raises(LedgerError, match="expected a file, found a folder"):
