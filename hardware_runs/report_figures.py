@@ -166,11 +166,8 @@ def _patches(report: RunReport, folder: Path) -> Iterator[Drawn]:
         if not found or (len(found) == 1 and not found[0].qubits):
             continue
 
-        def numbers(values: Sequence[float | None]) -> list[float]:
-            return [math.nan if value is None else value for value in values]
-
-        errors = numbers([p.rms_error for p in found])
-        stds = numbers([p.rms_error_std for p in found])
+        errors = _numbers([p.rms_error for p in found])
+        stds = _numbers([p.rms_error_std for p in found])
         series = [
             Series(
                 "rms error",
@@ -181,7 +178,7 @@ def _patches(report: RunReport, folder: Path) -> Iterator[Drawn]:
         ]
         if any(p.expected_rms is not None for p in found):
             series.append(
-                Series("expected from shots alone", numbers([p.expected_rms for p in found]))
+                Series("expected from shots alone", _numbers([p.expected_rms for p in found]))
             )
         paths = plot_labelled(
             folder / f"patches-{re.sub(r'[^A-Za-z0-9_-]+', '-', layer)}",
@@ -198,6 +195,11 @@ def _patches(report: RunReport, folder: Path) -> Iterator[Drawn]:
             f"Error of the values of {layer} as used, by patch, the best predicted fidelity (in "
             f"brackets) on top{more}. Bars: 95 %, as if values were independent.",
         )
+
+
+def _numbers(values: Sequence[float | None]) -> list[float]:
+    """What is not known is drawn nowhere."""
+    return [math.nan if value is None else float(value) for value in values]
 
 
 def _patch_label(qubits: Sequence[int], fidelity: float | None, state: str) -> str:
@@ -226,16 +228,13 @@ def _usage(report: RunReport, folder: Path) -> Iterator[Drawn]:
     if not jobs:
         return
 
-    def numbers(values: Sequence[float | None]) -> list[float]:
-        return [math.nan if value is None else float(value) for value in values]
-
     paths = plot_labelled(
         folder / "usage",
         _unique(jobs),
         [
-            Series("forecast", numbers([j.predicted_seconds for j in jobs])),
-            Series("used", numbers([j.usage_seconds for j in jobs])),
-            Series("cap", numbers([j.reserved_seconds for j in jobs])),
+            Series("forecast", _numbers([j.predicted_seconds for j in jobs])),
+            Series("used", _numbers([j.usage_seconds for j in jobs])),
+            Series("cap", _numbers([j.reserved_seconds for j in jobs])),
         ],
         xlabel="QPU time / s",
         what="job",

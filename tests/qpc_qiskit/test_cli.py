@@ -6,38 +6,18 @@ import sys
 from pathlib import Path
 
 import pytest
+from command_line import TINY, failing, qpc
 from fakes import RecordingService
 from qiskit import qasm3, qpy
-from typer.testing import CliRunner
 
 import qpc_qiskit
 from qpc_qiskit import cli_support, training
 from qpc_qiskit.checkpoint import load, read_record, save
 from qpc_qiskit.checkpoint import make_record as make
-from qpc_qiskit.cli import app
 from qpc_qiskit.execution import runtime
 from qpc_qiskit.nets import NetConfig, build_net
 
-TINY = (
-    "--train-images=60", "--test-images=20", "--width=4", "--quantum-channels=4", "--num-layers=1",
-)  # fmt: skip
 PYTHON_QPC = (sys.executable, "-m", "qpc_qiskit")
-
-
-def qpc(*arguments, exit_code=0):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == exit_code, result.output
-    return result
-
-
-def failing(*arguments, exit_code):
-    """The one line that a failing command says."""
-    result = qpc(*arguments, exit_code=exit_code)
-    assert result.stdout == ""
-    lines = result.stderr.splitlines()
-    assert len(lines) == 1
-    assert lines[0].startswith("qpc: ")
-    return lines[0]
 
 
 @pytest.fixture(scope="module")

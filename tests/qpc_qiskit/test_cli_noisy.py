@@ -3,35 +3,17 @@
 import json
 
 import pytest
+from command_line import TINY, failing, qpc
 from safetensors.torch import load_file
 from torch import equal
-from typer.testing import CliRunner
 
 from qpc_qiskit import training
 from qpc_qiskit.checkpoint import read_record
-from qpc_qiskit.cli import app
 from qpc_qiskit.data import load
 from qpc_qiskit.nets import NetConfig, build_net
 from qpc_qiskit.options import TrainConfig
 
-TINY = (
-    "--train-images=60", "--test-images=20", "--width=4", "--quantum-channels=4", "--num-layers=1",
-)  # fmt: skip
 NOISY = "--engine=noisy"
-
-
-def qpc(*arguments, exit_code=0):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == exit_code, result.output
-    return result
-
-
-def failing(*arguments, exit_code=2):
-    """The one line that a failing command says."""
-    result = qpc(*arguments, exit_code=exit_code)
-    assert result.stdout == ""
-    (line,) = result.stderr.splitlines()
-    return line
 
 
 @pytest.fixture(scope="module")

@@ -4,31 +4,12 @@ import json
 import shutil
 
 import pytest
-from typer.testing import CliRunner
+from command_line import TINY, failing, qpc
 from webpages import Page, self_contained
 
 from qpc_qiskit.checkpoint import DataRecord, make_record, save
-from qpc_qiskit.cli import app
 from qpc_qiskit.nets import NetConfig, build_net
 from qpc_qiskit.options import DataSource
-
-TINY = (
-    "--train-images=60", "--test-images=20", "--width=4", "--quantum-channels=4", "--num-layers=1",
-)  # fmt: skip
-
-
-def qpc(*arguments, exit_code=0):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == exit_code, result.output
-    return result
-
-
-def failing(*arguments, exit_code):
-    """The one line that a failing command says."""
-    result = qpc(*arguments, exit_code=exit_code)
-    assert result.stdout == ""
-    (line,) = result.stderr.splitlines()
-    return line
 
 
 @pytest.fixture(scope="module")
