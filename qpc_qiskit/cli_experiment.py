@@ -54,6 +54,7 @@ def experiment(
     """Train every network of an experiment with every seed, and write table and figure.
 
     The same command again goes on where it was stopped: finished networks are not trained again.
+    Given several times at once it shares the work: each takes networks that no other is training.
 
     For instance:
 
@@ -161,6 +162,10 @@ def _run(experiment: "Experiment", out: Path, only: list[str], as_json: bool) ->
         only=only,
         on_cell=lambda number, count, cell: typer.echo(
             f"run {number} of {count}: {cell.label}, seed {cell.training.seed}", err=True
+        ),
+        on_held=lambda cell, holder: typer.echo(
+            f"{cell.label}, seed {cell.training.seed}: left to {holder}, which is training it.",
+            err=True,
         ),
     )
     text = f"{out}\n{side_by_side([HEADER, *summary_table(results)])}"

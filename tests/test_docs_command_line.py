@@ -110,9 +110,9 @@ def test_files_that_commands_write_are_told():
     """Names of files from the modules that write them."""
     from noise_models import study
     from qpc_qiskit import cli_run, runs
-    from qpc_qiskit.experiments import running
+    from qpc_qiskit.experiments import folder
 
-    for name in (*runs.RUN_FILES, study.RESULTS_FILE, running.SECONDS_FILE, cli_run.LEDGER):
+    for name in (*runs.RUN_FILES, study.RESULTS_FILE, folder.SECONDS_FILE, cli_run.LEDGER):
         assert f"`{name}`" in PAGE
 
 

@@ -1,7 +1,9 @@
 """The paper's experiments: grids of training runs, each a small TOML file beside this one.
 
 spec.py       what an experiment is; its cells (one training run each)
-running.py    run the cells, resume, collect
+running.py    run the cells, resume
+folder.py     what is in the folder; collect it
+locking.py    several processes in one folder
 results.py    tables, curves
 """
 

@@ -1,9 +1,13 @@
 """Running experiments: what is done again and what is not, and with which result."""
 
 import csv
+import errno
 import json
+import os
 import shutil
 import signal
+import socket
+import threading
 
 import pytest
 
@@ -11,7 +15,7 @@ from qpc_qiskit import training
 from qpc_qiskit.data import load
 from qpc_qiskit.errors import CheckpointError, DataError, ExperimentError
 from qpc_qiskit.experiments import Experiment, run_experiment, summary_table
-from qpc_qiskit.experiments.locking import locked
+from qpc_qiskit.experiments.locking import FolderHeldError, locked
 from qpc_qiskit.experiments.results import (
     CellResult,
     Epoch,
@@ -225,13 +229,110 @@ def test_an_error_of_the_program_is_not_taken_for_a_failed_cell(data, tmp_path, 
         run(tmp_path, data)
 
 
-def test_one_process_at_a_time(data, tmp_path, monkeypatch):
-    with locked(tmp_path), pytest.raises(ExperimentError, match=r"process \d+ on .* is training"):
-        run(tmp_path, data)
-    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+def test_a_cell_of_another_process_is_left_to_it(done, data, tmp_path):
+    cell = EXPERIMENT.cells()[1]
+    (tmp_path / cell.folder).mkdir(parents=True)
+    left = []
+    with locked(tmp_path / cell.folder):
+        partly = run(tmp_path, data, on_held=lambda *held: left.append(held))
+    ((held, holder),) = left
+    assert held == cell
+    assert holder == f"process {os.getpid()} on {socket.gethostname()}"
+    assert not partly.is_complete
+    assert {each.folder for each in partly.cells} == {
+        each.folder for each in EXPERIMENT.cells()
+    } - {cell.folder}
+    assert timeless(run(tmp_path, data)) == timeless(done[1])
+
+
+def test_two_processes_share_the_work(done, data, tmp_path):
+    """The second one begins while the first trains its first cell, and is done before it."""
+    trained, left, second = [], [], []
+
+    def on_cell(_number, _count, cell):
+        trained.append(cell)
+        if len(trained) == 1:
+            second.append(
+                run(
+                    tmp_path,
+                    data,
+                    on_cell=lambda _number, _count, cell: trained.append(cell),
+                    on_held=lambda cell, _holder: left.append(cell),
+                )
+            )
+
+    first = run(tmp_path, data, on_cell=on_cell)
+    assert trained == list(EXPERIMENT.cells())  # each once
+    assert left == trained[:1]
+    assert not second[0].is_complete
+    assert timeless(first) == timeless(done[1])
+    for name in ("curves.csv", "experiment.json"):
+        assert (tmp_path / name).read_bytes() == (done[0] / name).read_bytes()
+    assert len(table(tmp_path / "seconds.csv")) == 4
+
+
+def test_seeds_that_another_process_begins_are_reported(done, data, tmp_path):
+    begun = []
+
+    def on_cell(_number, _count, _cell):
+        if not begun:
+            begun.append(run(tmp_path, data, changed(EXPERIMENT, seeds=[1])))
+
+    first = run(tmp_path, data, changed(EXPERIMENT, seeds=[0]), on_cell=on_cell)
+    assert timeless(first).cells == done[1].cells
+
+
+def test_what_failed_in_another_process_meanwhile_is_not_tried_at_once(data, tmp_path):
+    experiment = with_bad_line()
+    lines = experiment.model_dump()["lines"]
+    experiment = changed(experiment, lines=[*lines[1:], lines[0]])
+    for expected in (["quantum", "classical", "bad"], ["bad"]):  # by hand it is tried again
+        trained = []
+
+        def on_cell(_number, _count, cell, trained=trained):
+            trained.append(cell.label)
+            if cell.label == "quantum":
+                run(
+                    tmp_path,
+                    data,
+                    experiment,
+                    on_cell=lambda *other: trained.append(other[2].label),
+                )
+
+        results = run(tmp_path, data, experiment, on_cell=on_cell)
+        assert trained == expected
+        assert [each.label for each in results.failures] == ["bad"]
+
+
+def test_a_lock_is_waited_for_and_let_go(tmp_path):
+    entered, order = threading.Event(), []
+
+    def second():
+        entered.set()
+        with locked(tmp_path, wait=True):
+            order.append("second")
+
+    waiting = threading.Thread(target=second)
     with locked(tmp_path):
-        pass
+        waiting.start()
+        assert entered.wait(10)
+        with pytest.raises(FolderHeldError, match=r"process \d+ on .* is at work there"):
+            locked(tmp_path).__enter__()
+        order.append("first")
+    waiting.join(10)
+    assert order == ["first", "second"]
     assert (tmp_path / ".lock").read_text() == ""
+
+
+def test_a_file_system_without_locks(tmp_path, monkeypatch):
+    def refuse(*_arguments):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with locked(tmp_path), locked(tmp_path):
+        pass
+    with pytest.raises(ValueError, match="inside"), locked(tmp_path):
+        raise ValueError("inside")
 
 
 def test_differences_are_those_of_the_same_seeds(done):

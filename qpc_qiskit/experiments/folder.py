@@ -1,0 +1,190 @@
+"""The folder of an experiment, in which several processes may be at work."""
+
+import csv
+from contextlib import AbstractContextManager
+from pathlib import Path
+from statistics import median
+
+from qpc_qiskit.checkpoint import RECORD_FILE, DataRecord
+from qpc_qiskit.errors import CheckpointError, QPCError
+from qpc_qiskit.experiments.locking import locked
+from qpc_qiskit.experiments.results import (
+    CellResult,
+    Epoch,
+    Failure,
+    Results,
+    curves,
+    differences,
+    write_results,
+)
+from qpc_qiskit.experiments.spec import Cell, Experiment, changed
+from qpc_qiskit.files import write_text
+from qpc_qiskit.nets import build_net, parameter_table
+from qpc_qiskit.runs import (
+    METRICS_FILE,
+    RUN_FILE,
+    EpochMetrics,
+    RunRecord,
+    check_resumable,
+    read_metrics,
+    read_seconds,
+)
+from qpc_qiskit.versions import library_versions
+
+EXPERIMENT_FILE = "experiment.json"
+FIGURE_FILE = "curves.png"
+SECONDS_FILE = "seconds.csv"
+FAILED_FILE = "failed.json"
+
+
+class ExperimentFolder:
+    """What an experiment has in its folder, read and written under locks.
+
+    Args:
+        experiment: what is asked for.
+        data: on which images.
+        folder: must exist.
+    """
+
+    def __init__(self, experiment: Experiment, data: DataRecord, folder: Path) -> None:
+        self.folder = folder
+        self._experiment, self._data = experiment, data
+        self._finished: dict[str, CellResult] = {}
+
+    def held(self, cell: Cell) -> AbstractContextManager[None]:
+        """Keep other processes from a cell.
+
+        Raises:
+            FolderHeldError: one has it.
+        """
+        where = self.folder / cell.folder
+        where.mkdir(parents=True, exist_ok=True)
+        return locked(where)
+
+    def write_experiment(self) -> Experiment:
+        """Write down what is asked for, once nothing in the folder contradicts it."""
+        with locked(self.folder, wait=True):
+            whole = self._with_begun_seeds()
+            for cell in whole.cells():
+                self.finished(cell)
+            write_text(self.folder / EXPERIMENT_FILE, whole.model_dump_json(indent=2) + "\n")
+        return whole
+
+    def _with_begun_seeds(self) -> Experiment:
+        """The experiment with the seeds that its lines were begun with, here or elsewhere."""
+        lines = {str(Path(cell.folder).parent) for cell in self._experiment.cells()}
+        begun = {
+            int(run.parent.name.removeprefix("seed-"))
+            for line in lines
+            for run in (self.folder / line).glob(f"seed-*/{RUN_FILE}")
+            if run.parent.name.removeprefix("seed-").isdecimal()
+        }
+        if begun <= set(self._experiment.seeds):
+            return self._experiment
+        return changed(self._experiment, seeds=sorted(begun | set(self._experiment.seeds)))
+
+    def finished(self, cell: Cell) -> CellResult | None:
+        """The result of a cell, if its run is finished.
+
+        Raises:
+            CheckpointError: the run in its folder is another one.
+        """
+        if cell.folder in self._finished:
+            return self._finished[cell.folder]
+        where = self.folder / cell.folder
+        if not (where / RUN_FILE).exists():
+            return None
+        check_resumable(where, RunRecord(net=cell.net, training=cell.training, data=self._data))
+        if not (where / RECORD_FILE).exists():
+            return None
+        history: list[EpochMetrics] = read_metrics(where)
+        if len(history) != cell.training.epochs:
+            raise CheckpointError(
+                f"{where / METRICS_FILE}: expected {cell.training.epochs} epochs of a finished "
+                f"run, found {len(history)}. Delete the folder to train it anew."
+            )
+        count = parameter_table(build_net(cell.net))
+        self._finished[cell.folder] = CellResult(
+            label=cell.label,
+            seed=cell.training.seed,
+            folder=cell.folder,
+            net=cell.net,
+            training=cell.training,
+            parameters=count.total,
+            pointwise_parameters=count.pointwise,
+            curve=tuple(Epoch.of(metrics) for metrics in history),
+        )
+        return self._finished[cell.folder]
+
+    def last_failure(self, cell: Cell) -> int | None:
+        """When a cell failed last; None when it has not."""
+        try:
+            return (self.folder / cell.folder / FAILED_FILE).stat().st_mtime_ns
+        except OSError:
+            return None
+
+    def forget_failure(self, cell: Cell) -> None:
+        """A cell is tried again."""
+        (self.folder / cell.folder / FAILED_FILE).unlink(missing_ok=True)
+
+    def write_failure(self, cell: Cell, error: Exception) -> None:
+        """Write down why a cell failed."""
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
+        text = reason if isinstance(error, QPCError) else f"{type(error).__name__}: {reason}"
+        failure = Failure(label=cell.label, seed=cell.training.seed, folder=cell.folder, error=text)
+        path = self.folder / cell.folder / FAILED_FILE
+        write_text(path, failure.model_dump_json(indent=2) + "\n")
+
+    def note_seconds(self, cell: Cell, epochs: int, seconds: float) -> None:
+        """Append how long a stretch of training took."""
+        path = self.folder / SECONDS_FILE
+        with locked(self.folder, wait=True), path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            if file.tell() == 0:
+                writer.writerow(["label", "seed", "finished_epochs", "seconds"])
+            writer.writerow([cell.label, cell.training.seed, epochs, f"{seconds:.1f}"])
+
+    def write_results(self, *, with_figure: bool = False) -> Results:
+        """Gather what all processes have finished, and write it."""
+        from qpc_qiskit.figures import plot_experiment
+
+        with locked(self.folder, wait=True):
+            results = self._results()
+            write_results(self.folder, results)
+            if with_figure and results.cells:
+                plot_experiment(self.folder / FIGURE_FILE, curves(results), results.title)
+        return results
+
+    def _results(self) -> Results:
+        cells = self._with_begun_seeds().cells()
+        done = [(cell, self.finished(cell)) for cell in cells]
+        finished = tuple(result for _, result in done if result is not None)
+        failures = (
+            _read_failure(self.folder / cell.folder / FAILED_FILE)
+            for cell, result in done
+            if result is None
+        )
+        seconds = {each.folder: read_seconds(self.folder / each.folder) for each in finished}
+        return Results(
+            name=self._experiment.name,
+            title=self._experiment.title,
+            question=self._experiment.question,
+            paper=self._experiment.paper,
+            data=self._data.provenance,
+            num_train=self._data.num_train,
+            num_test=self._data.num_test,
+            is_complete=len(finished) == len(cells),
+            cells=finished,
+            failures=tuple(each for each in failures if each is not None),
+            paper_accuracies={cell.label: cell.paper for cell in cells if cell.paper},
+            differences=differences(finished, {cell.label: cell.against for cell in cells}),
+            epoch_seconds={where: median(of.values()) for where, of in seconds.items() if of},
+            libraries=library_versions(),
+        )
+
+
+def _read_failure(path: Path) -> Failure | None:
+    try:
+        return Failure.model_validate_json(path.read_bytes())
+    except (OSError, ValueError):  # none, or damaged: the run is just not finished
+        return None
