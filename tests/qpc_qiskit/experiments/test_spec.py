@@ -23,7 +23,8 @@ def with_(**changes):
 
 def test_the_papers_experiments_are_there():
     assert experiment_names() == [
-        "ansatz", "cifar10", "depth", "digits", "fashion-mnist", "optimizer", "qcnn", "qubits",
+        "ansatz", "application", "cifar10", "depth", "digits", "fashion-mnist", "optimizer", "qcnn",
+        "qubits",
     ]  # fmt: skip
 
 
