@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -133,7 +134,7 @@ def examine(
         ledger=make_url(where).render_as_string() if "://" in where else where,
         made=str(iso_time(now)),
         warnings=(
-            *_state_warnings(status, jobs, task, num_replaced),
+            *_state_warnings(status, jobs, task, num_replaced, where),
             *map(
                 without_secrets,
                 _warnings(status, jobs, patches, replayed, scored, why_no_work),
@@ -301,10 +302,17 @@ def _warnings(
 
 
 def _state_warnings(
-    status: RunStatus, jobs: Sequence[JobReport], task: Task | None, num_replaced: int
+    status: RunStatus,
+    jobs: Sequence[JobReport],
+    task: Task | None,
+    num_replaced: int,
+    where: str,
 ) -> Iterator[str]:
     """What jobs are missing, and what to do."""
-    command = f"`qpc run collect {status.run}`" if task else "Running its script again"
+    arguments = shlex.quote(status.run)
+    if "://" not in where:  # a URL may hold a password
+        arguments += f" --ledger {shlex.quote(where)}"
+    command = f"`qpc run collect {arguments}`" if task else "Running its script again"
     states = Counter(
         {state: sum(e.num_chunks[state] for e in status.layers) for state in map(str, ChunkState)}
     )
@@ -313,7 +321,7 @@ def _state_warnings(
         reason = f" ({status.cancel_reason})" if status.cancel_reason else ""
         yield (
             f"The run was cancelled{reason} with {states['done']} of {_count(total, 'job')} done. "
-            f"`qpc run resume {status.run} --again` takes that back."
+            f"`qpc run resume {arguments} --again` takes that back."
         )
     if not total:
         yield "Nothing was frozen or sent yet: there is nothing to report."
@@ -325,7 +333,7 @@ def _state_warnings(
         )
         yield (
             f"{states['failed']} of {_count(total, 'job')} failed for good; what they were to "
-            f"measure is missing. `qpc run resume {status.run} --again` pays for another attempt. "
+            f"measure is missing. `qpc run resume {arguments} --again` pays for another attempt. "
             f"{errors}"
         )
     if states["open"] or states["unsent"]:

@@ -375,7 +375,7 @@ def test_a_run_that_is_not_finished(start, tmp_path):
     assert [each.as_used for each in report.layers] == [None]
     told = " ".join(report.warnings)
     assert "of 2 jobs known so far 0 are done, 2 under way and 0 not sent" in told
-    assert "`qpc run collect run` goes on" in told
+    assert f"`qpc run collect run --ledger {path}` goes on" in told
     assert "layers.3 was reached by 0 of 8 pixels" in told
     assert "Everything was measured for 0 of 2 images." in told
     check_page(examined, tmp_path / "report")
@@ -450,7 +450,8 @@ def test_a_cancelled_run(start, tmp_path):
     assert report.status.state == "cancelled"
     first = report.warnings[0]
     assert first.startswith("The run was cancelled")
-    assert "with 0 of 2 jobs done. `qpc run resume run --again` takes that back" in first
+    command = f"qpc run resume run --ledger {path} --again"
+    assert f"with 0 of 2 jobs done. `{command}` takes that back" in first
     assert {job.state for job in report.jobs} <= {"cancelled", "posted"}
     assert report.engines == ()
 
