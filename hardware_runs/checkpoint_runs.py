@@ -22,8 +22,9 @@ from hardware_runs.beginning import digest_of, durable
 from hardware_runs.engine import DurableEngine
 from hardware_runs.ledger import Ledger, Run
 from hardware_runs.plan import RunPlan, make_plan, planning_engine
-from hardware_runs.run_settings import Settings, UsageError, differences
+from hardware_runs.run_settings import Settings, differences
 from hardware_runs.status import noise_of
+from hardware_runs.usage import UsageError
 from noise_models.words import parse_noise
 from qpc_qiskit.brickwall import Progress
 from qpc_qiskit.checkpoint import Record, load

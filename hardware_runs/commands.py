@@ -27,12 +27,12 @@ from hardware_runs.ledger import AttemptState, ChunkState, Ledger, Run
 from hardware_runs.plan import RunPlan, planning_engine
 from hardware_runs.run_settings import (
     Settings,
-    UsageError,
     budget_problem,
     check_settings,
     parse_options,
 )
 from hardware_runs.runlog import log, log_path, run_log
+from hardware_runs.usage import UsageError
 from noise_models.words import resolved
 from qpc_qiskit.economy import BEST, NAMES, PLAIN, economy_of, flag_of, read_economy
 from qpc_qiskit.errors import (

@@ -10,15 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from hardware_runs.status import noise_of
+from hardware_runs.usage import UsageError
 from noise_models.words import has_device, parse_noise
 from qpc_qiskit.economy import PLAIN, Economy, economy_of, economy_problems
 from qpc_qiskit.engines.estimator import checked_precision
 from qpc_qiskit.execution.opening import AER, MODES
 from qpc_qiskit.execution.pubs import shots_of
-
-
-class UsageError(Exception):
-    """What a command line asks for cannot be meant; options are spelled as there."""
 
 
 @dataclass(frozen=True, kw_only=True)

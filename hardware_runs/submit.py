@@ -15,8 +15,8 @@ import typer
 from hardware_runs import commands
 from hardware_runs.checkpoint_runs import check_name
 from hardware_runs.engine import POLL_SECONDS
-from hardware_runs.run_settings import UsageError
 from hardware_runs.runlog import without_secrets
+from hardware_runs.usage import UsageError
 from qpc_qiskit import cli_run
 from qpc_qiskit.errors import QPCError
 from qpc_qiskit.interrupts import StopRequested, deferred_interrupts

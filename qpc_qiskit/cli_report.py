@@ -17,6 +17,7 @@ from qpc_qiskit.cli_support import (
     say,
     usage_errors,
 )
+from qpc_qiskit.errors import CheckpointError
 from qpc_qiskit.options import DataSource
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def report(
     """
     with reported():
         if not model.is_dir():
-            fail(f"MODEL must be the folder of a training; {model} is none.", USAGE_ERROR)
+            raise CheckpointError(f"{model}: expected the folder of a training, found none.")
         from qpc_qiskit.progress import busy
         from qpc_qiskit.trained import open_training
 

@@ -333,6 +333,7 @@ def collect(
     sends nothing without --again; what is there is fetched. `qpc run resume` is the same.
     """
     with usage_reported(), _stopping(run, ledger) as interrupts:
+        check_run(run, ledger)
         from hardware_runs import commands
 
         with _pace(run, interrupts, wait, poll_seconds) as pace:
@@ -410,11 +411,23 @@ def cancel(run: Name, ledger: Where = LEDGER, as_json: AsJson = False) -> None:
             raise typer.Exit(1)
 
 
+def check_run(run: str, ledger: str) -> None:
+    """Refuse a ledger or run that is not there, before torch and Qiskit take seconds to load.
+
+    Raises:
+        LedgerError: as above.
+    """
+    from hardware_runs.ledger import Ledger
+
+    with Ledger(ledger, create=False) as book:
+        book.get_run(run)
+
+
 @contextmanager
 def usage_reported() -> Iterator[None]:
     """`reported`, and what cannot be meant as wrong usage."""
     with reported():
-        from hardware_runs.run_settings import UsageError
+        from hardware_runs.usage import UsageError
 
         try:
             yield

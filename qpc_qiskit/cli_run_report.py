@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from qpc_qiskit.cli_run import EXIT_CODES, LEDGER, AsJson, DataDir, Name, Where, usage_reported
+from qpc_qiskit.cli_run import (
+    EXIT_CODES,
+    LEDGER,
+    AsJson,
+    DataDir,
+    Name,
+    Where,
+    check_run,
+    usage_reported,
+)
 from qpc_qiskit.cli_support import USAGE_ERROR, fail, say
 
 Out = Annotated[
@@ -51,6 +60,7 @@ def report(
       qpc run report first
     """
     with usage_reported():
+        check_run(run, ledger)
         import time
 
         from hardware_runs.checkpoint_runs import NAME

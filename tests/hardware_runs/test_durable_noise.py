@@ -7,7 +7,7 @@ from torch import nn
 
 from hardware_runs.beginning import durable
 from hardware_runs.commands import ask
-from hardware_runs.run_settings import UsageError
+from hardware_runs.usage import UsageError
 from noise_models.builders import bit_flip, compose, depolarizing, zz_crosstalk
 from noise_models.snapshots import Snapshot
 from noise_models.words import parse_noise

@@ -86,8 +86,8 @@ def test_a_training_that_was_stopped(run, tmp_path):
 
 
 def test_wrong_usage_is_one_line(run, moved, tmp_path):
-    message = failing("report", tmp_path / "none", exit_code=2)
-    assert message == f"qpc: MODEL must be the folder of a training; {tmp_path / 'none'} is none."
+    message = failing("report", tmp_path / "none", exit_code=1)
+    assert message == f"qpc: {tmp_path / 'none'}: expected the folder of a training, found none."
     message = failing("report", run, "--images=21", exit_code=2)
     assert message == "qpc: --images: there are 20 test images; got 21."
     message = failing("report", run, "--data-dir", tmp_path, exit_code=2)

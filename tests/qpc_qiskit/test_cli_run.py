@@ -1157,6 +1157,22 @@ def test_help_imports_nothing_heavy():
     assert done.stdout == "[]\n"
 
 
+@pytest.mark.parametrize("command", ["collect", "resume", "report"])
+def test_a_wrong_name_is_told_before_anything_heavy_is_loaded(command, model, ledger):
+    run("submit", model, *ON_FAKE)
+    code = (
+        "import sys; from qpc_qiskit.cli import app; from typer.testing import CliRunner; "
+        f"result = CliRunner().invoke(app, ['run', {command!r}, 'second']); "
+        "assert result.exit_code == 1, result.exit_code; "
+        "print(result.stderr, [m for m in ('torch', 'qiskit') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=True
+    )
+    assert "it has no run 'second'; it has 'first'" in done.stdout
+    assert done.stdout.endswith(" []\n")
+
+
 def test_looking_at_runs_loads_neither_torch_nor_qiskit():
     code = "import sys, hardware_runs.status; print({'torch', 'qiskit'} & set(sys.modules))"
     done = subprocess.run(
