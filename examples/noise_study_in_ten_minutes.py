@@ -1,10 +1,11 @@
 """A noise study in ten minutes: the code of docs/tutorial-noise-study.md, as one script.
 
     python examples/noise_study_in_ten_minutes.py            # the whole study
-    python examples/noise_study_in_ten_minutes.py --quick    # a small grid, to see that it runs (p = nan: two seeds)
+    python examples/noise_study_in_ten_minutes.py --quick    # a small grid, to see that it runs
 
 It calls `qpc noise study` on examples/noise_study/ten_minutes.toml and reads answers from the
-tables. The same call again computes nothing that is there. Writes studies/ten-minutes (--out), or
+tables. The same call again computes nothing that is there. Two seeds, as with --quick, are too few
+for p-values (nan). Writes studies/ten-minutes (--out), or
 studies/ten-minutes-quick.
 """
 
