@@ -1,12 +1,13 @@
 """The folder of an experiment, in which several processes may be at work."""
 
 import csv
-from contextlib import AbstractContextManager
+import json
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from statistics import median
 
 from qpc_qiskit.checkpoint import RECORD_FILE, DataRecord
-from qpc_qiskit.errors import CheckpointError, QPCError
+from qpc_qiskit.errors import CheckpointError, ExperimentError, QPCError
 from qpc_qiskit.experiments.locking import locked
 from qpc_qiskit.experiments.results import (
     CellResult,
@@ -23,8 +24,10 @@ from qpc_qiskit.nets import build_net, parameter_table
 from qpc_qiskit.runs import (
     METRICS_FILE,
     RUN_FILE,
+    RUN_FILES,
     EpochMetrics,
     RunRecord,
+    begin_run,
     check_resumable,
     read_metrics,
     read_seconds,
@@ -62,12 +65,50 @@ class ExperimentFolder:
         return locked(where)
 
     def write_experiment(self) -> Experiment:
-        """Write down what is asked for, once nothing in the folder contradicts it."""
+        """Write down what is asked for, once nothing in the folder contradicts it.
+
+        Returns:
+            The experiment with the seeds that were begun before, here or elsewhere.
+
+        Raises:
+            CheckpointError: a run in the folder has other options or data.
+            ExperimentError: the folder is that of another experiment.
+        """
         with locked(self.folder, wait=True):
-            whole = self._with_begun_seeds()
-            for cell in whole.cells():
-                self.finished(cell)
-            write_text(self.folder / EXPERIMENT_FILE, whole.model_dump_json(indent=2) + "\n")
+            self._check()
+            return self._write_experiment()
+
+    def begin(self, cell: Cell) -> None:
+        """Write down with which options a cell is trained, unless it was begun before.
+
+        Under the lock of the folder, so that of two processes with different options, begun at the
+        same moment, one is refused before it has trained anything.
+
+        Raises:
+            CheckpointError, ExperimentError: as above.
+        """
+        where = self.folder / cell.folder
+        with locked(self.folder, wait=True):
+            self._check()
+            if not any((where / name).exists() for name in RUN_FILES):
+                begin_run(where, self._record(cell), force=False)
+
+    def _check(self) -> None:
+        name = _name_in(self.folder / EXPERIMENT_FILE)
+        if name not in (None, self._experiment.name):
+            raise ExperimentError(
+                f"{self.folder} holds experiment {name!r}; {self._experiment.name!r} needs a "
+                "folder of its own (--out)."
+            )
+        for cell in self._with_begun_seeds().cells():
+            self.finished(cell)
+
+    def _record(self, cell: Cell) -> RunRecord:
+        return RunRecord(net=cell.net, training=cell.training, data=self._data)
+
+    def _write_experiment(self) -> Experiment:
+        whole = self._with_begun_seeds()
+        write_text(self.folder / EXPERIMENT_FILE, whole.model_dump_json(indent=2) + "\n")
         return whole
 
     def _with_begun_seeds(self) -> Experiment:
@@ -94,7 +135,7 @@ class ExperimentFolder:
         where = self.folder / cell.folder
         if not (where / RUN_FILE).exists():
             return None
-        check_resumable(where, RunRecord(net=cell.net, training=cell.training, data=self._data))
+        check_resumable(where, self._record(cell))
         if not (where / RECORD_FILE).exists():
             return None
         history: list[EpochMetrics] = read_metrics(where)
@@ -136,9 +177,17 @@ class ExperimentFolder:
         write_text(path, failure.model_dump_json(indent=2) + "\n")
 
     def note_seconds(self, cell: Cell, epochs: int, seconds: float) -> None:
-        """Append how long a stretch of training took."""
+        """Append how long a stretch of training took.
+
+        Nothing reads that: where it cannot be written, as on a full disk, it is left out rather
+        than to hide why the training ended.
+        """
         path = self.folder / SECONDS_FILE
-        with locked(self.folder, wait=True), path.open("a", newline="", encoding="utf-8") as file:
+        with (
+            suppress(OSError),
+            locked(self.folder, wait=True),
+            path.open("a", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.writer(file, lineterminator="\n")
             if file.tell() == 0:
                 writer.writerow(["label", "seed", "finished_epochs", "seconds"])
@@ -149,6 +198,7 @@ class ExperimentFolder:
         from qpc_qiskit.figures import plot_experiment
 
         with locked(self.folder, wait=True):
+            self._write_experiment()
             results = self._results()
             write_results(self.folder, results)
             if with_figure and results.cells:
@@ -181,6 +231,13 @@ class ExperimentFolder:
             epoch_seconds={where: median(of.values()) for where, of in seconds.items() if of},
             libraries=library_versions(),
         )
+
+
+def _name_in(path: Path) -> str | None:
+    try:
+        return str(json.loads(path.read_bytes())["name"])
+    except (OSError, ValueError, KeyError, TypeError):  # none, or damaged: it is written anew
+        return None
 
 
 def _read_failure(path: Path) -> Failure | None:

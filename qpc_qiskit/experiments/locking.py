@@ -4,9 +4,8 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
 
 from qpc_qiskit.errors import ExperimentError
 
@@ -17,10 +16,7 @@ class FolderHeldError(ExperimentError):
     """Another process is at work in a folder."""
 
     def __init__(self, folder: Path, holder: str) -> None:
-        super().__init__(
-            f"{folder}: {holder} is at work there. Wait until it is done, stop it, or give another "
-            "folder."
-        )
+        super().__init__(f"{folder}: {holder} is at work there.")
         self.holder = holder
         """Which one, for instance "process 12 on node3"."""
 
@@ -39,18 +35,23 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
     Raises:
         FolderHeldError: another process holds it, and `wait` is not given.
     """
-    with (folder / LOCK_FILE).open("a+", encoding="utf-8") as file:
+    file = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
         _lock(file, folder, wait)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
+        holder = f"process {os.getpid()} on {socket.gethostname()}\n"
+        with suppress(OSError):  # a full disk: the lock holds without its holder's name
+            os.ftruncate(file, 0)
+            os.write(file, holder.encode())
         try:
             yield
         finally:
-            file.truncate(0)
+            with suppress(OSError):
+                os.ftruncate(file, 0)
+    finally:
+        os.close(file)
 
 
-def _lock(file: TextIO, folder: Path, wait: bool) -> None:
+def _lock(file: int, folder: Path, wait: bool) -> None:
     if sys.platform == "win32":
         return
     import fcntl
@@ -58,7 +59,7 @@ def _lock(file: TextIO, folder: Path, wait: bool) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError as error:
-        file.seek(0)
-        raise FolderHeldError(folder, file.read().strip() or "another process") from error
+        holder = os.pread(file, 1024, 0).decode(errors="replace").strip()
+        raise FolderHeldError(folder, holder or "another process") from error
     except OSError:  # a file system without locks
         return

@@ -12,7 +12,7 @@ Running it again does what is missing: a finished cell is read, an interrupted o
 bit, one that failed tried again. Seeds that the folder has are reported although fewer are asked
 for. A cell that was trained with other options or data than are asked for now is an error, before
 anything is written. Several processes may be at work in a folder: each takes cells that no other
-has, and whichever ends last writes the results of all.
+has, those of a process that died as well, and whichever ends last writes the results of all.
 """
 
 import time
@@ -51,14 +51,14 @@ def run_experiment(
         progress: show a bar, and a line per epoch, on stderr.
         on_cell: called before a cell is trained with its number from 1, the number of all cells,
             and the cell.
-        on_held: called with a cell that is left to another process, and with that process.
+        on_held: called once with a cell that is left to another process, and with that process.
 
     Returns:
         The results of all finished cells, and the failures: a training that diverges, or breaks off
         with another error of its own, does not stop the others.
 
     Raises:
-        ExperimentError: `only` names no line.
+        ExperimentError: `only` names no line, or the folder is another experiment's.
         DataError: the images cannot be had, or have another shape than the data's name says.
         CheckpointError: a cell in the folder was trained with other options or data.
         EngineError: a GPU was asked for and there is none.
@@ -74,19 +74,34 @@ def run_experiment(
     place = ExperimentFolder(experiment, DataRecord.of(data), folder)
     cells = place.write_experiment().cells()
     failed_before = {cell: place.last_failure(cell) for cell in cells}
-    for number, cell in enumerate(cells, 1):
-        if cell.folder not in wanted or place.finished(cell) is not None:
-            continue
-        try:
-            with place.held(cell):
-                if place.finished(cell) or place.last_failure(cell) != failed_before[cell]:
-                    continue  # another process had it in the meantime
-                if on_cell is not None:
-                    on_cell(number, len(cells), cell)
-                _try(cell, data, place, progress)
-        except FolderHeldError as held:
-            if on_held is not None:
-                on_held(cell, held.holder)
+
+    def work_on(number: int, cell: Cell) -> None:
+        if place.finished(cell) is not None:
+            return
+        with place.held(cell):
+            failed = place.last_failure(cell)
+            if place.finished(cell) or failed not in (None, failed_before[cell]):
+                return  # another process had it in the meantime
+            place.begin(cell)
+            if on_cell is not None:
+                on_cell(number, len(cells), cell)
+            _try(cell, data, place, progress)
+
+    left = [(number, cell) for number, cell in enumerate(cells, 1) if cell.folder in wanted]
+    told: set[Cell] = set()
+    while left:
+        elsewhere = []
+        for number, cell in left:
+            try:
+                work_on(number, cell)
+            except FolderHeldError as held:
+                elsewhere.append((number, cell))
+                if on_held is not None and cell not in told:
+                    on_held(cell, held.holder)
+                told.add(cell)
+        if elsewhere == left:
+            break
+        left = elsewhere  # once more: a process may have died since
     return place.write_results(with_figure=True)
 
 

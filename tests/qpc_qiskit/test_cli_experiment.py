@@ -1,10 +1,12 @@
 import json
+import os
 
 import pytest
 from typer.testing import CliRunner
 
 from qpc_qiskit.cli import app
 from qpc_qiskit.experiments import experiment_names
+from qpc_qiskit.experiments.locking import locked
 
 TINY = """
 name = "tiny"
@@ -73,6 +75,16 @@ def test_run_and_again(tiny, tmp_path):
     assert [cell["seed"] for cell in result["cells"]] == [3, 3]
     refused = qpc("experiment", tiny, *few, "--epochs=2", exit_code=1)
     assert "training.epochs: begun with 1, now 2" in refused.stderr
+
+
+def test_a_run_of_another_process_is_told(tiny, tmp_path):
+    out = tmp_path / "out"
+    held = out / "cells" / "classical" / "seed-0"
+    held.mkdir(parents=True)
+    with locked(held):
+        result = qpc("experiment", tiny, "--train-images=60", "--test-images=20", "--out", out)
+    assert f"classical, seed 0: left to process {os.getpid()} on " in result.stderr
+    assert "Not all runs are finished." in result.stdout
 
 
 def test_one_line(tiny, tmp_path):

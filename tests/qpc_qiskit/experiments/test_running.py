@@ -7,7 +7,10 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +18,8 @@ from qpc_qiskit import training
 from qpc_qiskit.data import load
 from qpc_qiskit.errors import CheckpointError, DataError, ExperimentError
 from qpc_qiskit.experiments import Experiment, run_experiment, summary_table
+from qpc_qiskit.experiments import folder as folder_module
+from qpc_qiskit.experiments.folder import SECONDS_FILE, ExperimentFolder
 from qpc_qiskit.experiments.locking import FolderHeldError, locked
 from qpc_qiskit.experiments.results import (
     CellResult,
@@ -271,6 +276,160 @@ def test_two_processes_share_the_work(done, data, tmp_path):
     assert len(table(tmp_path / "seconds.csv")) == 4
 
 
+OTHER = """
+import os, signal, sys
+from qpc_qiskit import training
+from qpc_qiskit.data import load
+from qpc_qiskit.experiments import Experiment, run_experiment
+
+def train(*arguments, **options):
+    print("training", flush=True)
+    {action}
+
+training.train = train
+run_experiment(
+    Experiment.model_validate_json(sys.argv[1]),
+    sys.argv[2],
+    data=load("digits").subset(64, 20),
+    progress=False,
+    only=sys.argv[3:],
+)
+"""
+"""Another process, which comes as far as its first training."""
+
+
+def other(action, experiment, folder, *only):
+    code = OTHER.format(action=action)
+    words = [sys.executable, "-c", code, experiment.model_dump_json(), str(folder), *only]
+    path = str(Path(training.__file__).parents[1])
+    return subprocess.Popen(
+        words,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path},
+    )
+
+
+def test_a_cell_of_a_process_that_dies_is_taken_over(done, data, tmp_path):
+    """It is killed in its first cell, when the other one has passed that and trains its last."""
+    trained, left = [], []
+
+    def on_cell(_number, _count, cell):
+        trained.append(cell)
+        if len(trained) == 3:
+            killed.kill()
+            assert killed.wait(60) == -signal.SIGKILL
+
+    with other("sys.stdin.read()", EXPERIMENT, tmp_path) as killed:
+        assert killed.stdout.readline() == "training\n"
+        results = run(
+            tmp_path, data, on_cell=on_cell, on_held=lambda cell, _holder: left.append(cell)
+        )
+    first, *others = EXPERIMENT.cells()
+    assert trained == [*others, first]
+    assert left == [first]
+    assert timeless(results) == timeless(done[1])
+
+
+def test_a_failed_cell_that_another_process_dies_in_is_tried(with_failure, data, tmp_path):
+    shutil.copytree(with_failure[0], tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "cells" / "quantum")
+    experiment = with_bad_line()
+    lines = experiment.model_dump()["lines"]
+    experiment = changed(experiment, lines=[*lines[1:], lines[0]])
+    trained = []
+
+    def on_cell(_number, _count, cell):
+        trained.append(cell.label)
+        if cell.label == "quantum":
+            action = "os.kill(os.getpid(), signal.SIGKILL)"
+            with other(action, experiment, tmp_path / "run", "bad") as killed:
+                assert killed.stdout.read() == "training\n"
+            assert killed.returncode == -signal.SIGKILL
+            assert not (tmp_path / "run" / "cells" / "bad" / "seed-0" / "failed.json").exists()
+
+    results = run(tmp_path / "run", data, experiment, on_cell=on_cell)
+    assert trained == ["quantum", "bad"]
+    assert [each.label for each in results.failures] == ["bad"]
+
+
+def test_a_cell_that_is_finished_before_it_is_held_is_not_trained(
+    done, data, tmp_path, monkeypatch
+):
+    held = ExperimentFolder.held
+
+    def finished_meanwhile(self, cell):
+        shutil.copytree(done[0] / cell.folder, self.folder / cell.folder)
+        return held(self, cell)
+
+    monkeypatch.setattr(ExperimentFolder, "held", finished_meanwhile)
+    monkeypatch.setattr(training, "train", lambda *_, **__: pytest.fail("trained"))
+    assert timeless(run(tmp_path, data)) == timeless(done[1])
+
+
+def test_other_options_begun_at_the_same_moment_are_refused(done, data, tmp_path, monkeypatch):
+    """Both found an empty folder; the one that comes second has trained nothing."""
+    begin = ExperimentFolder.begin
+
+    def second(self, cell):
+        monkeypatch.setattr(ExperimentFolder, "begin", begin)
+        assert len(run(tmp_path, data).cells) == 3
+        begin(self, cell)
+
+    monkeypatch.setattr(ExperimentFolder, "begin", second)
+    longer = changed(EXPERIMENT, training={"epochs": 3})
+    with pytest.raises(CheckpointError, match=r"epochs: begun with 2, now 3"):
+        run(tmp_path, data, longer, on_cell=lambda *_: pytest.fail("trained"))
+    assert timeless(run(tmp_path, data)) == timeless(done[1])
+
+
+def test_shared_files_are_written_under_the_lock_of_the_folder(data, tmp_path, monkeypatch):
+    opened, written = Path.open, []
+
+    def is_held():
+        with pytest.raises(FolderHeldError):
+            locked(tmp_path).__enter__()
+        written.append(True)
+
+    def open_(path, mode="r", *arguments, **options):
+        if path.name == SECONDS_FILE and mode == "a":
+            is_held()
+        return opened(path, mode, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", open_)
+    for name in ("write_results", "begin_run"):
+        function = getattr(folder_module, name)
+
+        def checked(*arguments, function=function, **options):
+            is_held()
+            return function(*arguments, **options)
+
+        monkeypatch.setattr(folder_module, name, checked)
+    run(tmp_path, data, changed(EXPERIMENT, seeds=[0]), only=["classical"])
+    assert len(written) == 4  # begun, seconds, results after the cell and at the end
+
+
+def test_a_full_disk_does_not_hide_why_a_training_ended(data, tmp_path, monkeypatch):
+    def full(*_arguments, **_options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def train(*_arguments, **_options):
+        monkeypatch.setattr(os, "write", full)  # the name of the lock's holder
+        monkeypatch.setattr(folder_module.csv, "writer", full)  # the seconds
+        raise ValueError("the reason")
+
+    monkeypatch.setattr(training, "train", train)
+    with pytest.raises(ValueError, match="the reason"):
+        run(tmp_path, data)
+
+
+def test_the_folder_of_another_experiment_is_refused(done, data):
+    other_name = changed(EXPERIMENT, name="other")
+    with pytest.raises(ExperimentError, match=r"holds experiment 'tiny'; 'other' needs a folder"):
+        run(done[0], data, other_name)
+
+
 def test_seeds_that_another_process_begins_are_reported(done, data, tmp_path):
     begun = []
 
@@ -280,6 +439,7 @@ def test_seeds_that_another_process_begins_are_reported(done, data, tmp_path):
 
     first = run(tmp_path, data, changed(EXPERIMENT, seeds=[0]), on_cell=on_cell)
     assert timeless(first).cells == done[1].cells
+    assert json.loads((tmp_path / "experiment.json").read_text())["seeds"] == [0, 1]
 
 
 def test_what_failed_in_another_process_meanwhile_is_not_tried_at_once(data, tmp_path):
