@@ -5,8 +5,7 @@
 
 It calls `qpc noise study` on examples/noise_study/ten_minutes.toml and reads answers from the
 tables. The same call again computes nothing that is there. Two seeds, as with --quick, are too few
-for p-values (nan). Writes studies/ten-minutes (--out), or
-studies/ten-minutes-quick.
+for p-values (nan). Writes studies/ten-minutes (--out), or studies/ten-minutes-quick.
 """
 
 import argparse
