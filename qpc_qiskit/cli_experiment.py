@@ -7,6 +7,7 @@ import typer
 
 from qpc_qiskit.cli_support import EXIT_CODES, RUNTIME_ERROR, USAGE_ERROR, fail, reported, say
 from qpc_qiskit.errors import ExperimentError
+from qpc_qiskit.tables import table
 
 if TYPE_CHECKING:
     from qpc_qiskit.experiments import Experiment
@@ -77,14 +78,12 @@ def experiment(
 
 def _list(as_json: bool) -> None:
     from qpc_qiskit.experiments import experiment_names, load_experiment
-    from qpc_qiskit.nets.counts import side_by_side
 
     found = [load_experiment(name) for name in experiment_names()]
-    rows = [
-        (each.name, each.data.name, f"{len(each.cells())} runs", each.question) for each in found
-    ]
+    rows = [("experiment", "data", "runs", "question")]
+    rows += [(each.name, each.data.name, str(len(each.cells())), each.question) for each in found]
     result = [each.model_dump(mode="json") for each in found]
-    say(as_json, {"experiments": result}, side_by_side(rows))
+    say(as_json, {"experiments": result}, table(rows))
 
 
 def _wanted(
@@ -123,7 +122,6 @@ def _wanted(
 
 def _show(experiment: "Experiment", as_json: bool) -> None:
     from qpc_qiskit.nets import build_net, parameter_table
-    from qpc_qiskit.nets.counts import side_by_side
 
     lines: dict[str, dict[str, Any]] = {}
     for cell in experiment.cells():
@@ -143,13 +141,12 @@ def _show(experiment: "Experiment", as_json: bool) -> None:
     seeds = ", ".join(map(str, experiment.seeds))
     text = "\n".join([*about, f"Seeds {seeds}; data {experiment.data.name}.", ""])
     result = {"name": experiment.name, "seeds": list(experiment.seeds), "lines": lines}
-    say(as_json, result, f"{text}\n{side_by_side(rows)}")
+    say(as_json, result, f"{text}\n{table(rows)}")
 
 
 def _run(experiment: "Experiment", out: Path, only: list[str], as_json: bool) -> None:
     from qpc_qiskit.experiments import run_experiment, summary_table
     from qpc_qiskit.experiments.results import DIFFERENCES_HEADER, HEADER, differences_table
-    from qpc_qiskit.nets.counts import side_by_side
 
     labels = dict.fromkeys(cell.label for cell in experiment.cells())
     for label in only:
@@ -168,9 +165,9 @@ def _run(experiment: "Experiment", out: Path, only: list[str], as_json: bool) ->
             err=True,
         ),
     )
-    text = f"{out}\n{side_by_side([HEADER, *summary_table(results)])}"
+    text = f"{out}\n{table([HEADER, *summary_table(results)])}"
     if results.differences:
-        text += f"\n\n{side_by_side([DIFFERENCES_HEADER, *differences_table(results)])}\n"
+        text += f"\n\n{table([DIFFERENCES_HEADER, *differences_table(results)])}\n"
     if not results.is_complete:
         text += "\nNot all runs are finished."
     say(as_json, results.model_dump(mode="json") | {"out": str(out)}, text)

@@ -7,6 +7,7 @@ import typer
 from qpc_qiskit.cli_support import EXIT_CODES, USAGE_ERROR, fail, reported, say, usage_errors
 from qpc_qiskit.options import ARCHITECTURES, IMAGE_SHAPES, NetConfig
 from qpc_qiskit.presets import PRESETS
+from qpc_qiskit.tables import table
 
 FLAGS = {("NetConfig", "name"): "--net"}
 
@@ -63,7 +64,6 @@ def _count(names: list[str], data: str, pointwise: str | None, as_json: bool) ->
     from dataclasses import asdict
 
     from qpc_qiskit.nets import build_net, parameter_table
-    from qpc_qiskit.nets.counts import side_by_side
 
     wanted = names
     if not names:  # those on which the option has no effect are left out
@@ -72,25 +72,25 @@ def _count(names: list[str], data: str, pointwise: str | None, as_json: bool) ->
             for name, architecture in ARCHITECTURES.items()
             if pointwise is None or "pointwise" not in architecture.idle
         ]
-    tables = {name: parameter_table(build_net(_config(name, data, pointwise))) for name in wanted}
+    counts = {name: parameter_table(build_net(_config(name, data, pointwise))) for name in wanted}
     result = {
         name: {
             "text": (ARCHITECTURES if name in ARCHITECTURES else PRESETS)[name].text,
-            "parameters": table.total,
-            "trainable": table.trainable,
-            "pointwise": table.pointwise,
-            "layers": [asdict(layer) for layer in table.layers],
+            "parameters": count.total,
+            "trainable": count.trainable,
+            "pointwise": count.pointwise,
+            "layers": [asdict(layer) for layer in count.layers],
         }
-        for name, table in tables.items()
+        for name, count in counts.items()
     }
     if names:
-        text = "\n\n".join(f"{name}\n{table}" for name, table in tables.items())
+        text = "\n\n".join(f"{name}\n{count}" for name, count in counts.items())
     else:
         rows = [
             (name, str(found["text"]), str(found["pointwise"]), str(found["parameters"]))
             for name, found in result.items()
         ]
-        text = side_by_side([("network", "", "pointwise", "parameters"), *rows])
+        text = table([("network", "", "pointwise", "parameters"), *rows])
         presets = [(f"--preset {name}", preset.text) for name, preset in PRESETS.items()]
-        text += "\n\n" + side_by_side(presets)
+        text += "\n\n" + table(presets)
     say(as_json, {"data": data, "networks": result}, text)

@@ -13,15 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qpc_qiskit import cli_study
-from qpc_qiskit.cli_support import (
-    EXIT_CODES,
-    USAGE_ERROR,
-    backend_errors,
-    fail,
-    reported,
-    say,
-    table,
-)
+from qpc_qiskit.cli_support import EXIT_CODES, USAGE_ERROR, backend_errors, fail, reported, say
+from qpc_qiskit.tables import table
 
 if TYPE_CHECKING:
     from noise_models.snapshots import Snapshot

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qpc_qiskit.cli_support import EXIT_CODES, USAGE_ERROR, fail, reported, say, table
+from qpc_qiskit.cli_support import EXIT_CODES, USAGE_ERROR, fail, reported, say
+from qpc_qiskit.tables import table
 
 if TYPE_CHECKING:
     from noise_models.study import StudyRun

@@ -18,6 +18,7 @@ from qpc_qiskit.cli_noisy import OPTIONS as OF_NOISY
 from qpc_qiskit.cli_noisy import noisy_problems
 from qpc_qiskit.economy import Economy, economy_problems, flag_of, read_economy
 from qpc_qiskit.errors import BackendError, QPCError
+from qpc_qiskit.tables import table
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -433,21 +434,6 @@ def _fallen_back(name: str, reports: Iterable["EstimatorReport"]) -> Iterator[st
         )
 
 
-def table(rows: Iterable[Sequence[object]]) -> str:
-    """Rows in columns, the first of them the heading: words to the left, numbers to the right."""
-    texts = [["-" if cell is None else str(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
-    numbers = [all(map(_is_number, column[1:])) for column in zip(*texts, strict=True)]
-    lines = (
-        "  ".join(
-            text.rjust(width) if is_number else text.ljust(width)
-            for text, width, is_number in zip(row, widths, numbers, strict=True)
-        )
-        for row in texts
-    )
-    return "\n".join(line.rstrip() for line in lines)
-
-
 def device_table(devices: Sequence["DeviceSummary"]) -> str:
     """Devices, one on a line, and what is to be noted of them."""
     heading = ("name", "qubits", "gates", "two-qubit error", "readout error", "calibrated")
@@ -500,10 +486,6 @@ def patch_text(patches: Sequence["PatchSummary"]) -> str:
     ]
     problems = [f"n = {p.num_qubits} and more: {p.problem}" for p in patches if p.problem]
     return "\n".join([*([table([heading, *rows])] if rows else []), *problems])
-
-
-def _is_number(text: str) -> bool:
-    return re.fullmatch(r"-|[\d.,]+( ?[%s])?", text) is not None
 
 
 def _error(value: float | None) -> str | None:

@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from qpc_qiskit.cli_support import table
 from qpc_qiskit.economy import ENCODERS, Economy
+from qpc_qiskit.tables import table
 
 if TYPE_CHECKING:
     from hardware_runs.cancelling import Cancelled

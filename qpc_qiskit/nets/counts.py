@@ -1,12 +1,13 @@
 """How many parameters the layers of a network have, and where they are."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import nn
 
 from qpc_qiskit.layer import QuantumPointwiseConv1d, QuantumPointwiseConv2d, QuantumPointwiseConv3d
 from qpc_qiskit.nets.pointwise import MatchedConv2d
+from qpc_qiskit.tables import table
 
 _QUANTUM = (QuantumPointwiseConv1d, QuantumPointwiseConv2d, QuantumPointwiseConv3d)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -55,7 +56,7 @@ class ParameterTable:
         rows = [(layer.name, layer.kind, _number(layer)) for layer in self.layers]
         rows.append(("pointwise layers", "", str(self.pointwise)))
         rows.append(("network", "", str(self.total)))
-        return side_by_side(rows)
+        return table(rows)
 
 
 def parameter_table(model: nn.Module) -> ParameterTable:
@@ -66,18 +67,6 @@ def parameter_table(model: nn.Module) -> ParameterTable:
     """
     seen: set[int] = set()
     return ParameterTable(tuple(_counts(model, "", seen)))
-
-
-def side_by_side(rows: Sequence[tuple[str, ...]]) -> str:
-    """Rows of text as aligned columns, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if cell[:1].isdigit() else cell.ljust(width)
-            for cell, width in zip(row, widths, strict=True)
-        ).rstrip()
-        for row in rows
-    )
 
 
 def _counts(module: nn.Module, name: str, seen: set[int]) -> Iterator[LayerCount]:

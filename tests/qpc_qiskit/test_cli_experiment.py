@@ -45,7 +45,7 @@ def tiny(tmp_path):
 
 def test_list():
     text = qpc("experiment", "list").stdout
-    assert "depth          cifar10        15 runs" in text
+    assert "depth          cifar10          15  Does" in text
     found = json.loads(qpc("experiment", "list", "--json").stdout)["experiments"]
     assert [each["name"] for each in found] == sorted(experiment_names())
 
