@@ -38,7 +38,7 @@ from qpc_qiskit.data import ImageData, load_source
 from qpc_qiskit.engines import ExactEngine
 from qpc_qiskit.errors import EngineError, StudyError
 from qpc_qiskit.evaluation import predict, score
-from qpc_qiskit.layer import QuantumPointwiseConv2d
+from qpc_qiskit.layer import QuantumLayer
 from qpc_qiskit.nets import ImageClassifier, quantum_layers
 from qpc_qiskit.options import DataSource
 from qpc_qiskit.versions import package_version
@@ -164,7 +164,7 @@ def _measured(
     maps: Mapping[str, Tensor],
     known: _Reference,
     engine: MitigatedEngine,
-    layers: Mapping[str, QuantumPointwiseConv2d],
+    layers: Mapping[str, QuantumLayer],
 ) -> dict[str, Any]:
     labels, ideal = known.labels, known.ideal
     found, classes = score(logits, labels), logits.shape[1]
@@ -305,7 +305,7 @@ def _values(
 
 
 def _run(
-    model: nn.Module, layers: Mapping[str, QuantumPointwiseConv2d], images: Tensor
+    model: nn.Module, layers: Mapping[str, QuantumLayer], images: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Logits, and what each quantum layer gave, (pixels, channels)."""
     maps: dict[str, list[Tensor]] = {name: [] for name in layers}

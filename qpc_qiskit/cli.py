@@ -52,7 +52,7 @@ from qpc_qiskit.presets import PRESETS
 if TYPE_CHECKING:
     from qpc_qiskit.checkpoint import Record
     from qpc_qiskit.engines import EstimatorEngine, NoisyEngine
-    from qpc_qiskit.layer import QuantumPointwiseConv2d
+    from qpc_qiskit.layer import QuantumLayer
     from qpc_qiskit.nets import ImageClassifier
 
 FLAGS = {("DataSource", "name"): "--data", ("NetConfig", "name"): "--net"}
@@ -442,7 +442,7 @@ def _is_slow(given: Mapping[str, Any]) -> bool:
 
 
 def _open_estimator(
-    given: Mapping[str, Any], economy: Economy, layers: "Iterable[QuantumPointwiseConv2d]"
+    given: Mapping[str, Any], economy: Economy, layers: "Iterable[QuantumLayer]"
 ) -> "EstimatorEngine":
     """The engine of the options that were given; leave if the layers do not fit on its backend."""
     from qpc_qiskit.engines import EstimatorEngine
@@ -477,9 +477,7 @@ def _parsed_noise(word: str) -> Any:
         fail(f"--noise: {error}", USAGE_ERROR)
 
 
-def _open_noisy(
-    word: str, layers: "Iterable[QuantumPointwiseConv2d]", **options: Any
-) -> "NoisyEngine":
+def _open_noisy(word: str, layers: "Iterable[QuantumLayer]", **options: Any) -> "NoisyEngine":
     """The noisy engine for `--noise`; leave if the layers do not fit on its device."""
     from qpc_qiskit.engines import NoisyEngine
     from qpc_qiskit.progress import busy

@@ -1,5 +1,6 @@
 """`qpc experiment`: the paper's experiments, and a user's own."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -67,11 +68,19 @@ def experiment(
     """
     with reported():
         if name == "list":
+            others = (out, data_dir, only, seeds, epochs, train_images, test_images, device)
+            if plan or any(option is not None for option in others):
+                fail("`list` takes no option but --json.", USAGE_ERROR)
             _list(as_json)
             return
         found = _wanted(name, data_dir, seeds, epochs, train_images, test_images, device)
+        labels = dict.fromkeys(cell.label for cell in found.cells())
+        for label in only or []:
+            if label not in labels:
+                known = ", ".join(map(repr, labels))
+                fail(f"--only must be one of {known}; got {label!r}.", USAGE_ERROR)
         if plan:
-            _show(found, as_json)
+            _show(found, only or list(labels), as_json)
         else:
             _run(found, out or Path("experiments") / found.name, only or [], as_json)
 
@@ -120,12 +129,12 @@ def _wanted(
         fail(str(error), USAGE_ERROR)
 
 
-def _show(experiment: "Experiment", as_json: bool) -> None:
+def _show(experiment: "Experiment", only: Sequence[str], as_json: bool) -> None:
     from qpc_qiskit.nets import build_net, parameter_table
 
     lines: dict[str, dict[str, Any]] = {}
     for cell in experiment.cells():
-        if cell.label not in lines:
+        if cell.label in only and cell.label not in lines:
             count = parameter_table(build_net(cell.net))
             lines[cell.label] = {
                 "net": cell.net.model_dump(),
@@ -137,7 +146,8 @@ def _show(experiment: "Experiment", as_json: bool) -> None:
     for label, line in lines.items():
         epochs = line["training"]["epochs"]
         rows.append((label, str(epochs), str(line["pointwise"]), str(line["parameters"])))
-    about = [experiment.title, experiment.question, f"The paper: {experiment.paper}"]
+    about = [experiment.title, experiment.question]
+    about += [f"The paper: {experiment.paper}"] if experiment.paper else []
     seeds = ", ".join(map(str, experiment.seeds))
     text = "\n".join([*about, f"Seeds {seeds}; data {experiment.data.name}.", ""])
     result = {"name": experiment.name, "seeds": list(experiment.seeds), "lines": lines}
@@ -148,11 +158,6 @@ def _run(experiment: "Experiment", out: Path, only: list[str], as_json: bool) ->
     from qpc_qiskit.experiments import run_experiment, summary_table
     from qpc_qiskit.experiments.results import DIFFERENCES_HEADER, HEADER, differences_table
 
-    labels = dict.fromkeys(cell.label for cell in experiment.cells())
-    for label in only:
-        if label not in labels:
-            known = ", ".join(map(repr, labels))
-            fail(f"--only must be one of {known}; got {label!r}.", USAGE_ERROR)
     results = run_experiment(
         experiment,
         out,

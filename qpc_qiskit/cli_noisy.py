@@ -9,7 +9,7 @@ from qpc_qiskit.economy import AUTO, BRICKWALL, ENCODERS, is_encoder
 
 if TYPE_CHECKING:
     from qpc_qiskit.engines import NoisyEngine, NoisyReport
-    from qpc_qiskit.layer import QuantumPointwiseConv2d
+    from qpc_qiskit.layer import QuantumLayer
 
 OPTIONS = ("noise", "encoder", "absorb_tail", "shots", "seed")
 """Of `qpc evaluate` that belong to `--engine noisy` as well."""
@@ -38,7 +38,7 @@ def noisy_problems(given: Mapping[str, Any]) -> Iterator[str]:
 
 
 def noisy_usage(
-    engine: NoisyEngine, layers: Mapping[str, QuantumPointwiseConv2d]
+    engine: NoisyEngine, layers: Mapping[str, QuantumLayer]
 ) -> tuple[dict[str, Any], str]:
     """How the values of an evaluation came about: plain values, and the same for people.
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from qpc_qiskit.engines import EstimatorEngine, EstimatorReport
     from qpc_qiskit.execution.survey import DeviceSummary, PatchSummary
-    from qpc_qiskit.layer import QuantumPointwiseConv2d
+    from qpc_qiskit.layer import QuantumLayer
     from qpc_qiskit.nets import ImageClassifier
 
 RUNTIME_ERROR, USAGE_ERROR, PENDING, INTERRUPTED = 1, 2, 75, 130
@@ -225,7 +225,7 @@ def _is_of_device(noise: str) -> bool:
         fail(f"--noise: {error}", USAGE_ERROR)
 
 
-def fitting_economy(economy: Economy, layers: "Iterable[QuantumPointwiseConv2d]") -> Economy:
+def fitting_economy(economy: Economy, layers: "Iterable[QuantumLayer]") -> Economy:
     """The options that save QPU time with the references counted; leave if they do not fit.
 
     Args:

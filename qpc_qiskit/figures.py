@@ -108,7 +108,7 @@ def plot_experiment(
     for row, (quantity, unit, scale) in enumerate((("loss", "", 1), ("accuracy", " / %", 100))):
         for column, split in enumerate(("train", "test")):
             axes = panels[row][column]
-            for index, (label, seeds) in enumerate(lines.items()):
+            for index, seeds in enumerate(lines.values()):
                 length = min(len(curve) for curve in seeds)
                 epochs = [epoch["epoch"] for epoch in seeds[0][:length]]
                 values = scale * np.array(
@@ -119,7 +119,7 @@ def plot_experiment(
                     "linestyle": DASHES[index // len(PALETTE) % len(DASHES)],
                 }
                 marker = "o" if length <= 30 else ""
-                axes.plot(epochs, values.mean(0), marker=marker, markersize=3, label=label, **style)
+                axes.plot(epochs, values.mean(0), marker=marker, markersize=3, **style)
                 if len(seeds) > 1:
                     axes.fill_between(
                         epochs, values.min(0), values.max(0), alpha=0.15, color=style["color"]
@@ -131,10 +131,15 @@ def plot_experiment(
                 axes.set_ylabel(f"{quantity}{unit}")
             if row == 1:
                 axes.set_xlabel("epoch")
-    handles, labels = panels[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=9)
+    # matplotlib leaves out labels that begin with "_" and sets what stands between "$" as formulas.
+    numbers = [str(number) for number in range(len(lines))]
+    legend = figure.legend(
+        panels[0][0].lines, numbers, loc="outside lower center", ncols=2, fontsize=9
+    )
+    for entry, label in zip(legend.get_texts(), lines, strict=True):
+        entry.set(text=label, parse_math=False)
     if title:
-        figure.suptitle(title)
+        figure.suptitle(title, parse_math=False)
     with written_aside(path) as aside:
         figure.savefig(aside, dpi=150)
 

@@ -300,6 +300,10 @@ class QuantumPointwiseConv3d(_QuantumPointwiseConv):
     spatial_dims = 3
 
 
+QuantumLayer = QuantumPointwiseConv1d | QuantumPointwiseConv2d | QuantumPointwiseConv3d
+"""Any of them, as a type and for `isinstance`."""
+
+
 def _initializer(init: Init, generator: torch.Generator | None) -> Callable[[Tensor], object]:
     if callable(init):
         if generator is not None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from qpc_qiskit.encoder import make_encoder
 from qpc_qiskit.figures import plot_circuit, plot_confusion, plot_history, plot_predictions
 from qpc_qiskit.files import write_text
-from qpc_qiskit.layer import QuantumPointwiseConv2d
+from qpc_qiskit.layer import QuantumLayer
 from qpc_qiskit.model_report import LayerReport, ModelReport
 from qpc_qiskit.nets import quantum_layers
 from qpc_qiskit.pages import Picture, Table, write_page
@@ -131,7 +131,7 @@ class _Drawing:
             f"arrow what it was taken for.{certain}",
         )
 
-    def layer(self, told: LayerReport, layer: QuantumPointwiseConv2d) -> dict[str, Any]:
+    def layer(self, told: LayerReport, layer: QuantumLayer) -> dict[str, Any]:
         name = f"circuit-{told.name}"
         files = plot_circuit(self.folder / name, _kernel(layer))
         circuit = self.folder / f"{name}.qasm"
@@ -164,7 +164,7 @@ class _Drawing:
         )
 
 
-def _kernel(layer: QuantumPointwiseConv2d) -> QuantumCircuit:
+def _kernel(layer: QuantumLayer) -> QuantumCircuit:
     """The first kernel with its weights, behind a box for the encoder."""
     spec = layer.spec
     weights = layer.weight[0].detach().double().tolist()

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+MAX_SEED = 2**63 - 1  # what torch's generators take as a signed number
+
 
 class Options(BaseModel):
     """Base of the option records: frozen, and an unknown name is an error."""
@@ -223,7 +225,7 @@ class TrainConfig(Options):
     augment: Literal["none", "flips", "flips-crops"] = "none"
     """Training images as they are, flipped left-right at random, or also moved at random by up to
     an eighth of their size, with black where nothing was."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=MAX_SEED)
     """Decides initial weights, order of images, dropout and flips."""
     dtype: Literal["float32", "float64"] = "float32"
     """Precision of weights and arithmetic."""

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
@@ -81,8 +82,8 @@ def begin_run(folder: Path, run: RunRecord, *, force: bool) -> None:
     found = [name for name in RUN_FILES if (folder / name).exists()]
     if found and not force:
         raise CheckpointError(
-            f"{folder} holds a run already ({', '.join(found)}). Resume it, choose another folder, "
-            "or overwrite it (resume=True or force=True; --resume or --force)."
+            f"{folder} holds a run already ({', '.join(found)}). Resume it (resume=True, "
+            "--resume), overwrite it (force=True, --force), delete it, or choose another folder."
         )
     for name in found:
         (folder / name).unlink()
@@ -152,7 +153,8 @@ def read_state(folder: Path) -> dict[str, Any] | None:
     except Exception as error:  # a damaged pickle raises almost anything
         raise CheckpointError(
             f"{path}: expected the state of an unfinished run, found a damaged file "
-            f"({type(error).__name__}). Begin the run again with force=True or --force."
+            f"({type(error).__name__}). Begin the run again: delete {folder}, or give force=True "
+            "or --force."
         ) from error
     return state
 
@@ -181,12 +183,18 @@ def read_metrics(folder: Path) -> list[EpochMetrics]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
-        return [
+        history = [
             EpochMetrics(
                 int(row["epoch"]), *(float(row[field.name]) for field in fields(EpochMetrics)[1:])
             )
             for row in rows
         ]
+        for number, metrics in enumerate(history, 1):
+            if metrics.epoch != number:
+                raise ValueError(f"epoch {metrics.epoch} in the place of {number}")
+            if not all(map(math.isfinite, astuple(metrics))):
+                raise ValueError(f"not a finite number in epoch {number}")
+        return history
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{path}: expected one row per epoch, found a missing or damaged file ({error})."

@@ -23,6 +23,7 @@ one alone writes the files.
 import hashlib
 import logging
 import math
+import shlex
 import time
 import warnings
 from collections.abc import Iterator
@@ -393,7 +394,7 @@ def _derived_seed(seed: int, epoch: int, purpose: str) -> int:
 def _stopped(out_dir: Path, history: list[EpochMetrics], config: TrainConfig) -> str:
     return (
         f"Stopped after {len(history)} of {config.epochs} epochs. Everything up to there is in "
-        f"{out_dir}; go on with: qpc train --resume --out {out_dir}"
+        f"{out_dir}; go on with: qpc train --resume --out {shlex.quote(str(out_dir))}"
     )
 
 

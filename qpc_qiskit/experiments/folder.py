@@ -2,13 +2,14 @@
 
 import csv
 import json
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from statistics import median
 
-from qpc_qiskit.checkpoint import RECORD_FILE, DataRecord
+from qpc_qiskit.checkpoint import RECORD_FILE, DataRecord, read_record
 from qpc_qiskit.errors import CheckpointError, ExperimentError, QPCError
-from qpc_qiskit.experiments.locking import locked
+from qpc_qiskit.experiments.locking import FolderHeldError, locked
 from qpc_qiskit.experiments.results import (
     CellResult,
     Epoch,
@@ -54,7 +55,8 @@ class ExperimentFolder:
         self._experiment, self._data = experiment, data
         self._finished: dict[str, CellResult] = {}
 
-    def held(self, cell: Cell) -> AbstractContextManager[None]:
+    @contextmanager
+    def held(self, cell: Cell) -> Iterator[None]:
         """Keep other processes from a cell.
 
         Raises:
@@ -62,7 +64,10 @@ class ExperimentFolder:
         """
         where = self.folder / cell.folder
         where.mkdir(parents=True, exist_ok=True)
-        return locked(where)
+        with ExitStack() as stack:
+            with locked(self.folder, wait=True):  # or `_is_held` would be taken for a holder
+                stack.enter_context(locked(where))
+            yield
 
     def write_experiment(self) -> Experiment:
         """Write down what is asked for, once nothing in the folder contradicts it.
@@ -79,21 +84,22 @@ class ExperimentFolder:
             return self._write_experiment()
 
     def begin(self, cell: Cell) -> None:
-        """Write down with which options a cell is trained, unless it was begun before.
+        """Write down with which options a cell, which this process holds, is trained.
 
         Under the lock of the folder, so that of two processes with different options, begun at the
-        same moment, one is refused before it has trained anything.
+        same moment, one is refused before it has trained anything. What a run was begun with counts
+        from its first finished epoch on; until then it is begun anew.
 
         Raises:
             CheckpointError, ExperimentError: as above.
         """
         where = self.folder / cell.folder
         with locked(self.folder, wait=True):
-            self._check()
-            if not any((where / name).exists() for name in RUN_FILES):
-                begin_run(where, self._record(cell), force=False)
+            self._check(held=cell)
+            if _is_untrained(where):
+                begin_run(where, self._record(cell), force=True)
 
-    def _check(self) -> None:
+    def _check(self, held: Cell | None = None) -> None:
         name = _name_in(self.folder / EXPERIMENT_FILE)
         if name not in (None, self._experiment.name):
             raise ExperimentError(
@@ -101,7 +107,19 @@ class ExperimentFolder:
                 "folder of its own (--out)."
             )
         for cell in self._with_begun_seeds().cells():
-            self.finished(cell)
+            where = self.folder / cell.folder
+            if _is_untrained(where):
+                if cell != held and _is_held(where):
+                    self._check_options(cell)
+            else:
+                self.finished(cell)
+
+    def _check_options(self, cell: Cell) -> None:
+        where = self.folder / cell.folder
+        try:
+            check_resumable(where, self._record(cell))
+        except CheckpointError as error:
+            raise CheckpointError(f"{error} Or delete {where}, to train it anew.") from error
 
     def _record(self, cell: Cell) -> RunRecord:
         return RunRecord(net=cell.net, training=cell.training, data=self._data)
@@ -133,17 +151,12 @@ class ExperimentFolder:
         if cell.folder in self._finished:
             return self._finished[cell.folder]
         where = self.folder / cell.folder
-        if not (where / RUN_FILE).exists():
+        if _is_untrained(where) or not (where / RUN_FILE).exists():
             return None
-        check_resumable(where, self._record(cell))
+        self._check_options(cell)
         if not (where / RECORD_FILE).exists():
             return None
-        history: list[EpochMetrics] = read_metrics(where)
-        if len(history) != cell.training.epochs:
-            raise CheckpointError(
-                f"{where / METRICS_FILE}: expected {cell.training.epochs} epochs of a finished "
-                f"run, found {len(history)}. Delete the folder to train it anew."
-            )
+        history = _read_finished(where, cell.training.epochs)
         count = parameter_table(build_net(cell.net))
         self._finished[cell.folder] = CellResult(
             label=cell.label,
@@ -231,6 +244,36 @@ class ExperimentFolder:
             epoch_seconds={where: median(of.values()) for where, of in seconds.items() if of},
             libraries=library_versions(),
         )
+
+
+def _is_untrained(run: Path) -> bool:
+    """Whether a run has nothing but, perhaps, what it was begun with."""
+    return not any((run / name).exists() for name in RUN_FILES if name != RUN_FILE)
+
+
+def _is_held(run: Path) -> bool:
+    """Whether a process trains a run, or this one does."""
+    if not (run / RUN_FILE).exists():
+        return False
+    try:
+        with locked(run):
+            return False
+    except FolderHeldError:
+        return True
+
+
+def _read_finished(run: Path, epochs: int) -> list[EpochMetrics]:
+    try:
+        read_record(run)
+        history = read_metrics(run)
+        if len(history) != epochs:
+            raise CheckpointError(
+                f"{run / METRICS_FILE}: expected {epochs} epochs of a finished run, found "
+                f"{len(history)}."
+            )
+    except CheckpointError as error:
+        raise CheckpointError(f"{error} Delete {run} to train it anew.") from error
+    return history
 
 
 def _name_in(path: Path) -> str | None:

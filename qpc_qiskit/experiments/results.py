@@ -313,7 +313,8 @@ def _markdown(results: Results) -> str:
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = (header, ["---"] * len(header), *rows)
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    escaped = ([cell.replace("|", r"\|") for cell in cells] for cells in lines)
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in escaped)
 
 
 def curves(results: Results) -> dict[str, list[list[dict[str, float]]]]:

@@ -21,13 +21,13 @@ from pathlib import Path
 
 from qpc_qiskit.checkpoint import DataRecord
 from qpc_qiskit.data import ImageData, load_source
-from qpc_qiskit.errors import EngineError, ExperimentError, QPCError
+from qpc_qiskit.errors import CheckpointError, EngineError, ExperimentError, QPCError
 from qpc_qiskit.experiments.folder import ExperimentFolder
 from qpc_qiskit.experiments.locking import FolderHeldError
 from qpc_qiskit.experiments.results import Results
 from qpc_qiskit.experiments.spec import Cell, Experiment
 from qpc_qiskit.nets import build_net, check_data
-from qpc_qiskit.runs import METRICS_FILE, RUN_FILE, read_metrics
+from qpc_qiskit.runs import RUN_FILE, read_metrics
 
 
 def run_experiment(
@@ -106,6 +106,8 @@ def run_experiment(
 
 
 def _check_labels(only: Sequence[str], cells: Sequence[Cell]) -> None:
+    if isinstance(only, str):
+        raise ExperimentError(f"only={only!r}: expected a list of labels, as [{only!r}].")
     labels = dict.fromkeys(cell.label for cell in cells)
     for label in only:
         if label not in labels:
@@ -138,12 +140,19 @@ def _train(cell: Cell, data: ImageData, place: ExperimentFolder, progress: bool)
 
     where = place.folder / cell.folder
     resume = (where / RUN_FILE).exists()
-    before = len(read_metrics(where)) if (where / METRICS_FILE).exists() else 0
+    before = _finished_epochs(where)
     started = time.perf_counter()
     try:
         model = build_net(cell.net, seed=cell.training.seed)
         train(model, data, cell.training, where, resume=resume, progress=progress)
     finally:
         seconds = time.perf_counter() - started
-        epochs = len(read_metrics(where)) - before if (where / METRICS_FILE).exists() else 0
-        place.note_seconds(cell, epochs, seconds)
+        place.note_seconds(cell, _finished_epochs(where) - before, seconds)
+
+
+def _finished_epochs(run: Path) -> int:
+    """As far as the metrics tell, from which nothing goes on: a damaged file counts as none."""
+    try:
+        return len(read_metrics(run))
+    except CheckpointError:
+        return 0

@@ -28,20 +28,29 @@ in the file, so that they are fixed before anybody looks at test accuracies.
 import itertools
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from string import Formatter
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from qpc_qiskit.errors import ExperimentError
-from qpc_qiskit.options import IMAGE_SHAPES, DataSource, NetConfig, Options, TrainConfig
+from qpc_qiskit.options import (
+    IMAGE_SHAPES,
+    MAX_SEED,
+    DataSource,
+    NetConfig,
+    Options,
+    TrainConfig,
+)
 from qpc_qiskit.presets import PRESETS, Preset
 
 _PARTS = ("net", "training")
+_NO_OPTIONS = {"seed", "devices", "num_nodes"}  # of a training, that an experiment decides
+_MAX_NAME = 200  # bytes of a folder's name, within what file systems take
 
 
 class Line(Options):
@@ -61,6 +70,13 @@ class Line(Options):
     """Accuracy that the paper shows for it, in %."""
     against: tuple[str, ...] = ()
     """Labels of lines whose accuracies are taken from its own, seed by seed; {field} as above."""
+
+    @field_validator("label")
+    @classmethod
+    def _check_label(cls, label: str) -> str:
+        if not label.isprintable():
+            raise ValueError(f"{label!r} must be one line of printable characters")
+        return label
 
     @field_validator("grid")
     @classmethod
@@ -114,7 +130,7 @@ class Experiment(Options):
     """Options of all networks."""
     training: dict[str, Any]
     """Options of all trainings; the epochs must be among them."""
-    seeds: tuple[int, ...] = Field(min_length=1)
+    seeds: tuple[Annotated[int, Field(strict=True)], ...] = Field(min_length=1)
     """Each line is trained once with each."""
     lines: tuple[Line, ...] = Field(min_length=1)
     """Of the figure."""
@@ -123,18 +139,16 @@ class Experiment(Options):
     def _check(self) -> Self:
         if "epochs" not in self.training:
             raise ValueError("training.epochs must be given: it is fixed before the results")
-        if min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds must differ and be at least 0, found {list(self.seeds)}")
+        if not all(0 <= seed <= MAX_SEED for seed in self.seeds):
+            raise ValueError(f"seeds must be in 0 to {MAX_SEED}, found {list(self.seeds)}")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds must differ, found {list(self.seeds)}")
         cells = self.cells()
-        places = [cell.folder for cell in cells]
-        if len(set(places)) < len(places):
-            twice = next(cell.label for cell in cells if places.count(cell.folder) > 1)
-            raise ValueError(
-                f"two lines are called {twice!r}; name in the label what the grid changes, as in "
-                "'{num_layers} blocks'"
-            )
+        _check_folders([cell for cell in cells if cell.training.seed == self.seeds[0]])
         labels = dict.fromkeys(cell.label for cell in cells)
         for cell in cells:
+            if cell.label in cell.against:
+                raise ValueError(f"line {cell.label!r} is compared with itself (against)")
             if unknown := [name for name in cell.against if name not in labels]:
                 known = ", ".join(map(repr, labels))
                 raise ValueError(
@@ -178,13 +192,9 @@ class Experiment(Options):
         return options
 
     def _configured(self, line: Line, options: dict[str, dict[str, Any]]) -> Cell:
-        for part, field in (
-            ("training", "seed"),
-            ("training", "devices"),
-            ("training", "num_nodes"),
-        ):
-            if field in options[part]:
-                raise ValueError(f"{part}.{field} cannot be an option of an experiment's line")
+        for field in _NO_OPTIONS:
+            if field in options["training"]:
+                raise ValueError(f"training.{field} cannot be an option of an experiment's line")
         channels, size = IMAGE_SHAPES[self.data.name]
         shape = {"in_channels": channels, "image_size": size, "num_classes": 10}
         if given := sorted(shape.keys() & options["net"].keys()):
@@ -196,9 +206,12 @@ class Experiment(Options):
             raise ValueError(f"line {line.label!r}: {_first(error)}") from error
         if training.engine != "exact":
             raise ValueError(f"line {line.label!r}: an experiment is trained on the exact engine")
-        known = training.model_dump() | net.model_dump()
-        against = tuple(dict.fromkeys(_filled_in(label, known) for label in line.against))
-        return Cell(_filled_in(line.label, known), net, training, line.paper, against)
+        known = training.model_dump(exclude=_NO_OPTIONS) | net.model_dump()
+        label = _filled_in(line.label, known)
+        against = dict.fromkeys(_filled_in(other, known) for other in line.against)
+        if line.grid:  # one of its lines may be what the others are compared with
+            against.pop(label, None)
+        return Cell(label, net, training, line.paper, tuple(against))
 
 
 def _filled_in(label: str, options: Mapping[str, Any]) -> str:
@@ -216,8 +229,29 @@ def _filled_in(label: str, options: Mapping[str, Any]) -> str:
 
 
 def slug(label: str) -> str:
-    """A label as the name of a folder."""
-    return re.sub(r"[^a-z0-9.]+", "-", label.lower()).strip("-.") or "line"
+    """A label as the name of a folder: letters of any script, digits and points."""
+    return re.sub(r"(?:[^\w.]|_)+", "-", label.lower()).strip("-.") or "line"
+
+
+def _check_folders(lines: Sequence[Cell]) -> None:
+    """Refuse lines that would be trained in the same folder, and names that are too long."""
+    taken: dict[str, str] = {}
+    for cell in lines:
+        name = slug(cell.label)
+        if len(name.encode()) > _MAX_NAME:
+            raise ValueError(f"label {cell.label!r} is too long for the name of a folder")
+        other = taken.get(name)
+        taken[name] = cell.label
+        if other == cell.label:
+            raise ValueError(
+                f"two lines are called {cell.label!r}; name in the label what the grid changes, as "
+                "in '{num_layers} blocks'"
+            )
+        if other is not None:
+            raise ValueError(
+                f"lines {other!r} and {cell.label!r} would share the folder {name!r}; give one of "
+                "them another label"
+            )
 
 
 def experiment_names() -> list[str]:

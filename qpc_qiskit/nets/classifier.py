@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from qpc_qiskit.errors import DataError
-from qpc_qiskit.layer import QuantumPointwiseConv2d
+from qpc_qiskit.layer import QuantumLayer
 from qpc_qiskit.nets.architectures import BUILDERS
 from qpc_qiskit.options import NetConfig
 
@@ -115,10 +115,8 @@ def build_net(config: NetConfig, *, seed: int = 0) -> ImageClassifier:
         return ImageClassifier(config, BUILDERS[config.name](config))
 
 
-def quantum_layers(model: nn.Module) -> dict[str, QuantumPointwiseConv2d]:
+def quantum_layers(model: nn.Module) -> dict[str, QuantumLayer]:
     """The quantum layers of a network by their names in it, in order."""
     return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, QuantumPointwiseConv2d)
+        name: module for name, module in model.named_modules() if isinstance(module, QuantumLayer)
     }

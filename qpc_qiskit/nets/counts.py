@@ -5,11 +5,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from qpc_qiskit.layer import QuantumPointwiseConv1d, QuantumPointwiseConv2d, QuantumPointwiseConv3d
+from qpc_qiskit.layer import QuantumLayer
 from qpc_qiskit.nets.pointwise import MatchedConv2d
 from qpc_qiskit.tables import table
 
-_QUANTUM = (QuantumPointwiseConv1d, QuantumPointwiseConv2d, QuantumPointwiseConv3d)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -70,7 +69,7 @@ def parameter_table(model: nn.Module) -> ParameterTable:
 
 
 def _counts(module: nn.Module, name: str, seen: set[int]) -> Iterator[LayerCount]:
-    is_whole = isinstance(module, (*_QUANTUM, MatchedConv2d))
+    is_whole = isinstance(module, QuantumLayer | MatchedConv2d)
     own = [p for p in module.parameters(recurse=is_whole) if id(p) not in seen]
     seen.update(map(id, own))
     if own:
@@ -90,7 +89,7 @@ def _counts(module: nn.Module, name: str, seen: set[int]) -> Iterator[LayerCount
 
 def _kind(module: nn.Module) -> str:
     kind = type(module).__name__
-    if isinstance(module, _QUANTUM):
+    if isinstance(module, QuantumLayer):
         spec = module.spec
         return (
             f"{kind} {module.in_channels} -> {module.out_channels}, {spec.num_kernels} circuits of "

@@ -8,7 +8,12 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from qpc_qiskit.layer import QuantumPointwiseConv1d, QuantumPointwiseConv2d, QuantumPointwiseConv3d
+from qpc_qiskit.layer import (
+    QuantumLayer,
+    QuantumPointwiseConv1d,
+    QuantumPointwiseConv2d,
+    QuantumPointwiseConv3d,
+)
 from qpc_qiskit.nets.pointwise import KINDS, make_pointwise
 
 Where = Literal["all"] | Collection[str] | Callable[[str, nn.Module], bool]
@@ -19,7 +24,6 @@ _LAYERS: dict[type[nn.Module], Callable[..., nn.Module]] = {
     nn.Conv3d: QuantumPointwiseConv3d,
 }
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_QUANTUM = (QuantumPointwiseConv1d, QuantumPointwiseConv2d, QuantumPointwiseConv3d)
 # By name, since their modules are slow to import and not in every build of torch.
 _WRAPPERS = {"DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule"}
 
@@ -36,7 +40,16 @@ class Subsample(nn.Module):
         self.stride = stride
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C, ceil(H/stride), ceil(W/stride)), a view; likewise in 1d and 3d."""
+        """(B, C, H, W) to (B, C, ceil(H/stride), ceil(W/stride)), a view; likewise in 1d and 3d.
+
+        Raises:
+            ValueError: images of other axes.
+        """
+        if images.ndim != len(self.stride) + 2:
+            raise ValueError(
+                f"Expected batch, channels and {len(self.stride)} spatial axes, got shape "
+                f"{tuple(images.shape)}."
+            )
         steps = [slice(None, None, step) for step in self.stride]
         return images[(slice(None), slice(None), *steps)]
 
@@ -150,8 +163,6 @@ def replace_pointwise(
             f"Unknown pointwise layer {pointwise!r}; expected one of {', '.join(KINDS)}."
         )
     _refuse_wrappers(model)
-    if not inplace:
-        model = copy.deepcopy(model)
     names = _names_by_module(model)
     chosen = _chosen(names, where)
     if inplace and model in names:
@@ -161,6 +172,9 @@ def replace_pointwise(
         )
     for module, aliases in chosen:
         _check(model, module, aliases[0], pointwise)
+    if not inplace:
+        model = _copied(model)
+        chosen = [(model.get_submodule(aliases[0]), aliases) for _, aliases in chosen]
     made = [_make(module, aliases[0], pointwise, options) for module, aliases in chosen]
     changes = []
     for (module, aliases), (layer, successor) in zip(chosen, made, strict=True):
@@ -172,6 +186,16 @@ def replace_pointwise(
             parent, _, attribute = name.rpartition(".")
             setattr(model.get_submodule(parent), attribute, successor)
     return Replaced(model, Replacements(changes))
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:  # torch's own words, or those of whatever the model holds
+        raise ValueError(
+            f"The model cannot be copied ({error}). Take it apart from what cannot, as by "
+            "torch.nn.utils.prune.remove or remove_weight_norm, or change it with inplace=True."
+        ) from error
 
 
 def _refuse_wrappers(model: nn.Module) -> None:
@@ -300,7 +324,7 @@ def _make(
 
 def _record(module: nn.Module, aliases: list[str], layer: nn.Module) -> Replacement:
     assert isinstance(module, _CONVOLUTIONS)
-    spec = layer.spec if isinstance(layer, _QUANTUM) else None
+    spec = layer.spec if isinstance(layer, QuantumLayer) else None
     has_bias = any(name.endswith("bias") for name, _ in layer.named_parameters())
     return Replacement(
         name=aliases[0],

@@ -140,7 +140,7 @@ def test_missing_data(tmp_path):
 
 
 def test_resume_takes_the_options_of_the_run(tmp_path, monkeypatch):
-    out = tmp_path / "parts"
+    out = tmp_path / "two parts"
     options = (*TINY, "--epochs=2", "--seed=3")
     original = training._Task.training_step
 
@@ -153,7 +153,7 @@ def test_resume_takes_the_options_of_the_run(tmp_path, monkeypatch):
         patch.setattr(training._Task, "training_step", stopping)
         result = qpc("train", *options, "--out", out, exit_code=130)
         assert result.stdout == ""
-        assert f"go on with: qpc train --resume --out {out}" in result.stderr.splitlines()[-1]
+        assert f"go on with: qpc train --resume --out '{out}'" in result.stderr.splitlines()[-1]
     message = failing("train", "--resume", "--out", out, "--lr=0.5", exit_code=1)
     assert "training.lr: begun with 0.01, now 0.5" in message
     qpc("train", "--resume", "--out", out)

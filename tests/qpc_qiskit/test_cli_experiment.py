@@ -59,6 +59,8 @@ def test_plan_trains_nothing(tmp_path, monkeypatch):
     plan = json.loads(qpc("experiment", "digits", "--plan", "--epochs=3", "--json").stdout)
     assert plan["lines"]["quantum"]["training"]["epochs"] == 3
     assert plan["seeds"] == [0, 1, 2, 3, 4]
+    plan = json.loads(qpc("experiment", "digits", "--plan", "--only=quantum", "--json").stdout)
+    assert list(plan["lines"]) == ["quantum"]
 
 
 def test_run_and_again(tiny, tmp_path):
@@ -136,6 +138,8 @@ def test_a_label_with_an_attribute(tiny):
         (["digits", "--device=tpu"], "device: Input should be"),
         (["digits", "--data-dir=x"], "data_dir would have no effect with the digits"),
         (["no.toml"], "no.toml: cannot be read"),
+        (["digits", "--only=x", "--plan"], "--only must be one of 'quantum', "),
+        (["list", "--seeds=1"], "`list` takes no option but --json."),
     ],
 )
 def test_wrong_usage(arguments, match, tmp_path, monkeypatch):

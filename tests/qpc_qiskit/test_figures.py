@@ -4,6 +4,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 from qiskit import QuantumCircuit
 
@@ -12,6 +13,7 @@ from qpc_qiskit.figures import (
     plot_circuit,
     plot_confusion,
     plot_curves,
+    plot_experiment,
     plot_history,
     plot_predictions,
 )
@@ -132,3 +134,23 @@ def test_a_circuit_goes_on_below_in_lines_of_one_length(tmp_path):
     ]
     assert shapes[1][0] > 2.5 * shapes[0][0]
     assert shapes[1][1] < 1500
+
+
+def test_labels_of_an_experiment_are_drawn_as_they_are_written(tmp_path, monkeypatch):
+    drawn, save = [], Figure.savefig
+
+    def savefig(self, *arguments, **options):
+        drawn.append(self)
+        save(self, *arguments, **options)
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    names = ("epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy")
+    labels = [r"cost $\foo$", "_hidden"]
+    plot_experiment(
+        tmp_path / "curves.png",
+        {label: [[dict.fromkeys(names, 1)]] for label in labels},
+        "$5 and $6^^",
+    )
+    texts = drawn[0].legends[0].get_texts()
+    assert [text.get_text() for text in texts] == labels
+    assert not any(text.get_parse_math() for text in texts)

@@ -293,7 +293,7 @@ def test_classical_twin_trains(data, tmp_path):
 def test_a_run_is_not_overwritten(data, tmp_path):
     run(data, tmp_path, TrainConfig(epochs=1))
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(CheckpointError, match=r"holds a run already .*--resume or --force"):
+    with pytest.raises(CheckpointError, match=r"holds a run already .*--resume.*--force"):
         run(data, tmp_path)
     _, history = run(data, tmp_path, force=True)
     assert len(history) == 3

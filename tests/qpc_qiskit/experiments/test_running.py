@@ -563,6 +563,86 @@ def test_cells_with_other_options_or_data_are_refused(done, data, tmp_path):
         run(tmp_path / "run", data)
 
 
+def test_a_run_without_a_finished_epoch_is_begun_with_what_is_asked_for_now(
+    with_failure, done, data, tmp_path
+):
+    shutil.copytree(with_failure[0], tmp_path / "run")
+    results = run(tmp_path / "run", data, with_bad_line(lr=0.01))
+    assert results.is_complete
+    assert {cell.label: cell.training.lr for cell in results.cells}["bad"] == 0.01
+    assert results.cells[1:3] == done[1].cells[:2]
+
+
+def test_a_run_that_another_process_has_begun_keeps_its_options(with_failure, data, tmp_path):
+    shutil.copytree(with_failure[0], tmp_path / "run")
+    with (
+        locked(tmp_path / "run" / with_failure[1].failures[0].folder),
+        pytest.raises(CheckpointError, match=r"lr: begun with 1e\+30, now 0\.01"),
+    ):
+        run(tmp_path / "run", data, with_bad_line(lr=0.01))
+
+
+def test_a_damaged_history_does_not_stop_what_its_checkpoint_goes_on_with(done, data, tmp_path):
+    where = tmp_path / "run" / done[1].cells[0].folder
+    shutil.copytree(done[0], tmp_path / "run")
+    for name in ("model.json", "model.safetensors"):
+        (where / name).unlink()
+    (where / "metrics.csv").write_text("epoch,lr\n1")
+    assert timeless(run(tmp_path / "run", data)) == timeless(done[1])
+
+
+@pytest.mark.parametrize("damage", ["state", "record of the run"])
+def test_what_cannot_be_gone_on_with_says_what_to_delete(damage, done, data, tmp_path):
+    where = tmp_path / "run" / done[1].cells[0].folder
+    shutil.copytree(done[0], tmp_path / "run")
+    for name in ("model.json", "model.safetensors"):
+        (where / name).unlink()
+    if damage == "state":
+        (where / "last.ckpt").write_text("garbage")
+    else:
+        (where / "run.json").unlink()
+    (failure,) = run(tmp_path / "run", data).failures
+    assert "delete " in failure.error
+    shutil.rmtree(where)
+    assert timeless(run(tmp_path / "run", data)) == timeless(done[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "match"),
+    [
+        (
+            "metrics.csv",
+            lambda text: text.rsplit(",", 1)[0] + ",nan\n",
+            "not a finite number in epoch 2",
+        ),
+        ("metrics.csv", lambda text: text.replace("\n2,", "\n7,"), "epoch 7 in the place of 2"),
+        ("model.json", lambda _: "", "expected JSON"),
+    ],
+)
+def test_a_damaged_finished_run_is_no_result(name, change, match, done, data, tmp_path):
+    shutil.copytree(done[0], tmp_path / "run")
+    where = tmp_path / "run" / done[1].cells[0].folder
+    (where / name).write_text(change((where / name).read_text()))
+    with pytest.raises(CheckpointError, match=rf"{match}.* Delete .*seed-0 to train it anew"):
+        run(tmp_path / "run", data)
+
+
+def test_labels_are_shown_as_they_are_written(data, tmp_path):
+    """In the table of Markdown and in the figure, where $ and _ mean something else."""
+    labels = [r"a|b cost $\foo$", "_hidden"]
+    lines = [{"label": label} for label in labels]
+    experiment = changed(EXPERIMENT, seeds=[0], lines=lines, title="$5 and $6^^")
+    run(tmp_path, data, changed(experiment, training={"epochs": 1}))
+    text = (tmp_path / "summary.md").read_text()
+    assert r"| a\|b cost $\foo$ | 1 |" in text
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
+
+
+def test_one_label_is_a_list_all_the_same(data, tmp_path):
+    with pytest.raises(ExperimentError, match=r"only='quantum': expected a list of labels"):
+        run(tmp_path, data, only="quantum")
+
+
 def test_data_must_be_what_the_experiment_says(data, tmp_path):
     other = changed(EXPERIMENT, data={"name": "cifar10"})
     with pytest.raises(DataError, match=r"expects images \(3, 32, 32\)"):

@@ -6,6 +6,7 @@ import tomli_w
 from qpc_qiskit.errors import ExperimentError
 from qpc_qiskit.experiments import Experiment, experiment_names, load_experiment
 from qpc_qiskit.experiments.spec import changed, slug
+from qpc_qiskit.nets import build_net
 
 MINIMAL = {
     "name": "mine",
@@ -91,9 +92,16 @@ def test_network_fits_the_data():
     [
         ({"training": {}}, "training.epochs must be given"),
         ({"seeds": []}, "seeds"),
-        ({"seeds": [1, 1]}, r"seeds must differ and be at least 0, found \[1, 1\]"),
+        ({"seeds": [1, 1]}, r"seeds must differ, found \[1, 1\]"),
+        ({"seeds": [-1]}, r"seeds must be in 0 to 9223372036854775807, found \[-1\]"),
+        ({"seeds": [True]}, r"seeds\.0: Input should be a valid integer"),
         ({"lines": []}, "lines"),
-        ({"lines": [{"label": "a"}, {"label": "A"}]}, "two lines are called"),
+        ({"lines": [{"label": "a"}, {"label": "a"}]}, "two lines are called 'a'; name in"),
+        ({"lines": [{"label": "a"}, {"label": "A"}]}, "lines 'a' and 'A' would share the folder"),
+        ({"lines": [{"label": "a\nb"}]}, r"label: 'a\\nb' must be one line of printable"),
+        ({"lines": [{"label": 201 * "a"}]}, "is too long for the name of a folder"),
+        ({"lines": [{"label": "a {seed}"}]}, "no option 'seed'"),
+        ({"lines": [{"label": "a", "against": ["a"]}]}, "'a' is compared with itself"),
         ({"lines": [{"label": "a", "net": {"depth": 1}}]}, "line 'a': depth: Extra inputs"),
         ({"lines": [{"label": "a", "preset": "weak"}]}, "preset must be one of paper-literal, "),
         ({"lines": [{"label": "{depth}"}]}, "label '{depth}': no option 'depth'; between braces"),
@@ -208,4 +216,20 @@ def test_round_trip_through_toml(tmp_path):
 def test_folders_of_labels():
     assert slug("quantum, Fig. 3(a)") == "quantum-fig.-3-a"
     assert slug("lr 0.01") == "lr-0.01"
-    assert slug("../..") == slug("ä") == "line"
+    assert slug("near_by, a_ b") == "near-by-a-b"
+    assert slug("α = 0.1") == "α-0.1"
+    assert slug("日本") != slug("中文")
+    assert slug("../..") == slug("/") == "line"
+
+
+def test_a_line_of_a_grid_may_be_what_the_others_are_compared_with():
+    grid = {"net.num_qubits": [4, 5]}
+    line = {"label": "{num_qubits} qubits", "grid": grid, "against": ["4 qubits"]}
+    assert [cell.against for cell in with_(lines=[line], seeds=[0]).cells()] == [(), ("4 qubits",)]
+
+
+def test_the_greatest_seed_builds_a_network():
+    (cell,) = with_(seeds=[2**63 - 1]).cells()
+    build_net(cell.net, seed=cell.training.seed)
+    with pytest.raises(ExperimentError, match="seeds must be in 0 to"):
+        changed(with_(), seeds=[2**63])

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import prune
 
 from qpc_qiskit import QuantumPointwiseConv1d, QuantumPointwiseConv2d, QuantumPointwiseConv3d
 from qpc_qiskit.data import load, unit_images
@@ -275,3 +276,36 @@ def test_shortcut_without_a_convolution():
     assert isinstance(block.shortcut, nn.Identity)
     assert block(torch.rand(2, 8, 4, 4)).shape == (2, 8, 4, 4)
     assert mobilenet_tiny(num_classes=None)(torch.rand(1, 1, 8, 8)).shape == (1, 32, 1, 1)
+
+
+def test_the_function_sees_the_modules_that_were_given():
+    model = net(nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1))
+    changed, changes = replace_pointwise(model, where=lambda _name, module: module is model[2])
+    assert [change.name for change in changes] == ["2"]
+    assert isinstance(changed[0], nn.Conv2d)
+    assert isinstance(model[2], nn.Conv2d)
+
+
+def test_a_model_that_torch_does_not_copy():
+    def pruned():
+        model = net(nn.Conv2d(4, 8, 1), nn.Conv2d(8, 8, 1))
+        prune.l1_unstructured(model[0], "weight", 0.5)
+        return model
+
+    with pytest.raises(ValueError, match=r"'0' has hooks, which would be lost"):
+        replace_pointwise(pruned())
+    with pytest.raises(ValueError, match=r"cannot be copied .* change it with inplace=True"):
+        replace_pointwise(pruned(), where=["1"])
+    changed, _ = replace_pointwise(pruned(), where=["1"], inplace=True)
+    assert isinstance(changed[1], QuantumPointwiseConv2d)
+
+
+def test_a_strided_layer_needs_a_batch():
+    model, _ = replace_pointwise(net(nn.Conv2d(4, 4, 1, stride=2)))
+    with pytest.raises(ValueError, match=r"channels and 2 spatial axes, got shape \(4, 6, 6\)"):
+        model(torch.rand(4, 6, 6))
+
+
+def test_layers_of_all_dimensions_are_found():
+    model, _ = replace_pointwise(net(nn.Conv1d(4, 8, 1), nn.Conv3d(8, 8, 1)))
+    assert list(quantum_layers(model)) == ["0", "1"]
