@@ -102,6 +102,9 @@ PARSED_ONLY = {
     "qpc train --data cifar10 --data-dir DIR --devices 2": NO_DATA,
     "qpc experiment cifar10 --data-dir DIR": NO_DATA,
     "qpc experiment cifar10 --data-dir DIR --seeds 0": NO_DATA,
+    "qpc experiment ansatz --data-dir DIR --train-images 10000": NO_DATA,
+    "qpc experiment qubits --data-dir DIR --train-images 10000": NO_DATA,
+    "qpc experiment qcnn --data-dir DIR --train-images 10000": NO_DATA,
     "qpc experiment application --data-dir DIR --train-images 5000 --test-images 5000": NO_DATA,
     "qpc experiment fashion-mnist --data-dir DIR --seeds 0": NO_DATA,
     "MASTER_ADDR=10.0.0.1 MASTER_PORT=29500 NODE_RANK=0 qpc train --devices 4 --num-nodes 2": (
