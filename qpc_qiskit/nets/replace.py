@@ -15,6 +15,7 @@ from qpc_qiskit.layer import (
     QuantumPointwiseConv3d,
 )
 from qpc_qiskit.nets.pointwise import KINDS, make_pointwise
+from qpc_qiskit.tables import table
 
 Where = Literal["all"] | Collection[str] | Callable[[str, nn.Module], bool]
 
@@ -96,11 +97,7 @@ class Replacements(tuple[Replacement, ...]):
         before = sum(change.parameters_before for change in self)
         after = sum(change.parameters_after for change in self)
         rows.append(("total", "", "", f"{before} -> {after}", "", ""))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in rows
-        )
+        return table(rows)
 
 
 class Replaced(NamedTuple):
@@ -147,7 +144,7 @@ def replace_pointwise(
         ValueError: nothing was found; a name is not that of a 1x1 convolution; or one that was
             chosen cannot be exchanged (groups, padding, hooks, weights shared with another module,
             a plain list that holds it too, channels that do not fit); or the model is wrapped for
-            several processes. The message names it.
+            several processes, or cannot be copied. The message names it.
 
     Source: arXiv:2412.01241, section "Application".
 
