@@ -24,8 +24,8 @@ def with_(**changes):
 
 def test_the_papers_experiments_are_there():
     assert experiment_names() == [
-        "ansatz", "application", "cifar10", "depth", "digits", "fashion-mnist", "optimizer", "qcnn",
-        "qubits",
+        "ansatz", "application", "cifar10", "depth", "depth-10k", "digits", "fashion-mnist",
+        "optimizer", "qcnn", "qubits",
     ]  # fmt: skip
 
 
