@@ -8,6 +8,7 @@ import typer
 
 from qpc_qiskit.cli_support import EXIT_CODES, RUNTIME_ERROR, USAGE_ERROR, fail, reported, say
 from qpc_qiskit.errors import ExperimentError
+from qpc_qiskit.extras import require
 from qpc_qiskit.tables import table
 
 if TYPE_CHECKING:
@@ -79,6 +80,8 @@ def experiment(
             if label not in labels:
                 known = ", ".join(map(repr, labels))
                 fail(f"--only must be one of {known}; got {label!r}.", USAGE_ERROR)
+        if not plan:
+            require("train", "An experiment")
         if plan:
             _show(found, only or list(labels), as_json)
         else:

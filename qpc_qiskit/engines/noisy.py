@@ -511,7 +511,7 @@ def _opened(noise: object, qubits: Sequence[int] | None) -> tuple[Any, str]:
     from qpc_qiskit.execution.noise import CircuitNoise, as_circuit_noise
 
     if isinstance(noise, str):
-        from qpc_qiskit.execution.runtime import find_backend
+        from qpc_qiskit.execution.named import find_backend
 
         noise = find_backend(noise)
     if isinstance(noise, BackendV2):
