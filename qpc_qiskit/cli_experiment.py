@@ -74,14 +74,14 @@ def experiment(
                 fail("`list` takes no option but --json.", USAGE_ERROR)
             _list(as_json)
             return
+        if not plan:
+            require("train", "An experiment")
         found = _wanted(name, data_dir, seeds, epochs, train_images, test_images, device)
         labels = dict.fromkeys(cell.label for cell in found.cells())
         for label in only or []:
             if label not in labels:
                 known = ", ".join(map(repr, labels))
                 fail(f"--only must be one of {known}; got {label!r}.", USAGE_ERROR)
-        if not plan:
-            require("train", "An experiment")
         if plan:
             _show(found, only or list(labels), as_json)
         else:

@@ -49,7 +49,7 @@ from qpc_qiskit.execution.prepared import Prepared
 from qpc_qiskit.execution.pubs import JobLimits, shots_of
 from qpc_qiskit.extras import importing
 
-with importing("ibm", "IBM's backends and Estimator"):
+with importing("ibm", "Every backend of IBM's"):
     from qiskit_ibm_runtime import Batch, IBMBackend, QiskitRuntimeService, Session, fake_provider
     from qiskit_ibm_runtime.api.exceptions import RequestsApiError
     from qiskit_ibm_runtime.exceptions import IBMRuntimeError
