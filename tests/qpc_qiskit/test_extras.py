@@ -94,9 +94,9 @@ def test_require(monkeypatch):
 
 def test_importing(monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(MissingExtra, match=r"^A table needs pyarrow\. Install"):
-        with importing("studies", "A table"):
-            import pyarrow
+    expected = r"^A table needs pyarrow\. Install"
+    with pytest.raises(MissingExtra, match=expected), importing("studies", "A table"):
+        import pyarrow
     old = ModuleType("pyarrow")
     old.__spec__, old.__path__ = None, []
     monkeypatch.setitem(sys.modules, "pyarrow", old)
