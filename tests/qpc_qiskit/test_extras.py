@@ -25,7 +25,12 @@ GATED = {
     "hardware_runs/standin/": "ibm",
 }
 """Rooms whose `__init__`, or whoever loads them, asks for the extra."""
-COME_ALONG = {"ibm_quantum_schemas": "ibm", "requests": "ibm", "pydantic_core": "core"}
+COME_ALONG = {
+    "ibm_quantum_schemas": "ibm",
+    "requests": "ibm",
+    "pydantic_core": "core",
+    "rustworkx": "core",
+}
 """Imported packages that belong to a declared one."""
 
 
