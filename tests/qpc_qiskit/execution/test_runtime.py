@@ -206,7 +206,7 @@ class TestWhatIsPosted:
 
 def _observables(told):
     """The n observables of the PUB, however deep the client packs them."""
-    from qiskit.primitives.containers import ObservablesArray
+    from qiskit.primitives.containers.observables_array import ObservablesArray
 
     for value in told.values() if isinstance(told, dict) else told:
         if isinstance(value, dict | list):
