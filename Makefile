@@ -9,7 +9,7 @@ PYTEST_ARGS ?=
 
 .PHONY: demo test lint bench docs clean
 
-demo: $(VENV)/.core
+demo: $(VENV)/.all
 	$(BIN)/python examples/digits.py
 
 test: $(VENV)/.test
@@ -32,24 +32,24 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 # The stamps are files so that an unchanged pyproject.toml installs nothing.
-$(VENV)/.core: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+$(VENV)/.all: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[all]"
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.core
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
+$(VENV)/.test: $(VENV)/.all
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[all,test]"
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.core
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+$(VENV)/.dev: $(VENV)/.all
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[all,dev]"
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.test
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[all,bench]"
 	@touch $@
 
-$(VENV)/.docs: $(VENV)/.core
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+$(VENV)/.docs: $(VENV)/.all
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[all,docs]"
 	@touch $@
 
 clean:

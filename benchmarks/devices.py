@@ -39,6 +39,7 @@ from qpc_qiskit.execution import regions
 from qpc_qiskit.execution.aer import AerEstimator
 from qpc_qiskit.execution.destinations import noise_of_patch
 from qpc_qiskit.execution.isa import check_equivalence, faulty
+from qpc_qiskit.execution.named import find_backend
 from qpc_qiskit.execution.patches import embed, embed_observables, place
 from qpc_qiskit.execution.pubs import (
     Rows,
@@ -49,7 +50,6 @@ from qpc_qiskit.execution.pubs import (
     make_template,
     product_pairs,
 )
-from qpc_qiskit.execution.runtime import find_backend
 from qpc_qiskit.execution.targets import read_device
 
 DEVICES = ("fake_torino", "fake_fez", "fake_boston")

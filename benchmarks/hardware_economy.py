@@ -41,6 +41,7 @@ from qpc_qiskit.execution.forecast import (
     shot_times,
     shots_for_equal_error,
 )
+from qpc_qiskit.execution.named import find_backend
 from qpc_qiskit.execution.noise import MeasurementNoise
 from qpc_qiskit.execution.parities import (
     inversion,
@@ -147,7 +148,7 @@ class Bench:
 
     def backend(self, device: str) -> BackendV2:
         if device not in self._backends:
-            self._backends[device] = runtime.find_backend(device)
+            self._backends[device] = find_backend(device)
         return self._backends[device]
 
     def result(self, device: str, n: int, way: Way | None) -> Result:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from hardware_runs.dispatch import POSTS_PER_MINUTE
 from qpc_qiskit.economy import PLAIN
 from qpc_qiskit.execution.forecast import SECONDS_PER_JOB
-from qpc_qiskit.execution.opening import AER
+from qpc_qiskit.execution.named import AER
 
 if TYPE_CHECKING:
     from hardware_runs.plan import LayerPlan, RunPlan

@@ -24,6 +24,7 @@ from qpc_qiskit.brickwall import Progress
 from qpc_qiskit.engines import EstimatorEngine
 from qpc_qiskit.engines.estimator import checked_precision
 from qpc_qiskit.errors import BackendError, EngineError, LedgerConflictError
+from qpc_qiskit.execution.named import is_ibm
 from qpc_qiskit.execution.noise import CircuitNoise, noise_digest
 from qpc_qiskit.execution.pubs import GRID
 from qpc_qiskit.versions import library_versions
@@ -79,9 +80,6 @@ def durable(
         BackendError: unknown backend, or no access to it.
         EngineError: the run was begun with other settings, or a device was given no budget.
     """
-    from qpc_qiskit.execution import runtime
-    from qpc_qiskit.execution.service import IBMJobs
-
     book = ledger if isinstance(ledger, Ledger) else Ledger(ledger)
     known = book.find_run(name)
     estimator: EstimatorEngine | BackendError
@@ -100,7 +98,10 @@ def durable(
         estimator.on_fit = on_fit
         device = estimator.destination.backend
         service = LocalService(estimator.destination)
-        if device is not None and runtime.is_ibm(device):
+        if device is not None and is_ibm(device):
+            from qpc_qiskit.execution import runtime
+            from qpc_qiskit.execution.service import IBMJobs
+
             service = DeviceService(IBMJobs(device, runtime.estimator_options(resilience, options)))
     except BackendError as error:
         if known is None or not _is_done(book, known):

@@ -279,9 +279,9 @@ def find_backend(settings: Settings) -> str | BackendV2:
     """
     if not settings.is_device:
         return settings.backend
-    from qpc_qiskit.execution import runtime
+    from qpc_qiskit.execution import named
 
-    return runtime.find_backend(settings.backend)
+    return named.find_backend(settings.backend)
 
 
 def check_name(name: str) -> None:

@@ -12,9 +12,9 @@ from hardware_runs.ledger import JOB_TIMES, Attempt, AttemptState, Chunk, Ledger
 from hardware_runs.problems import Problems
 from hardware_runs.services import JobService
 from qpc_qiskit.errors import EngineError, FetchError
+from qpc_qiskit.execution.jobs import JobStatus, JobTimes
 from qpc_qiskit.execution.prepared import Prepared
 from qpc_qiskit.execution.pubs import evs_from_data, stds_from_data
-from qpc_qiskit.execution.service import JobStatus, JobTimes
 
 _ENDED = (AttemptState.DONE, AttemptState.FAILED, AttemptState.CANCELLED)
 

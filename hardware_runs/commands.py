@@ -42,7 +42,7 @@ from qpc_qiskit.errors import (
     LedgerError,
     QPCError,
 )
-from qpc_qiskit.execution.opening import AER
+from qpc_qiskit.execution.named import AER
 from qpc_qiskit.progress import fit_text
 
 

@@ -34,7 +34,7 @@ from qpc_qiskit.economy import PLAIN, Economy
 from qpc_qiskit.engines import Engine, EstimatorEngine, ExactEngine
 from qpc_qiskit.errors import BudgetError, EngineError
 from qpc_qiskit.execution.forecast import MARGIN, JobCost, cap_seconds
-from qpc_qiskit.execution.opening import AER
+from qpc_qiskit.execution.named import AER, find_backend, is_fake
 from qpc_qiskit.execution.pubs import GRID, merge_directions
 from qpc_qiskit.execution.tail import absorb_tail
 from qpc_qiskit.spec import LayerSpec
@@ -251,7 +251,6 @@ def planning_engine(
         BackendError: unknown backend, or no access to it.
         ValueError: an argument that is wrong, or has no effect on this backend.
     """
-    from qpc_qiskit.execution import runtime
     from qpc_qiskit.execution.destinations import Packing
 
     asked = EstimatorEngine.from_backend(
@@ -269,9 +268,11 @@ def planning_engine(
     )
     if backend == AER or asked.precision == 0:
         return asked
-    found = runtime.find_backend(backend) if isinstance(backend, str) else backend
-    if not runtime.is_fake(found):
+    found = find_backend(backend) if isinstance(backend, str) else backend
+    if not is_fake(found):
         return asked
+    from qpc_qiskit.execution import runtime
+
     twin = runtime.device(
         found,
         mode=mode,

@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
-from sqlalchemy import make_url
 
 from hardware_runs.checkpoint_runs import Task, Work, prepare_again, task_of
-from hardware_runs.ledger import JOB_TIMES, AttemptState, ChunkState, Ledger, Run
+from hardware_runs.ledger import JOB_TIMES, AttemptState, ChunkState, Ledger, Run, public
 from hardware_runs.replay import MeasuredRows, Replayed, RunReader, replay
 from hardware_runs.report_features import agreement, patch_reports
 from hardware_runs.report_records import (
@@ -131,7 +130,7 @@ def examine(
     )
     report = RunReport(
         status=status,
-        ledger=make_url(where).render_as_string() if "://" in where else where,
+        ledger=public(where),
         made=str(iso_time(now)),
         warnings=(
             *_state_warnings(status, jobs, task, num_replaced, where),

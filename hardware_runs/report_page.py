@@ -11,6 +11,7 @@ from typing import Any
 from hardware_runs.report import Examined
 from hardware_runs.report_figures import SECTIONS, Drawn, draw_figures
 from hardware_runs.report_records import Agreement, JobReport, RunReport, iso_time
+from qpc_qiskit.extras import require
 from qpc_qiskit.files import write_text
 from qpc_qiskit.pages import Picture, Table, number, write_page
 
@@ -44,6 +45,7 @@ def write_report(examined: Examined, folder: Path) -> Written:
         examined: the run.
         folder: made if it is missing.
     """
+    require("runs", "The report of a run")
     figures = draw_figures(examined, folder / FIGURES)
     report = examined.report
     told = json.dumps(report.to_dict(), indent=2, allow_nan=False)

@@ -14,7 +14,8 @@ from hardware_runs.usage import UsageError
 from noise_models.words import has_device, parse_noise
 from qpc_qiskit.economy import PLAIN, Economy, economy_of, economy_problems
 from qpc_qiskit.engines.estimator import checked_precision
-from qpc_qiskit.execution.opening import AER, MODES
+from qpc_qiskit.execution.named import AER
+from qpc_qiskit.execution.opening import MODES
 from qpc_qiskit.execution.pubs import shots_of
 
 

@@ -25,11 +25,10 @@ from qpc_qiskit.connector import use_engine
 from qpc_qiskit.data_sources import CLASS_NAMES
 from qpc_qiskit.economy import economy_of
 from qpc_qiskit.engines import Engine, EstimatorEngine, NoisyEngine
-from qpc_qiskit.errors import QPCError
+from qpc_qiskit.errors import BackendError, MissingExtra, QPCError
 from qpc_qiskit.evaluation import accuracy_interval, compare, predict, score
 from qpc_qiskit.execution.destinations import calibration_time
-from qpc_qiskit.execution.opening import AER
-from qpc_qiskit.execution.runtime import fake_devices, find_backend
+from qpc_qiskit.execution.named import AER, find_backend
 from qpc_qiskit.nets import quantum_layers
 
 MAX_IMAGES = 256
@@ -233,9 +232,12 @@ def _noise_of_copy(run: Run) -> tuple[Any, str]:
             return found, f"noise {word}"
         backend = word
     name = f"fake_{backend.removeprefix('fake_').removeprefix('ibm_')}"
-    if name not in fake_devices():
-        raise NoCopy(f"No noisy copy: no snapshot of {backend} comes with IBM's client.")
-    device = find_backend(name)
+    try:
+        device = find_backend(name)
+    except MissingExtra as error:
+        raise NoCopy(f"No noisy copy. {error}") from error
+    except BackendError:
+        raise NoCopy(f"No noisy copy: no snapshot of {backend} comes with IBM's client.") from None
     date = calibration_time(device)
     calibrated = "at a time that it does not tell" if date is None else f"on {date[:10]}"
     return device, f"snapshot {name} (calibrated {calibrated}) on its best patch"

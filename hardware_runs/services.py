@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +11,12 @@ from qiskit.primitives import BaseEstimatorV2
 
 from qpc_qiskit.errors import FetchError, JobDeferred, QPCError
 from qpc_qiskit.execution.destinations import Destination, JobSettings
+from qpc_qiskit.execution.jobs import JobStatus
 from qpc_qiskit.execution.prepared import Prepared
 from qpc_qiskit.execution.pubs import make_pub
-from qpc_qiskit.execution.service import IBMJobs, JobStatus
+
+if TYPE_CHECKING:
+    from qpc_qiskit.execution.service import IBMJobs
 
 Array = NDArray[np.float64]
 

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hardware_runs import commands
-from hardware_runs.checkpoint_runs import check_name
-from hardware_runs.engine import POLL_SECONDS
 from hardware_runs.runlog import without_secrets
 from hardware_runs.usage import UsageError
 from qpc_qiskit import cli_run
 from qpc_qiskit.errors import QPCError
+from qpc_qiskit.extras import require
 from qpc_qiskit.interrupts import StopRequested, deferred_interrupts
+
+if TYPE_CHECKING:
+    from hardware_runs.commands import Pace
 
 DONE, FAILED, WRONG_USAGE, PENDING, INTERRUPTED = 0, 1, 2, 75, 130
 EXIT_CODES = (
@@ -62,7 +63,7 @@ def submit(
     yes: cli_run.Yes = False,
     ledger: cli_run.Where = cli_run.LEDGER,
     wait: cli_run.Wait = False,
-    poll_seconds: cli_run.Poll = POLL_SECONDS,
+    poll_seconds: cli_run.Poll = 10.0,
 ) -> None:
     """Begin a durable run of a checkpoint on its test images, or go on with it.
 
@@ -76,8 +77,11 @@ def submit(
         del given[name]
     answer: dict[str, Any] = {"run": run}
     with deferred_interrupts() as interrupts:
-        pace = commands.Pace(wait=wait, poll_seconds=poll_seconds, check=interrupts.check)
         try:
+            require("runs", "A durable run")
+            from hardware_runs.commands import Pace
+
+            pace = Pace(wait=wait, poll_seconds=poll_seconds, check=interrupts.check)
             answer = _begin_or_go_on(ledger, run, given, pace)
             code = DONE if answer["state"] == "done" else PENDING
         except StopRequested:
@@ -93,9 +97,10 @@ def submit(
     raise typer.Exit(code)
 
 
-def _begin_or_go_on(
-    ledger: str, run: str, given: dict[str, Any], pace: commands.Pace
-) -> dict[str, Any]:
+def _begin_or_go_on(ledger: str, run: str, given: dict[str, Any], pace: Pace) -> dict[str, Any]:
+    from hardware_runs import commands
+    from hardware_runs.checkpoint_runs import check_name
+
     check_name(run)
     if given["model"] is not None and given["backend"] is not None:
         any_time = given.pop("yes")

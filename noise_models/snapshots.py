@@ -42,7 +42,7 @@ from qpc_qiskit.errors import NoiseError
 from qpc_qiskit.execution.destinations import calibration_time, noise_of_target, placed_on
 from qpc_qiskit.execution.pubs import make_template
 from qpc_qiskit.execution.readout import confusions_of_device
-from qpc_qiskit.execution.targets import BROKEN
+from qpc_qiskit.execution.targets import BROKEN, has_angle_bounds
 from qpc_qiskit.files import write_text
 from qpc_qiskit.spec import make_spec
 
@@ -423,7 +423,7 @@ def _gates_of(target: Target, qubits: Sequence[int]) -> Iterator[dict[str, Any]]
         is_gate = isinstance(operation, Gate) and type(operation) is type(known.get(name))
         if not (is_gate or isinstance(operation, Measure | Reset | Delay)):
             continue
-        if is_gate and target.gate_has_angle_bounds(name):
+        if is_gate and has_angle_bounds(target, name):
             continue
         for place, properties in (target[name] or {}).items():
             if place is not None and all(q in wire for q in place):

@@ -46,6 +46,7 @@ from noise_models.study_tables import (
     write_table,
 )
 from qpc_qiskit.errors import CheckpointError, StudyError
+from qpc_qiskit.extras import require
 from qpc_qiskit.files import write_bytes, write_text
 from qpc_qiskit.versions import library_versions
 
@@ -104,6 +105,7 @@ def run_study(
         CheckpointError: a run is missing or corrupt.
         StudyError: a file cannot be written, or cells failed; all others are finished and kept.
     """
+    require("studies", "A noise study")
     out = Path(out).resolve()
     started, clock = time.time(), time.perf_counter()
     plan = Plan(spec, out)
@@ -162,6 +164,7 @@ def load_study(folder: str | Path) -> StudyRun:
     Raises:
         StudyError: there is none.
     """
+    require("studies", "A noise study")
     import pandas as pd
 
     folder = Path(folder)

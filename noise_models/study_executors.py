@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
-from qpc_qiskit.errors import StudyError
+from qpc_qiskit.errors import MissingExtra, StudyError
+from qpc_qiskit.extras import require
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -112,6 +113,15 @@ class OnDask:
             self._client.cancel(list(futures))
 
 
+def has_dask() -> bool:
+    """Whether there can be several processes."""
+    try:
+        require("cluster", "")
+    except MissingExtra:
+        return False
+    return True
+
+
 def _is_killed(error: BaseException | None) -> bool:
     from distributed import KilledWorker
 
@@ -136,22 +146,26 @@ def open_executor(workers: int | None = None, scheduler: str | None = None) -> I
 
     Args:
         workers: processes of a local cluster, which listens on the loopback interface only; 0: in
-            this process; None: one for each core that this process may use.
+            this process; None: one for each core that this process may use, if Dask is installed,
+            which these processes need.
         scheduler: address of a running cluster, such as `tcp://127.0.0.1:8786`; its workers need
             the same versions installed, and see the same folders.
 
     Raises:
         ValueError: both are given, or a negative number.
         StudyError: the scheduler does not answer.
+        MissingExtra: processes are asked for, and Dask is not installed.
     """
     if workers is not None and scheduler is not None:
         raise ValueError("workers and scheduler contradict each other; give one.")
     if workers is not None and workers < 0:
         raise ValueError(f"workers must be 0 or more, got {workers}.")
+    if scheduler is not None or workers:
+        require("cluster", "A study in several processes")
     if scheduler is not None:
         with _connected(scheduler) as client:
             yield OnDask(client)
-    elif workers == 0:
+    elif workers == 0 or (workers is None and not has_dask()):
         yield InProcess()
     else:
         with _local(workers or len(os.sched_getaffinity(0))) as client:

@@ -73,7 +73,7 @@ class NoiseResolver:
         """What a word stands for; a device is read as it is calibrated now."""
         if word not in self._found:
             if is_device(word):
-                from qpc_qiskit.execution.runtime import find_backend
+                from qpc_qiskit.execution.named import find_backend
 
                 self._found[word] = Snapshot.of(find_backend(word))
             elif Path(word).suffix.lower() in (".json", ".toml"):

@@ -35,6 +35,7 @@ from qpc_qiskit.cli_support import (
     Usage,
     backend_errors,
     check_estimator_options,
+    check_extras,
     device_table,
     device_text,
     fail,
@@ -46,6 +47,9 @@ from qpc_qiskit.cli_support import (
     usage_errors,
 )
 from qpc_qiskit.economy import NAMES, Economy
+from qpc_qiskit.errors import MissingExtra
+from qpc_qiskit.execution.named import check_extra
+from qpc_qiskit.extras import require
 from qpc_qiskit.options import DataSource, NetConfig, TrainConfig
 from qpc_qiskit.presets import PRESETS
 
@@ -190,6 +194,8 @@ def train(
         return {name: value for name, value in flags.items() if value is not None}
 
     with reported():
+        require("train", "Training")
+        check_extras(noise=noise)
         if resume and force:
             fail("--resume and --force contradict each other; give one.", USAGE_ERROR)
         if preset is not None and resume:
@@ -299,8 +305,8 @@ def evaluate(
         str | None,
         _estimator(
             metavar="NAME",
-            help="aer, a snapshot of a device such as fake_torino, or ibm_... (paid); `qpc "
-            "backends` lists them. (default aer)",
+            help="aer, a snapshot of a device such as fake_torino, ibm_... (paid), or what another "
+            "package offers; `qpc backends` lists them. (default aer)",
         ),
     ] = None,
     noise: Annotated[
@@ -395,6 +401,7 @@ def evaluate(
     }
     given = {name: value for name, value in given.items() if value is not None}
     with reported():
+        check_extras(backend, noise, resilience)
         from qpc_qiskit.checkpoint import load
         from qpc_qiskit.engines import ENGINES
         from qpc_qiskit.nets import quantum_layers
@@ -641,10 +648,10 @@ def backends(
 ) -> None:
     """List the backends of --engine estimator, or say what a layer would look like on some.
 
-    Without names: aer, and the snapshots of devices that come with IBM's client; errors are medians
-    over what works. With names: also the best patch for layers of 2 to 7 qubits
-    (strongly_entangling, 3 blocks, multiplexor) and the QPU time of 1,000 executions of 1,024
-    shots. Finding a patch takes seconds, but the first time only.
+    Without names: aer, what other packages offer (their code is not run), and the snapshots of
+    devices that come with IBM's client; errors are medians over what works. With names: also the
+    best patch for layers of 2 to 7 qubits (strongly_entangling, 3 blocks, multiplexor) and the QPU
+    time of 1,000 executions of 1,024 shots. Finding a patch takes seconds, but the first time only.
 
     For instance:
 
@@ -655,6 +662,8 @@ def backends(
     with reported():
         if names and ibm:
             fail("--ibm has no effect where backends are named; leave it out.", USAGE_ERROR)
+        for name in ("ibm_...",) if ibm else names or ():
+            check_extra(name)
         if names:
             _describe_backends(names, as_json)
         else:
@@ -668,8 +677,14 @@ def _list_backends(with_ibm: bool, as_json: bool) -> None:
         from qpc_qiskit.execution import survey
 
         found = survey.ibm_summaries() if with_ibm else []
-        found += [survey.AER_SUMMARY, *survey.fake_summaries()]
-    say(as_json, {"backends": [asdict(device) for device in found]}, device_table(found))
+        found += [survey.AER_SUMMARY, *survey.offered_summaries()]
+        missing = ""
+        try:
+            found += survey.fake_summaries()
+        except MissingExtra as error:
+            missing = f"\n{error}"
+    told = [asdict(device) for device in found]
+    say(as_json, {"backends": told}, device_table(found) + missing)
 
 
 def _describe_backends(names: list[str], as_json: bool) -> None:
@@ -708,6 +723,7 @@ def standin(context: typer.Context) -> None:
     In the foreground, until Ctrl-C; it prints the environment to export.
     """
     with reported():
+        require("ibm", "The stand-in of IBM's service")
         from hardware_runs.standin.__main__ import serve
 
         served = typer.Typer(add_completion=False)

@@ -8,6 +8,7 @@ import typer
 
 from qpc_qiskit.cli_support import EXIT_CODES, RUNTIME_ERROR, USAGE_ERROR, fail, reported, say
 from qpc_qiskit.errors import ExperimentError
+from qpc_qiskit.extras import require
 from qpc_qiskit.tables import table
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ def experiment(
                 fail("`list` takes no option but --json.", USAGE_ERROR)
             _list(as_json)
             return
+        if not plan:
+            require("train", "An experiment")
         found = _wanted(name, data_dir, seeds, epochs, train_images, test_images, device)
         labels = dict.fromkeys(cell.label for cell in found.cells())
         for label in only or []:

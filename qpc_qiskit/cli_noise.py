@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qpc_qiskit import cli_study
-from qpc_qiskit.cli_support import EXIT_CODES, USAGE_ERROR, backend_errors, fail, reported, say
+from qpc_qiskit.cli_support import (
+    EXIT_CODES,
+    USAGE_ERROR,
+    backend_errors,
+    check_extras,
+    fail,
+    reported,
+    say,
+)
 from qpc_qiskit.tables import table
 
 if TYPE_CHECKING:
@@ -122,14 +130,15 @@ def snapshot(
         if qubits is not None and num_qubits is not None:
             fail("--qubits and --num-qubits contradict each other; give one.", USAGE_ERROR)
         chosen = None if qubits is None else _numbers(qubits)
+        check_extras(device)
         from qpc_qiskit.progress import busy
 
         with busy(f"Reading {device}"):
             from noise_models.snapshots import Snapshot, best_qubits
-            from qpc_qiskit.execution import runtime
+            from qpc_qiskit.execution.named import find_backend
 
             with backend_errors("", device):
-                backend = runtime.find_backend(device)
+                backend = find_backend(device)
                 if num_qubits is not None:
                     chosen = list(best_qubits(backend, num_qubits))
             found = Snapshot.of(backend, chosen)

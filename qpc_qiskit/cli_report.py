@@ -18,6 +18,7 @@ from qpc_qiskit.cli_support import (
     usage_errors,
 )
 from qpc_qiskit.errors import CheckpointError
+from qpc_qiskit.extras import require
 from qpc_qiskit.options import DataSource
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def report(
     with reported():
         if not model.is_dir():
             raise CheckpointError(f"{model}: expected the folder of a training, found none.")
+        require("train", "The report of a training")
         from qpc_qiskit.progress import busy
         from qpc_qiskit.trained import open_training
 

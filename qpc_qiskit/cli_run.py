@@ -20,11 +20,13 @@ from qpc_qiskit.cli_support import (
     INTERRUPTED,
     PENDING,
     USAGE_ERROR,
+    check_extras,
     fail,
     option_from,
     reported,
     say,
 )
+from qpc_qiskit.extras import require
 from qpc_qiskit.options import DataSource
 
 if TYPE_CHECKING:
@@ -223,6 +225,7 @@ def plan(
     given = locals()
     names = ("rate", "compare", "as_json")
     with usage_reported():
+        check_extras(backend, noise, resilience)
         from hardware_runs import commands
         from qpc_qiskit.progress import spinner
         from qpc_qiskit.run_texts import plan_text
@@ -279,7 +282,8 @@ def submit(
     """
     given = locals()
     names = ("run", "yes", "ledger", "wait", "poll_seconds", "as_json")
-    with usage_reported(), _stopping(run, ledger) as interrupts:
+    with usage_reported(ledger), _stopping(run, ledger) as interrupts:
+        check_extras(backend, noise, resilience)
         from hardware_runs import commands
         from qpc_qiskit.run_texts import plan_line
 
@@ -332,7 +336,7 @@ def collect(
     are pending the exit code is 75. A run that was cancelled, or of which a job failed for good,
     sends nothing without --again; what is there is fetched. `qpc run resume` is the same.
     """
-    with usage_reported(), _stopping(run, ledger) as interrupts:
+    with usage_reported(ledger), _stopping(run, ledger) as interrupts:
         check_run(run, ledger)
         from hardware_runs import commands
 
@@ -356,7 +360,7 @@ run_app.command("resume", epilog=EXIT_CODES, help="The same as `collect`.")(coll
 @run_app.command(epilog=EXIT_CODES)
 def status(run: Name, ledger: Where = LEDGER, as_json: AsJson = False) -> None:
     """Say what the ledger knows of a run: layers, jobs, budget. Nobody else is asked."""
-    with reported():
+    with usage_reported(ledger):
         from hardware_runs.ledger import Ledger
         from hardware_runs.status import run_status
         from qpc_qiskit.run_texts import status_text
@@ -369,8 +373,8 @@ def status(run: Name, ledger: Where = LEDGER, as_json: AsJson = False) -> None:
 @run_app.command("list", epilog=EXIT_CODES)
 def list_runs(ledger: Where = LEDGER, as_json: AsJson = False) -> None:
     """List the runs of a ledger."""
-    with reported():
-        from hardware_runs.ledger import Ledger
+    with usage_reported(ledger):
+        from hardware_runs.ledger import Ledger, public
         from hardware_runs.status import run_status
         from qpc_qiskit.run_texts import list_text
 
@@ -385,7 +389,7 @@ def list_runs(ledger: Where = LEDGER, as_json: AsJson = False) -> None:
             }
             for each in found
         ]
-        say(as_json, {"ledger": _public(ledger), "runs": rows}, list_text(rows))
+        say(as_json, {"ledger": public(ledger), "runs": rows}, list_text(rows))
 
 
 @run_app.command(epilog=EXIT_CODES)
@@ -394,7 +398,7 @@ def cancel(run: Name, ledger: Where = LEDGER, as_json: AsJson = False) -> None:
 
     Once more tries again what could not be cancelled. `qpc run resume RUN --again` takes it back.
     """
-    with reported():
+    with usage_reported(ledger):
         from hardware_runs import cancelling
         from hardware_runs.ledger import Ledger
         from hardware_runs.runlog import log, log_path, run_log
@@ -424,9 +428,16 @@ def check_run(run: str, ledger: str) -> None:
 
 
 @contextmanager
-def usage_reported() -> Iterator[None]:
-    """`reported`, and what cannot be meant as wrong usage."""
+def usage_reported(ledger: str = LEDGER) -> Iterator[None]:
+    """`reported`, and what cannot be meant as wrong usage; nothing slow is loaded by it.
+
+    Args:
+        ledger: that will be opened.
+    """
     with reported():
+        require("runs", "A durable run")
+        if ledger.startswith("postgres"):
+            require("postgres", "A ledger on PostgreSQL")
         from hardware_runs.usage import UsageError
 
         try:
@@ -486,10 +497,3 @@ def _say_result(as_json: bool, result: dict[str, Any], ledger: str) -> None:
     say(as_json, result, result_text(result, _go_on(result["run"], ledger)))
     if result["state"] != "done":
         raise typer.Exit(PENDING)
-
-
-def _public(ledger: str) -> str:
-    """A ledger's place without a password."""
-    from sqlalchemy import make_url
-
-    return make_url(ledger).render_as_string() if "://" in ledger else ledger

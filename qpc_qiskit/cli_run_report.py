@@ -59,7 +59,7 @@ def report(
 
       qpc run report first
     """
-    with usage_reported():
+    with usage_reported(ledger):
         check_run(run, ledger)
         import time
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qpc_qiskit.cli_support import EXIT_CODES, USAGE_ERROR, fail, reported, say
+from qpc_qiskit.extras import require
 from qpc_qiskit.tables import table
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ AsJson = Annotated[
 ]
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Of a finished study.")]
 
+STUDIES = "A noise study"
 SHOWN_ROWS = 40
 """Of a summary on the terminal."""
 
@@ -47,7 +49,7 @@ def study(
         typer.Option(
             min=0,
             help="Processes on this machine; 0: in this process.",
-            show_default="one for each core",
+            show_default="one for each core; without [cluster] 0",
         ),
     ] = None,
     scheduler: Annotated[
@@ -68,6 +70,10 @@ def study(
     with reported(), _usage():
         if workers is not None and scheduler is not None:
             fail("--workers and --scheduler contradict each other; give one.", USAGE_ERROR)
+        require("studies", STUDIES)
+        for flag, given in (("--workers", workers), ("--scheduler", scheduler)):
+            if given:
+                require("cluster", flag)
         from noise_models.study import run_study
         from noise_models.study_spec import StudySpec
 
@@ -91,6 +97,7 @@ def study(
 def plot(folder: Folder, as_json: AsJson = False) -> None:
     """Draw the figures of a study anew, each with its data as CSV."""
     with reported():
+        require("studies", STUDIES)
         from noise_models.study import load_study
         from noise_models.study_figures import draw_figures
 
@@ -102,6 +109,7 @@ def plot(folder: Folder, as_json: AsJson = False) -> None:
 def report(folder: Folder, as_json: AsJson = False) -> None:
     """Write the report of a study anew, with its figures: one HTML file."""
     with reported():
+        require("studies", STUDIES)
         from noise_models.study import load_study
 
         _finish(load_study(folder), as_json)

@@ -18,6 +18,8 @@ from qpc_qiskit.cli_noisy import OPTIONS as OF_NOISY
 from qpc_qiskit.cli_noisy import noisy_problems
 from qpc_qiskit.economy import Economy, economy_problems, flag_of, read_economy
 from qpc_qiskit.errors import BackendError, QPCError
+from qpc_qiskit.execution.named import check_extra, offers
+from qpc_qiskit.extras import require
 from qpc_qiskit.tables import table
 
 if TYPE_CHECKING:
@@ -121,12 +123,13 @@ def backend_errors(flag: str, name: str) -> Iterator[None]:
 
     Args:
         flag: whose value the name is; empty for an argument.
-        name: of the backend. One of IBM's may be right, and the access to it missing.
+        name: of the backend. One of IBM's or of another package may be right, and the access to it
+            missing.
     """
     try:
         yield
     except BackendError as error:
-        if name.startswith("ibm_"):
+        if name.startswith("ibm_") or name in offers():
             raise
         if "disjoint patches" in str(error):
             flag = "--patches"
@@ -135,6 +138,30 @@ def backend_errors(flag: str, name: str) -> Iterator[None]:
         raise
     except ValueError as error:  # begins with the name of the argument
         fail(re.sub(r"^[a-z_]+(?=\b)", lambda found: flag_of(found[0]), str(error)), USAGE_ERROR)
+
+
+def check_extras(
+    backend: str | None = None, noise: str | None = None, resilience: int | None = None
+) -> None:
+    """Check that what options need is installed, before anything slow is loaded.
+
+    Args:
+        backend: as given, as are the others.
+        noise: of a device, perhaps.
+        resilience: is applied by IBM's Estimator.
+
+    Raises:
+        MissingExtra: it is not.
+    """
+    if backend is not None:
+        check_extra(backend)
+    if noise is not None:
+        from noise_models.words import is_device
+
+        if is_device(noise):
+            check_extra(noise, "Noise")
+    if resilience:
+        require("ibm", "--resilience")
 
 
 def check_estimator_options(engine: str, given: Mapping[str, Any]) -> Economy:

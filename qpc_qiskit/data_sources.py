@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qpc_qiskit.errors import DataError
+from qpc_qiskit.extras import importing
 from qpc_qiskit.image_files import check_labels, read_cifar_bin, read_cifar_python, read_idx
 
 DIGITS_TEST_IMAGES = 360
@@ -55,8 +56,9 @@ class Arrays:
 
 def digits() -> Arrays:
     """Scikit-learn's bundled digits, always split the same way."""
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
+    with importing("train", "The data set digits"):
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
 
     bunch = load_digits()
     images = (bunch.images / 16).astype(np.float32)[:, None]
@@ -120,7 +122,8 @@ def openml(name: str, fetch_openml: Callable[..., Any] | None = None) -> Arrays:
         DataError: the download failed or its answer has another shape or range.
     """
     if fetch_openml is None:
-        from sklearn import datasets
+        with importing("train", f"{name} without --data-dir, by download,"):
+            from sklearn import datasets
 
         fetch_openml = datasets.fetch_openml
     openml_name, shape, num_train = _OPENML[name]

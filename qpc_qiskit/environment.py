@@ -1,12 +1,11 @@
 """What is installed and what there is to compute on."""
 
-import re
-from importlib.metadata import PackageNotFoundError, requires
 from typing import Any
 
 import torch
 
 from qpc_qiskit import __version__
+from qpc_qiskit.extras import EXTRAS
 from qpc_qiskit.versions import library_versions, package_version
 
 
@@ -38,22 +37,9 @@ def _aer_devices() -> list[str]:
 
 
 def _extras() -> dict[str, str]:
-    """The extras that the installed package declares, each with what is missing from it."""
-    try:
-        requirements = requires("qpc-qiskit") or []
-    except PackageNotFoundError:  # run from a checkout that was not installed
-        return {}
-    missing: dict[str, list[str]] = {}
-    for requirement in requirements:
-        text, _, marker = requirement.partition(";")
-        if "extra ==" not in marker:
-            continue
-        extra = marker.split("extra ==")[1].strip(" \"')")
-        package = re.split(r"[^A-Za-z0-9._-]", text.strip())[0]
-        absent = missing.setdefault(extra, [])
-        if package_version(package) == "not installed":
-            absent.append(package)
-    return {
-        extra: f"missing {', '.join(absent)}" if absent else "installed"
-        for extra, absent in missing.items()
-    }
+    """The extras, each with what is missing from it."""
+    told = {}
+    for extra, packages in EXTRAS.items():
+        absent = [name for name in packages.values() if package_version(name) == "not installed"]
+        told[extra] = f"missing {', '.join(absent)}" if absent else "installed"
+    return told

@@ -24,7 +24,8 @@
     ├── CheckpointError (ValueError)  a checkpoint that is corrupt or of another network
     ├── ExperimentError (ValueError)  an experiment that is described wrongly, or none of that name
     ├── NoiseError (ValueError)       noise that is described wrongly, or a snapshot of none
-    └── StudyError                    a noise study that cannot go on; what it finished is kept
+    ├── StudyError                    a noise study that cannot go on; what it finished is kept
+    └── MissingExtra (ImportError)    an extra of the package that is not installed
 
 A message says what was expected, what came, where, and what to do. Plain `ValueError` and
 `TypeError` are kept for arguments that are wrong in themselves, as in torch.
@@ -156,3 +157,7 @@ class NoiseError(QPCError, ValueError):
 
 class StudyError(QPCError):
     """A noise study cannot go on, or some of its cells failed; what was finished is kept."""
+
+
+class MissingExtra(QPCError, ImportError):
+    """What was asked for needs an extra of the package that is not installed."""

@@ -14,6 +14,7 @@ from qiskit.circuit import Gate
 from torch import Tensor
 
 from qpc_qiskit.encoder import make_encoder
+from qpc_qiskit.extras import require
 from qpc_qiskit.figures import plot_circuit, plot_confusion, plot_history, plot_predictions
 from qpc_qiskit.files import write_text
 from qpc_qiskit.layer import QuantumLayer
@@ -54,6 +55,7 @@ def write_model_report(
         images: those that `report.predictions.shown` tells of, (N, C, H, W) in [0, 1]; None if
             there are no predictions.
     """
+    require("train", "The report of a training")
     figures = folder / FIGURES
     figures.mkdir(parents=True, exist_ok=True)
     files: list[Path] = []

@@ -32,10 +32,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from qpc_qiskit.checkpoint import DataRecord, make_record, save
@@ -44,6 +41,7 @@ from qpc_qiskit.data import ImageData, unit_images
 from qpc_qiskit.engines import Engine
 from qpc_qiskit.errors import EngineError, QPCError
 from qpc_qiskit.evaluation import loss_of, predict, score
+from qpc_qiskit.extras import importing
 from qpc_qiskit.figures import plot_curves
 from qpc_qiskit.files import written_aside
 from qpc_qiskit.interrupts import Interrupts, StopRequested, deferred_interrupts
@@ -63,6 +61,11 @@ from qpc_qiskit.runs import (
     read_state,
     write_metrics,
 )
+
+with importing("train", "Training"):
+    import lightning
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+    from lightning.pytorch.strategies import DDPStrategy
 
 __all__ = ["EpochMetrics", "TrainConfig", "TrainingInterrupted", "learning_rate", "train"]
 

@@ -34,7 +34,7 @@ from qpc_qiskit import (
 from qpc_qiskit.directions import canonical_directions
 from qpc_qiskit.encoder import make_encoder
 from qpc_qiskit.execution.gradients import Spsa
-from qpc_qiskit.execution.runtime import find_backend
+from qpc_qiskit.execution.named import find_backend
 
 DEVICES = ["fake_torino", "fake_fez", "fake_sherbrooke", "fake_manila"]  # cz, cz, ecr, cx
 NAMED = ["strongly_entangling", "figure1", "circuit_centric"]

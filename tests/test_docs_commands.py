@@ -84,6 +84,7 @@ KEPT = {"qpc noise show heron_r2": "mine.toml"}
 
 PAID = "a real device; the README's five commands run the same against the stand-in"
 NO_DATA = "its data set cannot be had here"
+STAYS = "the machine's packages stay as they are"
 RUN_ELSEWHERE = {
     "qpc run status mine": "tutorial",
     "qpc run report mine": "tutorial",
@@ -129,7 +130,8 @@ NOT_QPC = {
     "make lint": "CI runs it",
     "make bench": "an hour",
     "source account.sh": "what `qpc standin` has printed",
-    "pip install -c constraints.txt -e '.[test,bench]'": "the machine's packages stay as they are",
+    "pip install -c constraints.txt -e '.[all]'": STAYS,
+    "pip install -c constraints.txt -e '.[all,test,bench]'": STAYS,
     "python -m benchmarks": "an hour",
     "python -m benchmarks gemm peers": "minutes",
     "python -m benchmarks --quick": "minutes",

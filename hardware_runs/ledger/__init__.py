@@ -23,8 +23,15 @@ expired, `take_over` gives it to exactly one other. That one looks the tag up (`
 from types import TracebackType
 from typing import Self
 
+from qpc_qiskit.extras import importing
+
+with importing("runs", "The ledger of durable runs"):
+    import alembic  # noqa: F401
+    import sqlalchemy  # noqa: F401
+
 from hardware_runs.ledger.budget import Budgets
 from hardware_runs.ledger.cancelling import Cancelling
+from hardware_runs.ledger.database import public
 from hardware_runs.ledger.intents import LOOKUP_INTERVAL_SECONDS, Intents
 from hardware_runs.ledger.jobs import Jobs
 from hardware_runs.ledger.records import (
@@ -107,4 +114,5 @@ __all__ = [
     "Revision",
     "Run",
     "Session",
+    "public",
 ]

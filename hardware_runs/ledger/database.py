@@ -24,6 +24,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from hardware_runs.ledger.failures import as_ledger_errors
 from qpc_qiskit.errors import LedgerError
+from qpc_qiskit.extras import require
 
 BUSY_SECONDS = 60
 """How long a transaction waits for the others."""
@@ -42,6 +43,7 @@ class Database:
 
     Raises:
         LedgerError: it cannot be opened, or is of a kind that is not supported.
+        MissingExtra: it is on PostgreSQL, and psycopg is not installed.
     """
 
     def __init__(self, where: str | Path, *, create: bool = True) -> None:
@@ -87,6 +89,11 @@ class Database:
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()
+
+
+def public(where: str) -> str:
+    """A ledger's place without a password."""
+    return make_url(where).render_as_string() if "://" in where else where
 
 
 def _url(where: str | Path) -> URL:
@@ -180,12 +187,11 @@ def _sqlite(url: URL) -> Engine:
 
 
 def _postgresql(url: URL) -> Engine:
+    require("postgres", "A ledger on PostgreSQL")
     try:
         engine = create_engine(url, hide_parameters=True, pool_pre_ping=True)
-    except ImportError as error:
-        raise LedgerError(
-            "A ledger on PostgreSQL needs psycopg: pip install 'qpc-qiskit[postgres]'."
-        ) from error
+    except ImportError as error:  # psycopg is there, the library that it calls is not
+        raise LedgerError(f"psycopg cannot be loaded: {error}") from error
 
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, _: object) -> None:

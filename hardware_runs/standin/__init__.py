@@ -17,9 +17,12 @@ assumed. Modules: `faults` (what may go wrong), `records` (jobs, sessions, their
 request), `tokens`, `server` (HTTP), `remote`.
 """
 
-from hardware_runs.standin.faults import Fault
-from hardware_runs.standin.remote import Remote
-from hardware_runs.standin.server import Standin
-from hardware_runs.standin.service import Rules
+from qpc_qiskit.extras import importing
+
+with importing("ibm", "The stand-in of IBM's service"):
+    from hardware_runs.standin.faults import Fault
+    from hardware_runs.standin.remote import Remote
+    from hardware_runs.standin.server import Standin
+    from hardware_runs.standin.service import Rules
 
 __all__ = ["Fault", "Remote", "Rules", "Standin"]

@@ -348,14 +348,12 @@ class NoisyEngine(Engine):
                     "implementation='auto', or the CPU."
                 )
             return TorchStage, f"the compiled kernel does not run on {device.type}"
-        from qpc_qiskit.pauli.compiled import CompiledStage, load
+        from qpc_qiskit.pauli.compiled import CompiledStage, load, why_not
 
-        try:
+        if self._implementation == "compiled":
             load()
-        except EngineError as error:
-            if self._implementation == "compiled":
-                raise
-            return TorchStage, str(error)
+        elif reason := why_not():
+            return TorchStage, reason
         return CompiledStage, None
 
     def _drawn(self, evs: Tensor) -> tuple[Tensor, float]:
@@ -511,7 +509,7 @@ def _opened(noise: object, qubits: Sequence[int] | None) -> tuple[Any, str]:
     from qpc_qiskit.execution.noise import CircuitNoise, as_circuit_noise
 
     if isinstance(noise, str):
-        from qpc_qiskit.execution.runtime import find_backend
+        from qpc_qiskit.execution.named import find_backend
 
         noise = find_backend(noise)
     if isinstance(noise, BackendV2):

@@ -17,12 +17,12 @@ from qiskit.circuit.library import IGate
 from qiskit.primitives import (
     BaseEstimatorV2,
     DataBin,
-    EstimatorPub,
     EstimatorPubLike,
     PrimitiveJob,
     PrimitiveResult,
     PubResult,
 )
+from qiskit.primitives.containers.estimator_pub import EstimatorPub
 from qiskit_aer import AerSimulator
 from qiskit_aer.noise import NoiseModel
 

@@ -6,7 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from qiskit.primitives import BaseEstimatorV2
 
@@ -25,6 +25,33 @@ from qpc_qiskit.execution.pubs import (
 )
 
 logger = logging.getLogger(__name__)
+
+State = Literal["waiting", "done", "failed", "cancelled"]
+
+
+@dataclass(frozen=True)
+class JobTimes:
+    """When what happened to a job: the service's clock, seconds since the epoch; None: not told."""
+
+    created: float | None = None
+    running: float | None = None
+    finished: float | None = None
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """What the service says of a job."""
+
+    state: State
+    """`waiting` is queued or running."""
+    error: str = ""
+    """Why it failed or was cancelled."""
+    ran_too_long: bool = False
+    """Whether it was ended for taking more time than its cap."""
+    usage_seconds: float | None = None
+    """QPU time that it is charged; None: not known yet."""
+    times: JobTimes = JobTimes()
+    """Of a job that has ended."""
 
 
 @dataclass(frozen=True, eq=False)

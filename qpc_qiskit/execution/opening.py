@@ -11,11 +11,12 @@ from qiskit_aer.noise import NoiseModel
 
 from qpc_qiskit.execution import destinations
 from qpc_qiskit.execution.destinations import ONE_PATCH, Destination, Packing
+from qpc_qiskit.execution.named import AER, find_backend, is_fake, is_ibm
 from qpc_qiskit.execution.noise import CircuitNoise, Noise
 from qpc_qiskit.execution.tiling import check_gap
+from qpc_qiskit.extras import require
 from qpc_qiskit.spec import positive_integer
 
-AER = "aer"
 MODES = ("job", "batch", "session")
 
 
@@ -103,11 +104,12 @@ def open_destination(
         without_effect["num_patches"] = packing != ONE_PATCH and not is_device
         without_effect["use_fractional_gates"] = use_fractional_gates
         refuse("Aer")
-        noise = _device_noise(noise_model) if isinstance(noise_model, str) else noise_model
+        noise = find_backend(noise_model) if isinstance(noise_model, str) else noise_model
         if not resilience:
             return destinations.aer(
                 noise, device=device, seed=seed, options=options, qubits=qubits, packing=packing
             )
+        require("ibm", "Resilience, of IBM's Estimator,")
         from qpc_qiskit.execution import runtime
 
         without_effect["device"] = device != "CPU"
@@ -129,26 +131,24 @@ def open_destination(
             packing=packing,
         )
 
-    from qpc_qiskit.execution import runtime
-
     without_effect |= {"noise_model": noise_model is not None, "device": device != "CPU"}
     if isinstance(backend, str):
-        is_ibm = backend.startswith("ibm_")
-        without_effect["service"] = service is not None and not is_ibm
-        without_effect["use_fractional_gates"] = use_fractional_gates and not is_ibm
+        is_device = backend.startswith("ibm_")
+        without_effect["service"] = service is not None and not is_device
+        without_effect["use_fractional_gates"] = use_fractional_gates and not is_device
         refuse(backend)
-        backend = runtime.find_backend(
-            backend, service=service, use_fractional_gates=use_fractional_gates
-        )
+        backend = find_backend(backend, service=service, use_fractional_gates=use_fractional_gates)
     else:
         without_effect["service"] = service is not None
         without_effect["use_fractional_gates"] = use_fractional_gates
-    if runtime.is_fake(backend):
+    if is_fake(backend):
         refuse(f"{backend.name}, which has its own noise")
         if exact:
             without_effect["options"] = bool(options)
             refuse("exact values")
             return destinations.aer(backend, seed=seed, qubits=qubits, packing=packing)
+        from qpc_qiskit.execution import runtime
+
         return runtime.local(
             backend,
             name=backend.name,
@@ -158,9 +158,11 @@ def open_destination(
             qubits=qubits,
             packing=packing,
         )
-    if runtime.is_ibm(backend):
+    if is_ibm(backend):
         without_effect["seed"] = seed is not None
         refuse("a real device")
+        from qpc_qiskit.execution import runtime
+
         return runtime.device(
             backend,
             mode=mode,
@@ -198,9 +200,3 @@ def _refuse_settings(simulator: AerSimulator) -> None:
             f"{', '.join(changed)} of the AerSimulator would have no effect: give 'aer' and "
             "options=..., seed=... or device=... instead."
         )
-
-
-def _device_noise(name: str) -> BackendV2:
-    from qpc_qiskit.execution import runtime
-
-    return runtime.find_backend(name)

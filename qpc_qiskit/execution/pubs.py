@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from qiskit import QuantumCircuit
 from qiskit.circuit import Parameter
-from qiskit.primitives import EstimatorPub
-from qiskit.primitives.containers import BindingsArray, ObservablesArray
+from qiskit.primitives.containers.bindings_array import BindingsArray
+from qiskit.primitives.containers.estimator_pub import EstimatorPub
+from qiskit.primitives.containers.observables_array import ObservablesArray
 from qiskit.quantum_info import SparsePauliOp
 
 from qpc_qiskit.ansatz import Ansatz

@@ -7,7 +7,6 @@ the width of the circuit, since the Estimator measures every qubit of it and no 
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,15 +28,6 @@ from qiskit.primitives import (
 from qiskit.providers import BackendV2
 from qiskit.providers.exceptions import QiskitBackendNotFoundError
 from qiskit_aer import AerSimulator
-from qiskit_ibm_runtime import Batch, IBMBackend, QiskitRuntimeService, Session, fake_provider
-from qiskit_ibm_runtime.api.exceptions import RequestsApiError
-from qiskit_ibm_runtime.exceptions import IBMRuntimeError
-from qiskit_ibm_runtime.executor.calculate_twirling_shots import calculate_twirling_shots
-from qiskit_ibm_runtime.executor_estimator import Estimator
-from qiskit_ibm_runtime.executor_estimator.finalize_options import finalize_estimator_options
-from qiskit_ibm_runtime.fake_provider.fake_backend import FakeBackendV2
-from qiskit_ibm_runtime.options_models import EstimatorOptions
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
 from qpc_qiskit.errors import BackendError, EngineError, FetchError
 from qpc_qiskit.execution.aer import OPTIONS, AerEstimator, noisy_options
@@ -57,6 +47,18 @@ from qpc_qiskit.execution.noise import Noise
 from qpc_qiskit.execution.patchwise import PatchwiseEstimator, patch_by_patch
 from qpc_qiskit.execution.prepared import Prepared
 from qpc_qiskit.execution.pubs import JobLimits, shots_of
+from qpc_qiskit.extras import importing
+
+with importing("ibm", "Every backend of IBM's"):
+    from qiskit_ibm_runtime import Batch, IBMBackend, QiskitRuntimeService, Session, fake_provider
+    from qiskit_ibm_runtime.api.exceptions import RequestsApiError
+    from qiskit_ibm_runtime.exceptions import IBMRuntimeError
+    from qiskit_ibm_runtime.executor.calculate_twirling_shots import calculate_twirling_shots
+    from qiskit_ibm_runtime.executor_estimator import Estimator
+    from qiskit_ibm_runtime.executor_estimator.finalize_options import finalize_estimator_options
+    from qiskit_ibm_runtime.fake_provider.fake_backend import FakeBackendV2
+    from qiskit_ibm_runtime.options_models import EstimatorOptions
+    from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
 LOCAL_RANDOMIZATIONS = 8
 """Twirls of a row on a laptop, where each costs a simulation; IBM's own default is 32."""
@@ -73,32 +75,6 @@ def fake_devices() -> dict[str, type[FakeBackendV2]]:
     classes: list[Any] = [kind for _, kind in inspect.getmembers(fake_provider, inspect.isclass)]
     found = {kind.backend_name: kind for kind in classes if issubclass(kind, FakeBackendV2)}
     return dict(sorted(found.items()))
-
-
-def find_backend(
-    name: str, *, service: QiskitRuntimeService | None = None, use_fractional_gates: bool = False
-) -> BackendV2:
-    """A fake device (`fake_torino`) or one of IBM's (`ibm_torino`).
-
-    Args:
-        name: of the backend.
-        service: for `ibm_...`; None: that of the client's saved account or environment.
-        use_fractional_gates: for `ibm_...`.
-
-    Raises:
-        BackendError: unknown name, or no account.
-    """
-    if name.startswith("ibm_"):
-        return _ibm_backend(name, service, use_fractional_gates)
-    known = fake_devices()
-    if name in known:
-        return known[name]()
-    near = difflib.get_close_matches(f"fake_{name.removeprefix('fake_')}", known, cutoff=0.75)
-    hint = f" Did you mean {', '.join(near)}?" if near else ""
-    raise BackendError(
-        f"Unknown backend {name!r}; expected 'aer', a fake device such as 'fake_torino', or "
-        f"'ibm_...'.{hint} `qpc backends` lists them."
-    )
 
 
 def ibm_backends(service: QiskitRuntimeService | None = None) -> list[BackendV2]:
@@ -122,9 +98,19 @@ def ibm_backends(service: QiskitRuntimeService | None = None) -> list[BackendV2]
     return found
 
 
-def _ibm_backend(
-    name: str, service: QiskitRuntimeService | None, use_fractional_gates: bool
+def ibm_backend(
+    name: str, service: QiskitRuntimeService | None = None, use_fractional_gates: bool = False
 ) -> BackendV2:
+    """A device of an account.
+
+    Args:
+        name: `ibm_...`.
+        service: None: that of the client's saved account or environment.
+        use_fractional_gates: whether it has gates of any angle.
+
+    Raises:
+        BackendError: no account, no access, or no such device.
+    """
     try:
         if service is None:
             service = QiskitRuntimeService()
@@ -157,12 +143,12 @@ def _no_access(what: str, error: Exception) -> BackendError:
 
 
 def is_fake(backend: BackendV2) -> bool:
-    """Whether it is a snapshot, to be simulated here."""
+    """Whether it is a snapshot; `named.is_fake` asks without the client as well."""
     return isinstance(backend, FakeBackendV2)
 
 
 def is_ibm(backend: BackendV2) -> bool:
-    """Whether jobs go to IBM's service."""
+    """Whether jobs go to IBM's service; `named.is_ibm` asks without the client as well."""
     return isinstance(backend, IBMBackend)
 
 

@@ -9,29 +9,30 @@ from __future__ import annotations
 
 import re
 from contextvars import Context
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
-from qiskit.primitives import EstimatorPub
+from qiskit.primitives.containers.estimator_pub import EstimatorPub
 from qiskit.providers import BackendV2
 from qiskit.providers.exceptions import QiskitBackendNotFoundError
-from qiskit_ibm_runtime import Batch, IBMBackend, Session
-from qiskit_ibm_runtime.api.exceptions import RequestsApiError
-from qiskit_ibm_runtime.exceptions import (
-    IBMInputValueError,
-    IBMNotAuthorizedError,
-    IBMRuntimeError,
-    RuntimeInvalidStateError,
-)
-from qiskit_ibm_runtime.executor_estimator import Estimator
-from qiskit_ibm_runtime.options_models import EstimatorOptions
-from qiskit_ibm_runtime.runtime_job_v2 import RuntimeJobV2
-from requests import RequestException
 
 from qpc_qiskit.errors import FetchError, JobDeferred, JobRefused, JobUnclear, SessionEnded
+from qpc_qiskit.execution.jobs import JobStatus, JobTimes, State
+from qpc_qiskit.extras import importing
 
-State = Literal["waiting", "done", "failed", "cancelled"]
+with importing("ibm", "IBM's service"):
+    from qiskit_ibm_runtime import Batch, IBMBackend, Session
+    from qiskit_ibm_runtime.api.exceptions import RequestsApiError
+    from qiskit_ibm_runtime.exceptions import (
+        IBMInputValueError,
+        IBMNotAuthorizedError,
+        IBMRuntimeError,
+        RuntimeInvalidStateError,
+    )
+    from qiskit_ibm_runtime.executor_estimator import Estimator
+    from qiskit_ibm_runtime.options_models import EstimatorOptions
+    from qiskit_ibm_runtime.runtime_job_v2 import RuntimeJobV2
+    from requests import RequestException
 
 REFUSED = range(400, 500)
 """HTTP status codes of a POST, sent once, that the service certainly has not taken."""
@@ -42,31 +43,6 @@ _SAYS_CLOSED = re.compile(r"(?<![\w-])1217(?![\w-])|session is closed")
 
 _UNANSWERED = (IBMRuntimeError, IBMInputValueError, RequestsApiError, IBMNotAuthorizedError)
 """With which the client says that a question was not answered."""
-
-
-@dataclass(frozen=True)
-class JobTimes:
-    """When what happened to a job: the service's clock, seconds since the epoch; None: not told."""
-
-    created: float | None = None
-    running: float | None = None
-    finished: float | None = None
-
-
-@dataclass(frozen=True)
-class JobStatus:
-    """What the service says of a job."""
-
-    state: State
-    """`waiting` is queued or running."""
-    error: str = ""
-    """Why it failed or was cancelled."""
-    ran_too_long: bool = False
-    """Whether it was ended for taking more time than its cap."""
-    usage_seconds: float | None = None
-    """QPU time that it is charged; None: not known yet."""
-    times: JobTimes = JobTimes()
-    """Of a job that has ended."""
 
 
 class IBMJobs:

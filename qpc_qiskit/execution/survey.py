@@ -13,12 +13,12 @@ from qiskit.transpiler import Target
 from qpc_qiskit.ansatz import make_ansatz
 from qpc_qiskit.encoder import make_encoder
 from qpc_qiskit.errors import BackendError
-from qpc_qiskit.execution import runtime
 from qpc_qiskit.execution.destinations import calibration_time, device_cost, embedded
 from qpc_qiskit.execution.isa import faulty
-from qpc_qiskit.execution.opening import AER
+from qpc_qiskit.execution.named import AER, find_backend, offerers, offers
 from qpc_qiskit.execution.pubs import make_template
 from qpc_qiskit.execution.targets import BROKEN, read_device
+from qpc_qiskit.extras import require
 
 SIZES = range(2, 8)
 """Qubits of the layers that `best_patches` lays on a device."""
@@ -75,8 +75,24 @@ class PatchSummary:
 AER_SUMMARY = DeviceSummary(AER, note="Simulator of Qiskit Aer: no noise unless it is given some.")
 
 
+def offered_summaries() -> list[DeviceSummary]:
+    """What other packages offer; their code is not run, so that nothing is known of the devices."""
+    told = []
+    for name, points in offers().items():
+        note = f"Offered by {offerers(points)}"
+        told.append(DeviceSummary(name, note=note + "; it must be one." * (len(points) > 1)))
+    return told
+
+
 def fake_summaries() -> Iterator[DeviceSummary]:
-    """The snapshots of devices that come with IBM's client, one by one: some seconds for all."""
+    """The snapshots of devices that come with IBM's client, one by one: some seconds for all.
+
+    Raises:
+        MissingExtra: IBM's client is not installed.
+    """
+    require("ibm", "Every `fake_...` and `ibm_...` backend")
+    from qpc_qiskit.execution import runtime
+
     for kind in runtime.fake_devices().values():
         yield _noted(kind)
 
@@ -92,7 +108,7 @@ def find_summary(name: str) -> tuple[DeviceSummary, BackendV2 | None]:
     found: list[BackendV2] = []
 
     def find() -> BackendV2:
-        found.append(runtime.find_backend(name))
+        found.append(find_backend(name))
         return found[0]
 
     return _noted(find), found[0]
@@ -104,6 +120,8 @@ def ibm_summaries() -> list[DeviceSummary]:
     Raises:
         BackendError: no account, or no access.
     """
+    from qpc_qiskit.execution import runtime
+
     return [summarise(backend) for backend in runtime.ibm_backends()]
 
 

@@ -66,7 +66,7 @@ def read_device(
     size = num_qubits if target.num_qubits is None else target.num_qubits
     names = [n for n in sorted(target.operation_names) if _width(target, n) in (1, 2)]
     # A synthesis does not keep to the angles of a fractional gate (rzz from 0 to pi/2).
-    names = [n for n in names if not target.gate_has_angle_bounds(n)]
+    names = [n for n in names if not has_angle_bounds(target, n)]
     errors = {name: _errors(target, name, size) for name in names}
     if "measure" in target.operation_names:
         errors["measure"] = _errors(target, "measure", size)
@@ -98,6 +98,12 @@ def read_device(
         {n: d for n in errors if (d := _median(_properties(target, n), "duration")) is not None},
         _decay(target, size),
     )
+
+
+def has_angle_bounds(target: Target, name: str) -> bool:
+    """Whether a gate takes some angles only; before Qiskit 2.2 no target could tell."""
+    ask = getattr(target, "gate_has_angle_bounds", None)
+    return ask is not None and bool(ask(name))
 
 
 def restrict_target(target: Target, qubits: Sequence[int]) -> Target:

@@ -13,6 +13,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import warnings
 from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
@@ -183,6 +184,21 @@ def load() -> ctypes.CDLL:
             f"The compiled kernel of the noisy engine cannot be made in {folder}: {error}. Set "
             "QPC_CACHE_DIR to another folder, or use implementation='torch'."
         ) from error
+
+
+@cache
+def why_not() -> str | None:
+    """Why there is no compiled kernel; None: there is one. Warns of it once in a process."""
+    try:
+        load()
+    except EngineError as error:
+        warnings.warn(
+            f"The noisy engine computes in torch, slower: {error}",
+            UserWarning,
+            stacklevel=2,
+        )
+        return str(error)
+    return None
 
 
 def find_compiler() -> str | None:

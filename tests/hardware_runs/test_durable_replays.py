@@ -142,7 +142,7 @@ def test_simulators_with_other_noise(path):
 def test_fractional_gates_belong_to_a_run(start, path, monkeypatch):
     """No device of the stand-in has them."""
     backend = start().service().backend("ibm_manila")
-    monkeypatch.setattr(runtime, "find_backend", lambda name, **given: backend)
+    monkeypatch.setattr(runtime, "ibm_backend", lambda *given: backend)
     Script(path, "ibm_manila", use_fractional_gates=True).engine()
     with pytest.raises(EngineError, match="other settings"):
         Script(path, "ibm_manila").engine()

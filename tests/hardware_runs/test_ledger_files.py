@@ -38,6 +38,7 @@ from qpc_qiskit.errors import (
     LedgerCorruptError,
     LedgerError,
     LedgerVersionError,
+    MissingExtra,
 )
 
 
@@ -510,7 +511,7 @@ def test_failures_of_the_layer_above():
 
 def test_psycopg_is_not_installed(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "psycopg", None)
-    with pytest.raises(LedgerError, match=r"pip install 'qpc-qiskit\[postgres\]'"):
+    with pytest.raises(MissingExtra, match=r"pip install 'qpc-qiskit\[postgres\]'"):
         Ledger("postgresql://nobody@127.0.0.1:1/x")
 
 

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from qiskit import QuantumCircuit
 from qiskit.circuit import Parameter
-from qiskit.primitives import EstimatorPub, StatevectorEstimator
-from qiskit.primitives.containers import BindingsArray, ObservablesArray
+from qiskit.primitives import StatevectorEstimator
+from qiskit.primitives.containers.bindings_array import BindingsArray
+from qiskit.primitives.containers.estimator_pub import EstimatorPub
+from qiskit.primitives.containers.observables_array import ObservablesArray
 from qiskit.quantum_info import DensityMatrix, SparsePauliOp, SuperOp
 from qiskit_aer import AerSimulator
 from qiskit_aer.noise import (

@@ -21,6 +21,7 @@ from qpc_qiskit.errors import BudgetError, EngineError, FetchError
 from qpc_qiskit.execution import runtime
 from qpc_qiskit.execution.forecast import JobCost
 from qpc_qiskit.execution.isa import is_isa
+from qpc_qiskit.execution.named import find_backend, is_fake, is_ibm
 from qpc_qiskit.execution.pubs import JobLimits
 
 CASE = Case(3, 4, 2, "figure1", 2)
@@ -205,7 +206,7 @@ class TestWhatIsPosted:
 
 def _observables(told):
     """The n observables of the PUB, however deep the client packs them."""
-    from qiskit.primitives.containers import ObservablesArray
+    from qiskit.primitives.containers.observables_array import ObservablesArray
 
     for value in told.values() if isinstance(told, dict) else told:
         if isinstance(value, dict | list):
@@ -747,8 +748,8 @@ class TestSnapshots:
         assert {"fake_torino", "fake_fez", "fake_manila", "fake_sherbrooke"} <= set(found)
         assert list(found) == sorted(found)
         assert all(issubclass(kind, FakeBackendV2) for kind in found.values())
-        assert runtime.is_fake(runtime.find_backend("fake_manila"))
-        assert not runtime.is_ibm(runtime.find_backend("fake_manila"))
+        assert is_fake(find_backend("fake_manila"))
+        assert not is_ibm(find_backend("fake_manila"))
 
     @pytest.mark.parametrize("mode", ["job", "batch", "session"])
     def test_take_every_mode(self, data, mode):

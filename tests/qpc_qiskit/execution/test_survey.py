@@ -4,6 +4,7 @@ from fakes import FakeVendorBackend
 
 from qpc_qiskit.errors import BackendError
 from qpc_qiskit.execution import runtime, survey
+from qpc_qiskit.execution.named import find_backend
 
 NIGHTHAWK = "qiskit_ibm_runtime.fake_provider.backends.nighthawk.fake_nighthawk.DISPLAY_WARNING"
 """It warns once in a process."""
@@ -27,7 +28,7 @@ def test_every_snapshot_has_a_summary(monkeypatch):
 
 
 def test_medians_are_those_of_the_target():
-    backend = runtime.find_backend("fake_manila")
+    backend = find_backend("fake_manila")
     summary = survey.summarise(backend)
     errors = [backend.target["cx"][edge].error for edge in backend.target["cx"]]
     assert summary.median_two_qubit_error == np.median(errors)
@@ -43,7 +44,7 @@ def test_a_backend_that_tells_no_errors():
 
 
 def test_patches_end_where_the_device_does():
-    found = list(survey.best_patches(runtime.find_backend("fake_manila"), sizes=(2, 3, 6, 7)))
+    found = list(survey.best_patches(find_backend("fake_manila"), sizes=(2, 3, 6, 7)))
     assert [patch.num_qubits for patch in found] == [2, 3, 6]
     assert "The circuit has 6 qubits; the backend has 5" in found[2].problem
     assert found[0].num_two_qubit_gates == 7
@@ -51,7 +52,7 @@ def test_patches_end_where_the_device_does():
 
 
 def test_a_device_without_a_place():
-    patch = survey.best_patch(runtime.find_backend("fake_kyoto"), 2)
+    patch = survey.best_patch(find_backend("fake_kyoto"), 2)
     assert patch.qubits is None
     assert "no 2 connected healthy qubits" in patch.problem
 
