@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-# Processes that run the tests, a file of them at a time; each uses one thread.
+# Processes that run the tests, a file of them at a time, and threads that each of them uses.
 WORKERS ?= auto
+THREADS ?= 1
 # More arguments for pytest. CI asks for --cov, which takes a third to two fifths more time.
 PYTEST_ARGS ?=
 
@@ -13,7 +14,7 @@ demo: $(VENV)/.all
 	$(BIN)/python examples/digits.py
 
 test: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -28,7 +28,7 @@ from types import SimpleNamespace
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from qiskit.circuit import Delay, Gate, Measure, Parameter, Reset
 from qiskit.circuit.library.standard_gates import get_standard_gate_name_mapping
 from qiskit.providers import BackendV2, Options, QubitProperties
@@ -111,6 +111,12 @@ class Snapshot(_Part):
     calibrations: tuple[QubitCalibration, ...]
     """One for each of `qubits`."""
     gates: tuple[GateCalibration, ...]
+    """By name and place: devices tell them in an order of each process' own."""
+
+    @field_validator("gates")
+    @classmethod
+    def _ordered(cls, gates: tuple[GateCalibration, ...]) -> tuple[GateCalibration, ...]:
+        return tuple(sorted(gates, key=lambda gate: (gate.name, gate.qubits)))
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -5,8 +5,9 @@ qubits its two-qubit depth is 13, against 57 gates one after another in the exac
 price is a fit for every direction, which ends within a tolerance. An infidelity
 1 - <state|direction>**2 moves no feature by more than `error_bound` of it.
 
-A fit without `known` angles gives the same bits for a direction whatever stands beside it in the
-batch and however many threads work; with them it also depends on what is known.
+A fit without `known` angles does not depend on what stands beside a direction in the batch, nor on
+the number of threads, but for rounding, which a descent magnifies: angles move by some 1e-4, and of
+a few directions more. With `known` angles it also depends on what is known.
 
 Should a fit fail, `Encoder.fallback` names what to take instead: a brickwall that is two layers
 deeper, and after one that is deeper than usual the multiplexor. The deeper one prepares whatever

@@ -15,9 +15,9 @@ How an iteration goes, for all pixels of a window at once:
   Sethna, arXiv:1201.5885, "geodesic acceleration"). It takes a third off the number of iterations
   and rescues most of the sparse pixels, whose solutions lie where the derivatives are dependent.
 
-A window is refilled from the pixels that wait. No operation mixes pixels, and torch's batched
-products and factorisations give each matrix of a batch the same bits whatever its place, except in
-a batch of one, which is therefore never used.
+A window is refilled from the pixels that wait. No operation mixes pixels. On most processors
+torch's batched products and factorisations give each matrix of a batch the same bits whatever its
+place, except in a batch of one, which is therefore never used.
 """
 
 from __future__ import annotations

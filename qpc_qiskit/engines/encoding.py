@@ -29,7 +29,7 @@ class LayerEncoders:
         """As asked for."""
         self.on_fit: Progress | None = None
         """Told of the directions whose angles are fitted, while that is done: how many, of all."""
-        self._angles = AngleCache(warms=False)  # the same bits whatever was asked for before
+        self._angles = AngleCache(warms=False)  # whatever was asked for before is no start
         self._encoders: dict[Ansatz, Encoder] = {}
 
     def of(self, spec: LayerSpec) -> Encoder:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from qpc_qiskit.errors import EngineError
 
 ANSATZ_BEGINS = "ansatz"
 """Label of the barrier between encoder and ansatz, where noise needs to tell them apart."""
+
+DIGEST_STEP = 1e-8
+"""Noise that agrees to it moves no value by more than that for each gate."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +73,9 @@ def as_circuit_noise(noise: NoiseModel | CircuitNoise) -> CircuitNoise:
 def noise_digest(noise: NoiseModel | CircuitNoise) -> str:
     """The same for equal noise, whose errors have random ids and come in any order.
 
+    Equal up to `DIGEST_STEP`: the numbers of a model hold exponentials and eigenvectors, the last
+    bits of which differ between processors.
+
     Returns:
         `sha256:` and a hexadecimal digest; that of the model where nothing is done to circuits.
 
@@ -77,7 +84,7 @@ def noise_digest(noise: NoiseModel | CircuitNoise) -> str:
     """
     noise = as_circuit_noise(noise)
     told = noise.model.to_dict(serializable=True)["errors"]
-    errors = [{name: value for name, value in each.items() if name != "id"} for each in told]
+    errors = [{name: _stepped(v) for name, v in each.items() if name != "id"} for each in told]
     texts = sorted(json.dumps(each, sort_keys=True) for each in errors)
     content: list[Any] = [sorted(noise.model.basis_gates), texts]
     if noise.changes_circuits:
@@ -90,6 +97,29 @@ def noise_digest(noise: NoiseModel | CircuitNoise) -> str:
                 )
         content.append([passes, noise.tells_stages])
     return f"sha256:{hashlib.sha256(json.dumps(content).encode()).hexdigest()}"
+
+
+def _stepped(value: Any) -> Any:
+    """Plain values with every float as a whole number of `DIGEST_STEP`s.
+
+    Steps begin at a place that no number with a few decimals is near, whose last bits would else
+    decide. Kraus operators have signs that eigensolvers choose: their channel stands for them.
+    """
+    if isinstance(value, dict):
+        if value.get("name") == "kraus":
+            value = {**value, "params": _channel(value["params"])}
+        return {name: _stepped(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_stepped(entry) for entry in value]
+    return math.floor(value / DIGEST_STEP + 0.4142) if isinstance(value, float) else value
+
+
+def _channel(operators: list[Any]) -> Any:
+    """Sum of K x conj(K), of operators (k, d, d) and as (d, d, d, d); complex numbers as pairs."""
+    pairs = np.array(operators)
+    kraus = pairs[..., 0] + 1j * pairs[..., 1]
+    found = np.einsum("kab,kcd->abcd", kraus, kraus.conj())
+    return np.stack([found.real, found.imag], axis=-1).tolist()
 
 
 @dataclass(frozen=True, eq=False)

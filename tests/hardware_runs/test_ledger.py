@@ -617,9 +617,16 @@ def test_storing_a_result(ledger):
     assert ledger.find_attempt(attempt.tag).state == AttemptState.DONE
     with pytest.raises(LedgerConflictError, match=r"'digits', layer 'features.0', chunk \d+ has a"):
         store(ledger, attempt, chunk, seed=1)
-    evs[0, 0] = np.nextafter(evs[0, 0], 2.0)
+    stored, evs[0, 0] = evs[0, 0], np.nextafter(evs[0, 0], 2.0)  # of another processor
+    again = ledger.store_result(
+        attempt, evs, stds, shots=100, usage_seconds=None, now=40.0, extras=result.extras
+    )
+    assert again.evs[0, 0] == stored
+    evs[0, 0] = stored + 2e-6  # one shot of a million
     with pytest.raises(LedgerConflictError, match="differs from the one that is to be stored"):
-        ledger.store_result(attempt, evs, stds, shots=100, usage_seconds=None, now=40.0)
+        ledger.store_result(
+            attempt, evs, stds, shots=100, usage_seconds=None, now=40.0, extras=result.extras
+        )
     assert claimed(ledger, chunk) is None
     assert [r.chunk.id for r in ledger.results(run.id, LAYER, 0, 4)] == [chunk.id]
     assert ledger.results(run.id, LAYER, 4) == ()

@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
-from durable_runs import RULES, Clock, Script, check_paid_once, images, watch
+from durable_runs import RULES, Clock, Script, check_paid_once, images, moved_by_batch, watch
 from ledgers import make_rows, planned, tiles
 from qiskit.primitives import DataBin, PubResult
 from qiskit_aer.noise import NoiseModel
@@ -100,7 +100,7 @@ def test_equals_a_direct_run(device, name, model, x, given):
 
     second = device(name, given)
     backend = second.standin.service().backend(name)
-    layer, relu, last = model()
+    layer, relu, last = moved_by_batch(model())
     with EstimatorEngine.from_backend(backend, **given) as engine, torch.no_grad():
         layer.engine = last.engine = engine
         hidden = torch.cat([layer(image[None]) for image in x])
@@ -151,7 +151,7 @@ def test_split_into_jobs(device):
     assert {chunk.num_rows for chunk in chunks} == {1 + 5}
     other = device("ibm_lagos", TWO | limits, noisy=False)
     backend = other.standin.service().backend("ibm_lagos")
-    model = network()
+    model = moved_by_batch(network())
     with (
         EstimatorEngine.from_backend(backend, **TWO, **limits) as engine,
         torch.no_grad(),

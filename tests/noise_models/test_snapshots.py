@@ -212,6 +212,13 @@ class TestStrength:
 
 
 class TestFiles:
+    def test_equal_whatever_the_order_of_the_gates(self, manila):
+        """A device tells them in another order in every process."""
+        data = manila.to_dict()
+        found = Snapshot.from_dict(data | {"gates": data["gates"][::-1]})
+        assert found == manila
+        assert found.digest == manila.digest
+
     @pytest.mark.parametrize(("device", "qubits"), CASES)
     def test_round_trip(self, device, qubits, tmp_path):
         snapshot = Snapshot.of(device(), qubits)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from qiskit import QuantumCircuit
 from qiskit.circuit.library import XGate
-from qiskit.quantum_info import SparsePauliOp
+from qiskit.quantum_info import Kraus, SparsePauliOp
 from qiskit.transpiler.basepasses import TransformationPass
 from qiskit_aer import AerSimulator
-from qiskit_aer.noise import NoiseModel, ReadoutError, depolarizing_error, pauli_error
+from qiskit_aer.noise import NoiseModel, QuantumError, ReadoutError, depolarizing_error, pauli_error
 from qiskit_ibm_runtime.fake_provider import FakeManilaV2
 
 from qpc_qiskit.errors import EngineError
@@ -215,6 +215,23 @@ class TestCircuitNoise:
         assert noise_digest(one) == noise_digest(other)
         assert noise_digest(one) != noise_digest(model_of(*steps[:1]))
         assert noise_digest(one) != noise_digest(CircuitNoise(one, tells_stages=True))
+
+    def test_digests_know_no_last_bits_and_no_signs_of_operators(self):
+        """On another processor exponentials round and eigenvectors turn otherwise."""
+        kraus = [np.diag([1, 0.8]), np.array([[0, 0.6], [0, 0]])]
+        ours, theirs, other = (
+            model_of(
+                ("all_qubit_quantum_error", QuantumError(Kraus(operators)), "sx"),
+                ("all_qubit_readout_error", ReadoutError([[1 - p, p], [0.2, 0.8]])),
+            )
+            for operators, p in [
+                (kraus, 0.1),
+                ([-k * (1 + 2e-16) for k in kraus], 0.1 + 2e-17),
+                (kraus, 0.1 + 1e-6),
+            ]
+        )
+        assert noise_digest(ours) == noise_digest(theirs)
+        assert noise_digest(ours) != noise_digest(other)
 
     def test_passes_run_on_the_translated_circuit(self):
         """And the error is found by the label that a pass gives."""
