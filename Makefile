@@ -2,19 +2,25 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-# Processes that run the tests, a file of them at a time, and threads that each of them uses.
+# Processes that run the tests, and threads that each of them uses.
 WORKERS ?= auto
 THREADS ?= 1
 # More arguments for pytest. CI asks for --cov, which takes a third to two fifths more time.
 PYTEST_ARGS ?=
+# Neighbours stay together, which share what a module prepares; who is done first takes over.
+PYTEST = OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test lint bench docs clean
+.PHONY: demo test test-all lint bench docs clean
 
 demo: $(VENV)/.all
 	$(BIN)/python examples/digits.py
 
+# Every behaviour once, at small sizes; test-all adds what is thorough or long.
 test: $(VENV)/.test
-	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
+
+test-all: $(VENV)/.test
+	$(PYTEST) $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
