@@ -150,9 +150,9 @@ def _matrix(path: Path, value: object) -> Bytes:
         case Call(
             name, (Name("numpy.ndarray"), (0,), b"b" | "b"), (1, shape, dtype, is_fortran, content)
         ) if name in _RECONSTRUCT:
-            order = "F" if is_fortran in (True, 1) else "C"
+            by_column = is_fortran in (True, 1)
         case Call(name, (content, dtype, shape, "C" | "F" as order), None) if name in _FROM_BUFFER:
-            pass
+            by_column = order == "F"
         case _:
             raise wrong(_kind(value))
     match dtype:
@@ -171,7 +171,7 @@ def _matrix(path: Path, value: object) -> Bytes:
     if type(content) is not bytes:
         raise wrong("an array without bytes")
     _check_length(path, math.prod(shape), len(content), f"bytes of 'data' for shape {shape}")
-    return np.frombuffer(content, np.uint8).reshape(shape, order=order)
+    return np.frombuffer(content, np.uint8).reshape(shape, order="F" if by_column else "C")
 
 
 def _entry(path: Path, batch: object, key: str) -> Any:
