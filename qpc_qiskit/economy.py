@@ -138,7 +138,7 @@ def split_encoder(name: str) -> tuple[str, int | None]:
         ValueError: there is no such encoder.
     """
     base, colon, depth = str(name).partition(":")
-    is_depth = depth.isascii() and depth.isdecimal() and int(depth) > 0
+    is_depth = len(depth) < 5 and depth.isascii() and depth.isdecimal() and int(depth) > 0
     if base in ENCODERS and (not colon or (base == BRICKWALL and is_depth)):
         return base, int(depth) if colon else None
     raise ValueError(

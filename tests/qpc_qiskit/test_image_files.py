@@ -37,7 +37,10 @@ def test_idx_comes_back(tmp_path, suffix, shape):
         (lambda b: b"", "found 0 bytes"),
         (lambda b: b"\0\0\x0d" + b[3:], "magic number 0x00000803.*found 0x00000d03"),
         (lambda b: b[:3] + b"\x01" + b[4:], "found 0x00000801"),
-        (lambda b: b[:4] + b"\xff" * 12 + b[16:], "expected 79228162458924105385300197375 bytes"),
+        (
+            lambda b: b[:4] + b"\xff" * 12 + b[16:],
+            "a header that states 79228162458924105385300197375 bytes",
+        ),
     ],
 )
 def test_idx_damage_is_named(tmp_path, damage, match):
@@ -49,7 +52,7 @@ def test_idx_damage_is_named(tmp_path, damage, match):
 
 
 @pytest.mark.parametrize(
-    "damage", [lambda b: b[:-9], lambda b: b[:30] + b"\0\0\0\0" + b[34:], lambda b: b"no gzip"]
+    "damage", [lambda b: b[:-9], lambda b: b[:300] + b"\0\0\0\0" + b[304:], lambda b: b"no gzip"]
 )
 def test_damaged_gzip(tmp_path, damage):
     path = tmp_path / "images.gz"
@@ -82,7 +85,7 @@ def test_cifar_bin_of_wrong_size(tmp_path, size):
         read_cifar_bin(path)
 
 
-@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("key", [str, str.encode])
 def test_cifar_python_comes_back(tmp_path, protocol, key):
     images, labels = some_bytes(5, 3072), [3, 0, 9, 1, 2]
@@ -123,7 +126,7 @@ def test_cifar_python_runs_nothing(tmp_path):
         ({"data": some_bytes(2, 3072)}, "the entry 'labels', found a dictionary"),
         ([1, 2], "the entry 'data', found a list"),
         ({"data": [1], "labels": [1]}, "'data' to be a matrix of uint8, found a list"),
-        ({"data": np.zeros((2, 3072)), "labels": [0, 1]}, r"an array \(2, 3072\) of float64"),
+        ({"data": np.zeros((2, 3072)), "labels": [0, 1]}, "found an array of 'f8'"),
         ({"data": some_bytes(2, 3071), "labels": [0, 1]}, "3072 values per image, found 3071"),
         ({"data": some_bytes(2, 3072), "labels": [0]}, "expected 2 labels, .* found 1"),
         ({"data": some_bytes(2, 3072), "labels": [0, "x"]}, "list of small whole numbers"),
