@@ -3,7 +3,7 @@
 A new engine's test file needs nothing but
 
     class TestMyEngine(EvsConformance, VjpConformance):
-        atol: ClassVar = {torch.float32: 2e-6, torch.float64: 1e-10}
+        atol: ClassVar = {torch.float32: 5e-6, torch.float64: 1e-10}
 
         @pytest.fixture
         def engine(self):
@@ -186,7 +186,8 @@ class VjpConformance:
 
     @staticmethod
     def assert_gradient_close(actual, expected, rtol):
-        scale = max(float(np.abs(expected).max()), 1e-3)
+        # One that is 0 by cancellation keeps the rounding of terms of the order of 1.
+        scale = max(float(np.abs(expected).max()), 0.1)
         np.testing.assert_allclose(actual.double().numpy(), expected, rtol=0, atol=rtol * scale)
 
     def test_declared(self, engine):

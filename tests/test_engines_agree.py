@@ -24,7 +24,7 @@ FLOAT64_INSIDE = {torch.float32: 1e-6, torch.float64: 1e-10}
 
 
 class TestExactEngine(EvsConformance, VjpConformance):
-    atol: ClassVar = {torch.float32: 2e-6, torch.float64: 1e-12}
+    atol: ClassVar = {torch.float32: 5e-6, torch.float64: 1e-12}
 
     @pytest.fixture
     def engine(self):
@@ -34,7 +34,7 @@ class TestExactEngine(EvsConformance, VjpConformance):
 class TestExactEngineThatKeepsNothing(EvsConformance, VjpConformance):
     """As with more pixels than are kept amplitudes for: recomputed, in many chunks."""
 
-    atol: ClassVar = {torch.float32: 2e-6, torch.float64: 1e-12}
+    atol: ClassVar = {torch.float32: 5e-6, torch.float64: 1e-12}
 
     @pytest.fixture
     def engine(self, monkeypatch):
@@ -116,7 +116,7 @@ class ValuesOnly(Engine):
 
 
 class TestEngineWithoutGradients(EvsConformance, NoGradients):
-    atol: ClassVar = {torch.float32: 2e-6, torch.float64: 1e-12}
+    atol: ClassVar = {torch.float32: 5e-6, torch.float64: 1e-12}
 
     @pytest.fixture
     def engine(self):

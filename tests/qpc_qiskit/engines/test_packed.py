@@ -57,15 +57,11 @@ def data_of(case, generator, count=5):
     return pixels, weights_of(case, generator)
 
 
-def bound_of(case, pixels, options):
-    """(N, 1, 1) how far values may be from exact ones."""
-    if options.get("encoder") != "brickwall":
-        return np.full((len(pixels), 1, 1), 1e-9)
-    encoded = make_encoder("brickwall", case.num_qubits).encode(canonical_directions(pixels))
-    assert encoded.num_failed == 0
-    bound = error_bound(encoded.infidelity).numpy()
-    assert bound.max() < 5e-4
-    return bound[:, None, None] + 1e-9
+def bound_of(engine):
+    """How far values may be from exact ones: what the engine's fits have left, and rounding."""
+    left = engine.last_report.max_encoding_error
+    assert left < 5e-4
+    return left + 1e-9
 
 
 # Without noise all is equal.
@@ -95,13 +91,13 @@ class TestWithoutNoise:
         """Pixels that are zero, sparse, equal, huge and tiny among them."""
         pixels = pixels_of(case.in_channels, generator, dtype)
         weights = weights_of(case, generator, dtype)
-        found = EstimatorEngine(**options).evs(case.spec(), pixels, weights)
+        engine = EstimatorEngine(**options)
+        found = engine.evs(case.spec(), pixels, weights)
         assert found.dtype == dtype
         expected = case_features(
             case, pixels.double().numpy(), weights.double().numpy(), torch.finfo(dtype).tiny
         )
-        # Of pixels that differ by rounding one is run, so that any one's bound may count.
-        atol = bound_of(case, pixels, options).max() + (1e-6 if dtype == torch.float32 else 0)
+        atol = bound_of(engine) + (1e-6 if dtype == torch.float32 else 0)
         np.testing.assert_allclose(found.double().numpy(), expected, rtol=0, atol=atol)
 
     def test_the_engine_tells_what_a_brickwall_leaves(self, generator):
@@ -111,7 +107,8 @@ class TestWithoutNoise:
         engine = EstimatorEngine(encoder="brickwall")
         values = engine.evs(case.spec(), pixels, weights)
         errors = (values - ExactEngine().evs(case.spec(), pixels, weights)).abs().numpy()
-        assert (errors <= bound_of(case, pixels, SHALLOW)).all()
+        encoded = make_encoder("brickwall", 4).encode(canonical_directions(pixels))
+        assert (errors <= error_bound(encoded.infidelity).numpy()[:, None, None] + 1e-9).all()
         assert errors.max() > 1e-12  # or it was the multiplexor
         assert errors.max() <= engine.last_report.max_encoding_error < 5e-4
         assert engine.last_report.encoder == "brickwall"
@@ -127,7 +124,7 @@ class TestWithoutNoise:
         assert engine.last_report.num_executions == (3 + 1) * 3
         torch.testing.assert_close(found[3:6], found[:3], rtol=0, atol=0)
         expected = ExactEngine().evs(case.spec(), many, weights).numpy()
-        assert (np.abs(found.numpy() - expected) <= bound_of(case, many, options)).all()
+        np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=bound_of(engine))
 
     @encodings
     def test_no_pixels(self, options):
@@ -772,7 +769,7 @@ class TestFallbacks:
         exact = ExactEngine().evs(spec, pixels, weights)
         assert engine.encoder(spec) == "brickwall:1"
         found = engine.evs(spec, pixels, weights)
-        assert (found - exact).abs().max() <= bound_of(self.CASE, pixels, SHALLOW).max()
+        assert (found - exact).abs().max() <= bound_of(engine)
         assert engine.encoder(spec) == engine.last_report.encoder == "brickwall"
         assert engine.last_report.num_fallbacks == len(pixels)
         assert engine.last_report.to_dict()["num_fallbacks"] == len(pixels)

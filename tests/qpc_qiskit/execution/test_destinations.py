@@ -335,7 +335,7 @@ class TestNoiseModels:
             evaluate(EstimatorEngine.from_backend("aer", noise_model=model))
             for model in (noise, AerSimulator(noise_model=noise))
         )
-        assert torch.equal(own, simulators)
+        torch.testing.assert_close(own, simulators, rtol=0, atol=1e-12)
         device, copy = (
             evaluate(EstimatorEngine.from_backend("aer", noise_model=model))
             for model in (FakeManilaV2(), AerSimulator.from_backend(FakeManilaV2()))

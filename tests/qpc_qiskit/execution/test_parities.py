@@ -91,7 +91,7 @@ def test_inverts_the_readout_exactly(n, seed):
     exact = probabilities @ np.stack([parity_of(t, n) for t in targets]).T
     np.testing.assert_allclose(inverse.features(evs), exact, rtol=0, atol=1e-12)
     np.testing.assert_allclose(
-        evs @ inverse.matrix.T + inverse.offset, inverse.features(evs), rtol=0, atol=0
+        evs @ inverse.matrix.T + inverse.offset, inverse.features(evs), rtol=0, atol=1e-12
     )
 
 

@@ -185,9 +185,9 @@ class TestPacked:
         assert found.exact is REFERENCES.exact
         values = found.rows.values()
         angles = ENCODER.angles(torch.eye(4, dtype=torch.float64)).numpy()
-        np.testing.assert_array_equal(values[6:, :3], angles)
+        np.testing.assert_allclose(values[6:, :3], angles, rtol=0, atol=1e-12)
         np.testing.assert_array_equal(values[6:, 3:], REFERENCES.angles)
-        np.testing.assert_array_equal(values[:3, :3], angles[:3])  # the pixels are padded
+        np.testing.assert_allclose(values[:3, :3], angles[:3], rtol=0, atol=1e-12)  # padded pixels
 
     def test_nothing_asked_for(self):
         found = plan(np.zeros((0, 3)), np.zeros((0, 2), int), num_patches=2, references=REFERENCES)

@@ -88,7 +88,7 @@ class TestReferenceDirections:
         evs = ExactEngine().evs(spec, directions, weights).numpy()
         found = evs[np.arange(len(references)), references.kernels]
         np.testing.assert_allclose(found, references.exact, rtol=0, atol=1e-12)
-        torch.testing.assert_close(canonical_directions(directions), directions, rtol=0, atol=1e-15)
+        torch.testing.assert_close(canonical_directions(directions), directions, rtol=0, atol=5e-15)
 
     @pytest.mark.parametrize("n", [1, 2, 3])
     @pytest.mark.parametrize("num_kernels", range(1, 9))
@@ -102,14 +102,16 @@ class TestReferenceDirections:
         assert pairs[:everything] == pairs[everything:]
         assert len(set(references.kernels[: max(2 * n, num_kernels)])) == num_kernels
         few = reference_directions(kernels, 2 * n)
-        np.testing.assert_array_equal(few.directions, references.directions[: 2 * n])
+        np.testing.assert_allclose(
+            few.directions, references.directions[: 2 * n], rtol=0, atol=1e-9
+        )
 
     def test_a_feature_without_any_span(self):
         """Y-like forms vanish on real vectors: no span, yet no failure."""
         sqrt_half = math.sqrt(0.5)
         to_y = sqrt_half * np.array([[1, -1j], [1, 1j]])  # Z becomes Y
         references = reference_directions(to_y[None], 2)
-        np.testing.assert_allclose(references.exact, 0, atol=1e-15)
+        np.testing.assert_allclose(references.exact, 0, atol=1e-13)
 
     def test_a_common_phase_or_another_solver_changes_nothing(self, rng):
         kernels = random_unitaries(3, 3, rng)
@@ -251,7 +253,7 @@ class TestCalibration:
         line = fit_scale(exact[:, 0], measured[:, 0], stds[:, 0])
         calibration = calibrate(exact, measured, stds, patch)
         assert calibration.chi2.item() == pytest.approx(line.chi2 / 3)
-        assert calibration.rms.item() == line.rms
+        assert calibration.rms.item() == pytest.approx(line.rms)
         two = calibrate(exact[:2], measured[:2], stds[:2], patch[:2])
         assert np.isnan(two.chi2).all()
 
@@ -325,7 +327,7 @@ class TestCalibration:
         found, stds = apply(calibration, values, errors, rows)
         same = ~calibration.is_calibrated[rows]
         np.testing.assert_array_equal(found[same], values[same])
-        np.testing.assert_allclose(stds[same], errors[same], rtol=1e-15)
+        np.testing.assert_allclose(stds[same], errors[same], rtol=1e-13)
         np.testing.assert_allclose(found[~same], (values[~same] - 0.1) / 0.8, atol=1e-12)
 
     def test_a_negative_scale_is_not_used(self):

@@ -70,7 +70,7 @@ def test_rotations_equal_the_definition(pauli):
 def test_reset_is_a_channel():
     expected = np.zeros((4, 4))
     expected[[0, 3], 0] = 1
-    np.testing.assert_allclose(instruction_matrix(Reset()), expected, rtol=0, atol=1e-15)
+    np.testing.assert_allclose(instruction_matrix(Reset()), expected, rtol=0, atol=1e-14)
 
 
 def test_what_is_no_channel_is_refused():
