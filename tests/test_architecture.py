@@ -76,17 +76,17 @@ def test_sources_are_found():
     assert list(imported(ast.parse("import_module('x.y')"))) == ["x"]
 
 
-@pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
-def test_import_direction(path):
-    name = str(path.relative_to(ROOT))
-    found = set(imported(ast.parse(path.read_text())))
-    if name not in COMMAND_LINE:
-        ours = found & set(PACKAGES)
-        assert ours <= ALLOWED[path.relative_to(ROOT).parts[0]]
-    for library, homes in ONLY_HERE.items():
-        if name not in homes:
-            assert library not in found
-    assert not found & {"tests", "cases", "references", "conformance", "benchmarks"}
+def test_import_direction():
+    offences = []
+    for path in sources():
+        name = str(path.relative_to(ROOT))
+        found = set(imported(ast.parse(path.read_text())))
+        forbidden = {"tests", "cases", "references", "conformance", "benchmarks"}
+        if name not in COMMAND_LINE:
+            forbidden |= set(PACKAGES) - ALLOWED[path.relative_to(ROOT).parts[0]]
+        forbidden |= {library for library, homes in ONLY_HERE.items() if name not in homes}
+        offences += [f"{name} imports {each}" for each in sorted(found & forbidden)]
+    assert not offences
 
 
 def test_public_names():
@@ -112,46 +112,37 @@ def test_type_checkers_see_the_same_names():
         assert module == f"qpc_qiskit.{qpc_qiskit._HOME[name]}"
 
 
-def modules_after(code):
+STEPS = {
+    "import": "import qpc_qiskit",
+    "every name": "for name in qpc_qiskit.__all__: getattr(qpc_qiskit, name)",
+    "exact layer": (
+        "import torch\n"
+        "layer = qpc_qiskit.QuantumPointwiseConv2d(4, 4)\n"
+        "layer(torch.ones(1, 4, 2, 2)).sum().backward()\n"
+        "layer.circuit(), layer.parameter_values(torch.ones(1, 4)), repr(layer)"
+    ),
+    "default estimator": (
+        "layer = qpc_qiskit.QuantumPointwiseConv2d(2, 1, engine='estimator')\n"
+        "layer(torch.ones(1, 2, 1, 1))"
+    ),
+}
+
+
+def test_heavy_libraries_are_not_imported():
+    """In one new interpreter, step by step."""
+    code = "import sys\n" + "".join(f"{step}\nprint(*sys.modules)\n" for step in STEPS.values())
     done = subprocess.run(
-        [sys.executable, "-c", f"{code}\nimport sys\nprint(*sys.modules)"],
+        [sys.executable, "-c", code],
         capture_output=True,
         text=True,
         check=False,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 0, done.stderr
-    return {name.split(".")[0] for name in done.stdout.split()}
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        "import qpc_qiskit",
-        "import qpc_qiskit\nfor name in qpc_qiskit.__all__: getattr(qpc_qiskit, name)",
-        "import torch, qpc_qiskit\n"
-        "layer = qpc_qiskit.QuantumPointwiseConv2d(4, 4)\n"
-        "layer(torch.ones(1, 4, 2, 2)).sum().backward()\n"
-        "layer.circuit(), layer.parameter_values(torch.ones(1, 4)), repr(layer)",
-    ],
-    ids=["import", "every name", "exact layer"],
-)
-def test_heavy_libraries_are_not_imported(code):
-    loaded = modules_after(code)
-    assert "qpc_qiskit" in loaded
-    assert not loaded & set(HEAVY)
-
-
-def test_import_alone_loads_nothing_else():
-    """`import qpc_qiskit` is lazy: not even qiskit."""
-    assert not modules_after("import qpc_qiskit") & {"qiskit", "qiskit_machine_learning"}
-
-
-def test_aer_is_loaded_when_the_default_estimator_runs():
-    """The check above sees an import where there is one."""
-    code = (
-        "import torch, qpc_qiskit\n"
-        "layer = qpc_qiskit.QuantumPointwiseConv2d(2, 1, engine='estimator')\n"
-        "layer(torch.ones(1, 2, 1, 1))"
-    )
-    assert "qiskit_aer" in modules_after(code)
+    told = [{name.split(".")[0] for name in line.split()} for line in done.stdout.splitlines()]
+    loaded = dict(zip(STEPS, told, strict=True))
+    assert "qpc_qiskit" in loaded["import"]
+    assert not loaded["import"] & {"torch", "qiskit", "qiskit_machine_learning"}, "it is lazy"
+    for step in ("import", "every name", "exact layer"):
+        assert not loaded[step] & set(HEAVY), step
+    assert "qiskit_aer" in loaded["default estimator"], "the lists above tell what is loaded"

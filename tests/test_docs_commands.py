@@ -1,4 +1,4 @@
-"""Every command that the documentation shows: parsed always, run where that is cheap.
+"""Every command that the documentation shows: parsed always, and run (slow) where that is cheap.
 
 A command is in one of three tables: `RUN` (here), `RUN_ELSEWHERE` (by another test) or
 `PARSED_ONLY` (with the reason). A new one in a page must be put into one of them.
@@ -248,6 +248,7 @@ def test_make_has_the_targets():
             assert re.search(rf"^{command.split()[1]}:", makefile, re.MULTILINE), command
 
 
+@pytest.mark.slow
 def test_commands_run(tmp_path, monkeypatch):
     """One after the other, as a reader would; the last words make them small."""
     monkeypatch.chdir(tmp_path)

@@ -1,37 +1,25 @@
 """The examples run, and the tutorials show their code and what they print."""
 
-import os
 import re
-import subprocess
 import sys
 import textwrap
 import tomllib
 from pathlib import Path
 
+import preloaded
 import pytest
 from readme import ROOT, blocks, commands
 
 EXAMPLES = ROOT / "examples"
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
-FEW_THREADS = {"OMP_NUM_THREADS": "1"}
-"""Small tensors: threads that wait for a busy core would make them many times slower."""
 
 
 def text_of(path):
     return (ROOT / path).read_text("utf-8")
 
 
-def run(*words, cwd, **environment):
-    done = subprocess.run(
-        [str(word) for word in words],
-        cwd=cwd,
-        env={**os.environ, **FEW_THREADS, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def run(*words, cwd):
+    return preloaded.run(words, cwd=cwd, check=True).stdout
 
 
 def words_and_numbers(text):
@@ -64,6 +52,7 @@ def own_network(tmp_path_factory):
     return folder, printed
 
 
+@pytest.mark.slow
 def test_own_network_prints_what_the_tutorial_says(own_network):
     _, printed = own_network
     told = "".join(blocks(text_of("docs/tutorial-own-network.md"), "text"))
@@ -81,13 +70,14 @@ def test_own_network_is_the_tutorial():
     assert told[: len(headings)] == headings
 
 
+@pytest.mark.slow
 def test_commands_at_the_end_of_the_tutorial(own_network):
     """Status and report of the run that the script has begun, without the stand-in."""
     folder, _ = own_network
     shown = commands(text_of("docs/tutorial-own-network.md"))
     assert [command.split()[2] for command in shown] == ["status", "report"]
-    qpc = Path(sys.executable).parent / "qpc"
-    printed = [run(qpc, *command.split()[1:], cwd=folder) for command in shown]
+    qpc = (sys.executable, Path(sys.executable).parent / "qpc")
+    printed = [run(*qpc, *command.split()[1:], cwd=folder) for command in shown]
     assert "mine: collected; ibm_fez" in printed[0]
     assert "reports/mine/report.html" in printed[1]
     for name in ("report.html", "report.json"):
@@ -111,6 +101,7 @@ def answers(printed):
     return printed[printed.index("Five points of accuracy") :]
 
 
+@pytest.mark.slow
 def test_noise_study_answers_in_the_words_of_the_tutorial(noise_study):
     """Numbers are those of another study, strengths that no line loses five points at are too."""
     folder, printed = noise_study
@@ -124,6 +115,7 @@ def test_noise_study_answers_in_the_words_of_the_tutorial(noise_study):
     assert {"report.html", "summary.csv", "thresholds.csv", "results.parquet"} <= written
 
 
+@pytest.mark.slow
 def test_noise_study_code_of_the_tutorial(noise_study):
     """It runs, and is the script's."""
     folder, printed = noise_study

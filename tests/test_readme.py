@@ -5,12 +5,12 @@ Its commands are in test_docs_commands.py, the tutorials in test_examples.py.
 
 import os
 import re
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import preloaded
 import pytest
 from readme import PAGES, ROOT, anchors, blocks, five_commands, links, name_of
 
@@ -27,22 +27,22 @@ WITH_CODE = [
 ]
 
 
-@pytest.mark.parametrize("page", WITH_CODE)
+LONG = ("docs/backends.md", "docs/noise-studies.md")
+"""Five seconds each; test_opening.py and test_study.py prove what they show."""
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(p, marks=pytest.mark.slow) if p in LONG else p for p in WITH_CODE]
+)
 def test_the_examples_print_what_they_say(page, tmp_path):
     text = (ROOT / page).read_text()
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", "\n".join(blocks(text, "python"))],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    code = "\n".join(blocks(text, "python"))
+    done = preloaded.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, check=True)
     assert done.stdout == "".join(blocks(text, "text"))
 
 
 def test_pages_with_code_are_found():
-    assert {"README.md", "docs/layer.md", "docs/noise.md"} <= set(WITH_CODE)
+    assert {"README.md", "docs/layer.md", "docs/noise.md", *LONG} <= set(WITH_CODE)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -114,18 +114,11 @@ def test_the_five_commands(tmp_path):
     text = (ROOT / "README.md").read_text()
     commands = five_commands(text)
     assert [words[1] for words in commands] == ["train", "run", "run", "run", "run"]
-    qpc = str(Path(sys.executable).parent / "qpc")
+    qpc = [sys.executable, Path(sys.executable).parent / "qpc"]
     with Standin(Rules()) as standin:
         environment = {**os.environ, **standin.environment()}
         for words in commands:
-            done = subprocess.run(
-                [qpc, *words[1:]],
-                cwd=tmp_path,
-                env=environment,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
+            done = preloaded.run([*qpc, *words[1:]], cwd=tmp_path, env=environment)
             assert done.returncode in ((0, 75) if "submit" in words else (0,)), done.stderr
         jobs = standin.records()["jobs"]
     assert len(jobs) == 1
