@@ -12,15 +12,19 @@ A new engine's test file needs nothing but
 `atol` is the largest error of a value against the references (an engine that computes in float64
 whatever the dtype may set the same bound for both; a sampling engine sets five standard errors).
 An engine without gradients subclasses `NoGradients` instead of `VjpConformance`.
+
+What is compared with the references is drawn alike for all engines, so that a process works a
+reference out once: it is slower than the engines.
 """
 
+from functools import cache
 from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 from cases import CASES, SMALL_CASES, Case, pixels_of
-from references import case_features, central_differences
+from references import case_features, case_unitaries, central_differences, features
 
 from qpc_qiskit.engines import Engine
 from qpc_qiskit.errors import EngineError
@@ -41,6 +45,70 @@ def grad_of(case, count, generator, dtype=torch.float64):
     return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
 
 
+def drawn(seed, case, dtype, draw):
+    """Pixels, which are `draw(case, generator, dtype)`, weights and an outer gradient."""
+    generator = torch.Generator().manual_seed(seed)
+    pixels = draw(case, generator, dtype)
+    weights = weights_of(case, generator, dtype)
+    return pixels, weights, grad_of(case, len(pixels), generator, dtype)
+
+
+def doubles(*tensors):
+    return [tensor.double().numpy() for tensor in tensors]
+
+
+def every_kind(case, generator, dtype):
+    return pixels_of(case.in_channels, generator, dtype)
+
+
+def few_of_every_kind(case, generator, dtype):
+    return pixels_of(case.in_channels, generator, dtype, count=3)
+
+
+def with_zeros(case, generator, dtype):
+    """Three of length one; the derivative by a pixel exists at zeros."""
+    pixels = torch.randn(3, case.in_channels, generator=generator, dtype=torch.float64)
+    pixels = torch.nn.functional.normalize(pixels).to(dtype)
+    pixels[1, 0] = 0
+    pixels[2] = 0
+    pixels[2, -1] = -1
+    return pixels
+
+
+@cache
+def reference_values(seed, case, dtype, draw):
+    """(N, K, n) of what `drawn` gives for the same arguments."""
+    pixels, weights, _ = drawn(seed, case, dtype, draw)
+    return case_features(case, *doubles(pixels, weights), torch.finfo(dtype).tiny)
+
+
+@cache
+def reference_slopes_by_weights(seed, case, dtype, draw):
+    """(K, P), likewise, by central differences.
+
+    Kernels share no weights, so a step in weight j of all kernels at once, with one product per
+    kernel, costs K times fewer evaluations than the plain definition.
+    """
+    pixels, weights, grad = doubles(*drawn(seed, case, dtype, draw))
+    tiny, step = torch.finfo(dtype).tiny, 1e-5
+    slopes = np.empty(weights.shape)
+    for j in range(weights.shape[1]):
+        high, low = weights.copy(), weights.copy()
+        high[:, j] += step
+        low[:, j] -= step
+        slope = case_features(case, pixels, high, tiny) - case_features(case, pixels, low, tiny)
+        slopes[:, j] = (slope * grad).sum((0, 2)) / (2 * step)
+    return slopes
+
+
+@cache
+def reference_slopes_by_pixels(seed, case, dtype, draw):
+    """(N, C), likewise."""
+    pixels, weights, grad = doubles(*drawn(seed, case, dtype, draw))
+    unitaries = case_unitaries(case, weights)
+    return central_differences(lambda p: float((features(unitaries, p) * grad).sum()), pixels)
+
+
 class EvsConformance:
     """Values."""
 
@@ -58,13 +126,11 @@ class EvsConformance:
 
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)
     @pytest.mark.parametrize("case", CASES, ids=str)
-    def test_values_equal_the_reference(self, engine, case, dtype, generator):
-        pixels = pixels_of(case.in_channels, generator, dtype)
-        weights = weights_of(case, generator, dtype)
+    def test_values_equal_the_reference(self, engine, case, dtype, shared_seed):
+        chosen = shared_seed, case, dtype, every_kind
+        pixels, weights, _ = drawn(*chosen)
         evs = engine.evs(case.spec(), pixels, weights)
-        expected = case_features(
-            case, pixels.double().numpy(), weights.double().numpy(), torch.finfo(dtype).tiny
-        )
+        expected = reference_values(*chosen)
         assert evs.dtype == dtype
         assert evs.device == pixels.device
         assert evs.shape == expected.shape
@@ -195,46 +261,24 @@ class VjpConformance:
 
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)
     @pytest.mark.parametrize("case", SMALL_CASES, ids=str)
-    def test_by_weights_equals_finite_differences(self, engine, case, dtype, generator):
-        pixels = pixels_of(case.in_channels, generator, dtype, count=3)
-        weights = weights_of(case, generator, dtype)
-        grad = grad_of(case, len(pixels), generator, dtype)
-        _, by_weights = engine.vjp(case.spec(), pixels, weights, grad)
-        numbers, tiny = pixels.double().numpy(), torch.finfo(dtype).tiny
-
-        # Kernels share no weights, so a step in weight j of all kernels at once, with one product
-        # per kernel, costs K times fewer evaluations than the plain definition.
-        expected = np.empty(weights.shape)
-        for j in range(weights.shape[1]):
-            step = 1e-5
-            high, low = weights.double().numpy().copy(), weights.double().numpy().copy()
-            high[:, j] += step
-            low[:, j] -= step
-            slope = case_features(case, numbers, high, tiny) - case_features(
-                case, numbers, low, tiny
-            )
-            expected[:, j] = (slope * grad.double().numpy()).sum((0, 2)) / (2 * step)
+    def test_by_weights_equals_finite_differences(self, engine, case, dtype, shared_seed):
+        chosen = shared_seed, case, dtype, few_of_every_kind
+        _, by_weights = engine.vjp(case.spec(), *drawn(*chosen))
         assert by_weights.dtype == dtype
-        self.assert_gradient_close(by_weights, expected, self.rtol[dtype])
+        self.assert_gradient_close(
+            by_weights, reference_slopes_by_weights(*chosen), self.rtol[dtype]
+        )
+
+    pixels_for_slopes = staticmethod(with_zeros)
+    """Where the engine's derivative by pixels is the mathematical one."""
 
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)
     @pytest.mark.parametrize("case", [c for c in SMALL_CASES if c.in_channels > 1], ids=str)
-    def test_by_pixels_equals_finite_differences(self, engine, case, dtype, generator):
-        pixels = torch.randn(3, case.in_channels, generator=generator, dtype=torch.float64)
-        pixels = torch.nn.functional.normalize(pixels).to(dtype)
-        pixels[1, 0] = 0
-        pixels[2] = 0
-        pixels[2, -1] = -1  # the derivative exists at zeros
-        weights = weights_of(case, generator, dtype)
-        grad = grad_of(case, len(pixels), generator, dtype)
-        by_pixels, _ = engine.vjp(case.spec(), pixels, weights, grad)
-        factors, kernels = grad.double().numpy(), weights.double().numpy()
-        expected = central_differences(
-            lambda p: float((case_features(case, p, kernels) * factors).sum()),
-            pixels.double().numpy(),
-        )
+    def test_by_pixels_equals_finite_differences(self, engine, case, dtype, shared_seed):
+        chosen = shared_seed, case, dtype, self.pixels_for_slopes
+        by_pixels, _ = engine.vjp(case.spec(), *drawn(*chosen))
         assert by_pixels.dtype == dtype
-        self.assert_gradient_close(by_pixels, expected, self.rtol[dtype])
+        self.assert_gradient_close(by_pixels, reference_slopes_by_pixels(*chosen), self.rtol[dtype])
 
     def test_gradient_is_orthogonal_to_the_pixel(self, engine, generator):
         """A pixel's length has no effect."""

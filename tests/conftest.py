@@ -59,6 +59,12 @@ def test_seed(request):
 
 
 @pytest.fixture
+def shared_seed(request):
+    """Equal for all tests of a session: of what many compare with one slow reference."""
+    return request.config.getoption("seed")
+
+
+@pytest.fixture
 def rng(test_seed):
     return np.random.default_rng(test_seed)
 

@@ -10,6 +10,7 @@ from cases import CASES, NAMED, SMALL_CASES, Case, pixels_of
 from qiskit.quantum_info import SparsePauliOp, Statevector
 from qiskit_aer.primitives import EstimatorV2 as AerEstimatorV2
 from qiskit_machine_learning.connectors import TorchConnector
+from tiers import thorough_if
 
 from qpc_qiskit import PointwiseQNN
 
@@ -34,8 +35,9 @@ def maps_to_rows(maps):
     return maps[0, :, 0, :].T
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", thorough_if(lambda case: case.num_qubits > 3, CASES), ids=str)
 def test_equals_qiskit_statevector(case, generator):
+    """More qubits in the quick tier: Aer's statevectors, in the next test."""
     layer = case.layer(generator)
     pixels = pixels_of(case.in_channels, generator, count=3)
     rows = maps_to_rows(layer(images_from(pixels))).detach().numpy()

@@ -8,6 +8,7 @@ and laid on every place where the device has that shape, in every way. The predi
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -191,6 +192,11 @@ class Candidate:
     loss: float
     """Predicted there."""
 
+    @functools.cached_property
+    def cost(self) -> tuple[int, int, int]:
+        """`cost` of the circuit: kept, since it takes as long as the rest of a comparison."""
+        return cost(self.circuit)
+
 
 def candidate_sets(
     circuit: QuantumCircuit, device: Device, width: int = _SETS, *, spread: bool = False
@@ -279,8 +285,8 @@ def on_shape(
                 f"The circuit {circuit.name!r} cannot be translated into the backend's gates "
                 f"{', '.join(device.gates) or '(none)'}: {error.message}"
             ) from error
-    fewest = min(cost(result)[:2] for result in results)
-    best = [result for result in results if cost(result)[:2] == fewest]
+    costs = [cost(result)[:2] for result in results]
+    best = [result for result, each in zip(results, costs, strict=True) if each == min(costs)]
     return min((_laid(result, device, shape) for result in best), key=_rank)
 
 
@@ -307,7 +313,7 @@ def _two_qubit_depth(circuit: QuantumCircuit) -> int:
 
 
 def _rank(candidate: Candidate) -> tuple[float, tuple[int, int, int]]:
-    return round(candidate.loss, 12), cost(candidate.circuit)
+    return round(candidate.loss, 12), candidate.cost
 
 
 def _best(tried: Sequence[Candidate]) -> Candidate:
@@ -317,7 +323,7 @@ def _best(tried: Sequence[Candidate]) -> Candidate:
     third more gates.
     """
     enough = NEARLY * min(candidate.loss for candidate in tried)
-    return min((c for c in tried if c.loss <= enough), key=lambda c: (cost(c.circuit), c.loss))
+    return min((c for c in tried if c.loss <= enough), key=lambda c: (c.cost, c.loss))
 
 
 def finished(found: Candidate, device: Device, name: str) -> Placement:

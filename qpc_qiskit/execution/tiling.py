@@ -166,7 +166,7 @@ class _Tiling:
 
     @property
     def cost(self) -> tuple[int, int, int]:
-        return patches.cost(self.pool.candidate.circuit)
+        return self.pool.candidate.cost
 
 
 def check_gap(gap: int) -> None:

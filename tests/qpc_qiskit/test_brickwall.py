@@ -12,6 +12,7 @@ import pytest
 import torch
 from qiskit.quantum_info import Pauli, Statevector, random_unitary
 from references import amplitudes
+from tiers import thorough_if
 
 from qpc_qiskit.brickwall import (
     DEPTHS,
@@ -84,7 +85,7 @@ def test_gate_counts(n):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("n", DEPTHS)
+@pytest.mark.parametrize("n", thorough_if(lambda n: n == 7, DEPTHS))
 def test_prepares_the_direction(n, kind, generator):
     """Checked on Qiskit's own state vector, not on ours."""
     directions = canonical_directions(kind(3 if n == 7 else 12, 2**n, generator))

@@ -936,9 +936,10 @@ class TestUseEngine:
                 assert layer.engine.name == "exact"
             assert layer.engine is outer
 
-    def test_backward_after_the_block_uses_the_engine_of_the_forward(self, layer, images):
+    def test_backward_after_the_block_uses_the_engine_of_the_forward(self, generator):
+        layer = Case(2, 1, 1).layer(generator)
         with use_engine(layer, "estimator") as engine:
-            loss = layer(images).sum()
+            loss = layer(images_of(generator, 1, 2, 1, 1)).sum()
         assert layer.engine is not engine
         assert engine.last_report.what == "evs"
         loss.backward()

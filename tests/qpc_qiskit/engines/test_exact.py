@@ -30,7 +30,7 @@ torch.set_num_threads(2)
 spec, engine = make_spec(64, 12), ExactEngine()
 weights = torch.rand(spec.num_kernels, spec.num_weights)
 peaks = {}
-for count in (4096, 32768, 163840):  # the first is a rehearsal: buffers, threads, caches
+for count in (4096, 16384, 81920):  # the first is a rehearsal: buffers, threads, caches
     pixels = torch.rand(count, 64)
     grad = torch.rand(count, spec.num_kernels, spec.num_qubits)
     peaks[count] = [
@@ -45,9 +45,9 @@ print(json.dumps(peaks))
     not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc"
 )
 def test_memory_beyond_the_output_does_not_grow_with_the_pixels():
-    """In a process of its own: 32768 and 163840 pixels of 64 channels, two kernels of 6 qubits.
+    """In a process of its own: 16384 and 81920 pixels of 64 channels, two kernels of 6 qubits.
 
-    The states of 131,072 more pixels alone would be 128 MiB; 8 MiB are granted for the allocator.
+    The states of 65,536 more pixels alone would be 64 MiB; 8 MiB are granted for the allocator.
     """
     done = subprocess.run(
         [sys.executable, "-c", PEAKS],
@@ -57,8 +57,8 @@ def test_memory_beyond_the_output_does_not_grow_with_the_pixels():
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 0, done.stderr
-    few, many = (json.loads(done.stdout)[key] for key in ("32768", "163840"))
-    more_pixels = 163840 - 32768
+    few, many = (json.loads(done.stdout)[key] for key in ("16384", "81920"))
+    more_pixels = 81920 - 16384
     output = {0: more_pixels * 12 * 4, 1: more_pixels * 64 * 4}
     for i, size in output.items():
         assert many[i] - few[i] < size + 8 * 2**20, (few, many)

@@ -20,6 +20,7 @@ from qiskit_aer import AerSimulator
 from qiskit_aer.noise import NoiseModel, ReadoutError
 from qiskit_ibm_runtime.fake_provider import FakeFez, FakeJakartaV2, FakeLagosV2, FakeTorino
 from references import case_features
+from tiers import thorough
 
 from qpc_qiskit import EstimatorEngine, ExactEngine, make_spec
 from qpc_qiskit.brickwall import error_bound
@@ -84,8 +85,11 @@ DTYPES = [torch.float32, torch.float64]
 
 
 class TestWithoutNoise:
-    @encodings
-    @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+    @pytest.mark.parametrize(
+        ("options", "dtype"),
+        [*((each, torch.float64) for each in ENCODINGS), (SHALLOW, torch.float32)],
+        ids=lambda value: named(value) if isinstance(value, dict) else str(value),
+    )
     @pytest.mark.parametrize("case", NOISELESS, ids=str)
     def test_values_equal_the_reference(self, case, dtype, options, generator):
         """Pixels that are zero, sparse, equal, huge and tiny among them."""
@@ -285,12 +289,14 @@ def on_each_patch(engine, case, pixels, weights, **options):
 
 
 PACKED = [
-    ("jakarta", Case(5, 7, 3), {"num_patches": 2}),
     ("jakarta", Case(5, 5, 3, "figure1"), {"num_patches": 2, **SHALLOW}),
     ("lagos", Case(3, 5, 2), {"num_patches": 2, "absorb_tail": True}),
-    ("torino", Case(4, 3, 2), {"num_patches": 4, "encoder": "brickwall"}),
     ("torino", Case(2, 2, 1), {"num_patches": 7, "gap": 1}),
-    ("torino", Case(5, 4, 3, "user3"), {"num_patches": 3, "gap": 2, "absorb_tail": True}),
+    *thorough(
+        ("jakarta", Case(5, 7, 3), {"num_patches": 2}),
+        ("torino", Case(4, 3, 2), {"num_patches": 4, "encoder": "brickwall"}),
+        ("torino", Case(5, 4, 3, "user3"), {"num_patches": 3, "gap": 2, "absorb_tail": True}),
+    ),
 ]
 
 
@@ -305,8 +311,10 @@ class TestPackedIsUnpacked:
         num_patches, num_rows = options["num_patches"], 5 * spec.num_kernels
         assert len(alone) == num_patches
         assert np.ptp(alone, axis=0).max() > 1e-3  # patches do differ
+        prepared = engine.prepare(spec)
         for limits in (None, JobLimits(max_rows=2)):
             engine = exact_noise(name, **options, limits=limits)
+            engine.adopt(spec, prepared)
             found = engine.evs(spec, pixels, weights).transpose(0, 1).flatten(0, 1).numpy()
             patch = patches_of(engine.plan(spec, pixels, weights))
             assert len(set(patch)) == min(num_patches, num_rows)
@@ -316,7 +324,7 @@ class TestPackedIsUnpacked:
             max_rows = executions if limits is None else limits.max_rows
             assert engine.last_report.num_pubs == math.ceil(executions / max_rows)
 
-    @pytest.mark.parametrize(("name", "num_patches"), [("jakarta", 2), ("torino", 4)])
+    @pytest.mark.parametrize(("name", "num_patches"), [("jakarta", 2), *thorough(("torino", 4))])
     def test_pinned_engines_say_the_same(self, name, num_patches, generator):
         """Nothing of the packed engine is used here but where its patches are."""
         case = Case(3, 5, 2)
@@ -334,14 +342,13 @@ class TestPackedIsUnpacked:
     def test_rows_that_are_fewer_than_patches(self, generator):
         case = Case(4, 2, 2)
         pixels, weights = data_of(case, generator, 1)
-        engine = exact_noise("torino", num_patches=6)
+        engine = exact_noise("lagos", num_patches=2)
         found = engine.evs(case.spec(), pixels, weights)[0].numpy()
         alone = on_each_patch(engine, case, pixels, weights)
         assert engine.last_report.num_executions == 1
         np.testing.assert_allclose(found[0], alone[0, 0], rtol=0, atol=1e-9)
 
-    @pytest.mark.parametrize("references", [6, 9])
-    @pytest.mark.parametrize("max_rows", [None, 12])
+    @pytest.mark.parametrize(("references", "max_rows"), [(6, None), (9, 12)])
     def test_number_of_executions(self, references, max_rows, generator):
         case = Case(5, 7, 3)  # K = 3
         pixels, weights = data_of(case, generator, 7)
@@ -357,8 +364,9 @@ class TestPackedIsUnpacked:
         forecast = engine.forecast(case.spec(), 7)
         assert (forecast.num_executions, forecast.num_jobs) == (report.num_executions, num_jobs)
 
-    @pytest.mark.parametrize("options", [{}, {**SHALLOW, "gap": 1}], ids=named)
-    @pytest.mark.parametrize("kind", ["generic", "vendor"])
+    @pytest.mark.parametrize(
+        ("kind", "options"), [("generic", {**SHALLOW, "gap": 1}), ("vendor", {})]
+    )
     @pytest.mark.filterwarnings("ignore:.*has no QubitProperties:UserWarning")
     def test_the_whole_circuit_through_backend_estimator(self, kind, options, generator):
         """12 qubits in one circuit, on a device without errors; 45 values within five standard
@@ -463,8 +471,10 @@ def planned(case, pixels, weights, prepared, encoding):
     return engine.plan(case.spec(), pixels, weights)
 
 
-@pytest.mark.parametrize("encoding", [{}, SHALLOW], ids=named)
-@pytest.mark.parametrize("name", ["lagos", "jakarta"])
+@pytest.mark.parametrize(
+    ("name", "encoding"),
+    [("lagos", {}), *thorough(("jakarta", SHALLOW))],
+)
 def test_patches_are_independent(name, encoding, generator):
     """What PatchwiseEstimator takes for granted, with IBM's noise model of the whole device.
 
@@ -497,7 +507,7 @@ def patch_by_patch_of(name, case, encoding, values):
     return estimator.run([make_pub(prepared.template, values, 0.0)]).result()[0].data.evs
 
 
-@pytest.mark.parametrize("name", ["lagos", "jakarta"])
+@pytest.mark.parametrize("name", ["lagos", *thorough("jakarta")])
 def test_inverted_readout_of_the_whole_circuit(name, generator):
     """What a device's calibration tells of its readout is undone: gate errors alone are left."""
     case = Case(5, 7, 3)
@@ -577,38 +587,41 @@ def test_counts_of_a_noisy_device_agree(generator):
     np.testing.assert_allclose(found, expected, rtol=0, atol=5 / math.sqrt(100_000))
 
 
-@pytest.mark.parametrize("name", ["torino", "fez"])
-def test_thirteen_patches_of_six_qubits_at_once(name, generator):
-    """The whole circuit, 78 qubits of a device, from counts of a matrix product state.
+@pytest.mark.parametrize(
+    ("name", "case", "num_patches"),
+    [("torino", Case(5, 6, 3), 5), *thorough(("fez", Case(64, 12, 6), 13))],  # K = 2
+    ids=str,
+)
+def test_many_patches_at_once(name, case, num_patches, generator):
+    """The whole circuit, up to 78 qubits of a device, from counts of a matrix product state.
 
     156 values within five standard errors: one run in ten thousand has one beyond.
     """
-    case = Case(64, 12, 6)  # K = 2
-    pixels, weights = data_of(case, generator, 13)
-    prepared = wide(case, device(name), SHALLOW, num_patches=13)
+    n = case.num_qubits
+    pixels, weights = data_of(case, generator, num_patches)
+    prepared = wide(case, device(name), SHALLOW, num_patches=num_patches)
     assert prepared.template.circuit.num_qubits == device(name).num_qubits
-    assert len(prepared.template.observables) == 78
+    assert len(prepared.template.observables) == num_patches * n
     plan = planned(case, pixels, weights, prepared, SHALLOW)
-    assert plan.slots.shape == (2, 13)
+    assert plan.slots.shape == (2, num_patches)
     shots = 2000
     simulator = AerSimulator(method="matrix_product_state", seed_simulator=2)
     found = np.stack([measured(prepared, row, simulator, shots) for row in plan.values()])
-    sorted_ = gather(found.reshape(2, 13, 6), plan.slots, plan.num_rows)
-    values = sorted_.values.reshape(2, 13, 6).swapaxes(0, 1)
+    sorted_ = gather(found.reshape(2, num_patches, n), plan.slots, plan.num_rows)
+    values = sorted_.values.reshape(2, num_patches, n).swapaxes(0, 1)
     exact = ExactEngine().evs(case.spec(), pixels, weights).numpy()
     stds = np.sqrt(np.maximum(1 - exact**2, 0.01) / shots)
     assert (np.abs(values - exact) < 5 * stds + 5e-4).all()
 
 
 class TestPatches:
-    @pytest.mark.parametrize("encoding", [{}, SHALLOW], ids=named)
     @pytest.mark.parametrize(
-        ("name", "num_qubits", "packing"),
+        ("name", "num_qubits", "packing", "encoding"),
         [
-            ("jakarta", 3, {"num_patches": 2}),
-            ("torino", 4, {"num_patches": 8, "gap": 1}),
-            ("torino", 3, {"num_patches": 6, "gap": 2}),
-            ("fez", 2, {"num_patches": None, "gap": 1}),
+            ("jakarta", 3, {"num_patches": 2}, SHALLOW),
+            ("torino", 4, {"num_patches": 8, "gap": 1}, {}),
+            ("torino", 3, {"num_patches": 6, "gap": 2}, SHALLOW),
+            ("fez", 2, {"num_patches": None, "gap": 1}, {}),
         ],
     )
     def test_are_disjoint_connected_and_native(self, name, num_qubits, packing, encoding):
@@ -667,8 +680,10 @@ def errors_on(name, case, generator, **options):
 
 
 class TestCalibration:
-    @pytest.mark.parametrize("num_patches", [1, 3])
-    @pytest.mark.parametrize(("encoding", "factor"), [({}, 5.0), (SHALLOW, 3.5)], ids=str)
+    @pytest.mark.parametrize(
+        ("encoding", "num_patches", "factor"),
+        [({}, 1, 5.0), (SHALLOW, 1, 3.5), *thorough(({}, 3, 5.0), (SHALLOW, 3, 3.5))],
+    )
     def test_takes_most_of_the_error(self, num_patches, encoding, factor, generator):
         """Measured: 9 and 11 times, and 7 for parities, whose readout is inverted before."""
         raw, calibrated = errors_on(
@@ -714,7 +729,7 @@ class TestCalibration:
             > 0.01
         )
 
-    @pytest.mark.parametrize("encoding", [{}, SHALLOW], ids=named)
+    @pytest.mark.parametrize("encoding", [*thorough({}), SHALLOW], ids=named)
     def test_standard_errors_are_those_of_the_calibrated_values(self, encoding, generator):
         """Pulls against exact noisy, calibrated values, in 30 runs of 400 shots.
 

@@ -1,5 +1,7 @@
 """Templates on simulators, patches and backends of every kind."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -20,6 +22,7 @@ from qiskit_ibm_runtime import Batch
 from qiskit_ibm_runtime import EstimatorV2 as IBMLegacyEstimator
 from qiskit_ibm_runtime.executor_estimator import Estimator as IBMEstimator
 from qiskit_ibm_runtime.fake_provider import FakeManilaV2, FakeTorino
+from tiers import thorough
 
 from qpc_qiskit import EstimatorEngine, ExactEngine
 from qpc_qiskit.encoder import make_encoder
@@ -106,8 +109,13 @@ GENERIC = {
 class TestBackendsOfEveryKind:
     # Qiskit's own, of a backend without error data that runs.
     @pytest.mark.filterwarnings("ignore:Qiskit backend .* has no QubitProperties")
-    @pytest.mark.parametrize("kind", GENERIC)
-    @pytest.mark.parametrize("num_qubits", [2, 4])
+    @pytest.mark.parametrize(
+        ("num_qubits", "kind"),
+        [
+            *zip(itertools.cycle([2, 4]), GENERIC, strict=False),
+            *thorough(*zip(itertools.cycle([4, 2]), GENERIC, strict=False)),
+        ],
+    )
     def test_generic(self, kind, num_qubits, generator):
         backend = GenericBackendV2(6, seed=4, noise_info=False, **GENERIC[kind])
         case = {2: CASE, 4: Case(11, 4, 4, "strongly_entangling", 2)}[num_qubits]
@@ -439,8 +447,8 @@ class TestGivenEstimators:
 
 
 class TestChosenQubits:
-    @pytest.mark.parametrize("qubits", [(3, 4), (4, 3), (0, 1)])
-    def test_are_used(self, qubits):
+    def test_are_used(self):
+        qubits = (4, 3)
         service = RecordingService(noisy=False)
         for backend, options in [
             ("fake_manila", {}),

@@ -22,7 +22,7 @@ from qpc_qiskit.execution.pubs import make_template
 @pytest.mark.parametrize("backend", ["aer", "fake_torino", "fake_sherbrooke"])
 def test_round_trip(backend):
     options = {"shots": 100} if backend != "aer" else {}
-    prepared = EstimatorEngine.from_backend(backend, **options).prepare(make_spec(16, 12))
+    prepared = EstimatorEngine.from_backend(backend, **options).prepare(make_spec(5, 6))
     found = thaw(freeze(prepared))
     assert found.template.circuit == prepared.template.circuit
     assert [p.name for p in found.template.parameters] == [
@@ -93,8 +93,9 @@ def bound(prepared, row):
     return template.circuit.assign_parameters(dict(zip(template.parameters, row, strict=True)))
 
 
-@pytest.mark.parametrize("options", PACKINGS, ids=["plain", "shallow"])
-@pytest.mark.parametrize("width", [None, "full"])
+@pytest.mark.parametrize(
+    ("options", "width"), zip(PACKINGS, ("full", None), strict=True), ids=["plain", "shallow"]
+)
 def test_many_patches(options, width, rng):
     backend = FakeFez()
     engine = EstimatorEngine.from_backend(backend, precision=0, **options)

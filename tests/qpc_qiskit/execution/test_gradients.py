@@ -14,6 +14,7 @@ import torch
 from cases import CASES, SMALL_CASES, Case
 from qiskit.circuit import Parameter
 from references import X, Y, Z, case_features, gate_matrix, on_qubits
+from tiers import thorough
 
 from qpc_qiskit import EstimatorEngine, ExactEngine
 from qpc_qiskit.engines import Engine
@@ -460,7 +461,7 @@ class TestSpsa:
         assert 0 < errors[0] < 0.1 * np.abs(expected).max()
         assert errors[0] / errors[1] == pytest.approx(4, rel=0.05)
 
-    @pytest.mark.parametrize(("samples", "draws"), [(1, 600), (4, 200)])
+    @pytest.mark.parametrize(("samples", "draws"), [(1, 200), (4, 100), *thorough((1, 600))])
     def test_unbiased_over_seeds(self, samples, draws, test_seed, rng):
         """Means are within five standard errors; 4*3 + 3*12 entries: false alarms below 1e-4.
 
@@ -487,10 +488,10 @@ class TestSpsa:
         """Four samples scatter half as much as one: variances to five standard errors.
 
         Variances of 200 draws have standard errors of at most 10 %, and their ratio 14 %; they are
-        summed over 38 entries. The bounds are five of these (false alarms below 1e-5).
+        summed over 16 entries. The bounds are five of these (false alarms below 1e-5).
         """
-        case = Case(19, 5, 5, "figure1", 1)
-        rig = Rig(case, rng.normal(size=(2, 19)), weights_of(case, rng))
+        case = Case(8, 3, 3, "figure1", 1)
+        rig = Rig(case, rng.normal(size=(2, 8)), weights_of(case, rng))
         variances = []
         for samples in (1, 4):
             found = []
@@ -565,9 +566,17 @@ class TestStandardErrors:
         scales = np.resize([1.0, -1.0, 2.5], copies)
         return Rig(case, np.concatenate([s * pixels for s in scales]), weights_of(case, rng))
 
-    @pytest.mark.parametrize("dedupe", [True, False], ids=["dedupe", "every"])
-    @pytest.mark.parametrize("method", METHODS)
-    @pytest.mark.parametrize("name", ["one-qubit", "own"])
+    @pytest.mark.parametrize(
+        ("name", "method", "dedupe"),
+        [
+            ("one-qubit", "shift", True),
+            ("one-qubit", "spsa", False),
+            ("one-qubit", "spsa8", True),
+            ("own", "shift", False),
+            ("own", "spsa", True),
+            ("own", "spsa8", False),
+        ],
+    )
     def test_one_qubit_is_predicted_closely(self, name, method, dedupe, rng):
         """One value a row: nothing is correlated but what was run once."""
         rig = self.rig(STD_CASES[name], rng)
@@ -578,9 +587,17 @@ class TestStandardErrors:
             assert (expected > 0).all()
             assert (np.abs(found / expected - 1) < self.margin).all()
 
-    @pytest.mark.parametrize("dedupe", [True, False], ids=["dedupe", "every"])
-    @pytest.mark.parametrize("method", METHODS)
-    @pytest.mark.parametrize("name", ["two-qubits", "three-qubits"])
+    @pytest.mark.parametrize(
+        ("name", "method", "dedupe"),
+        [
+            ("two-qubits", "shift", False),
+            ("two-qubits", "spsa", True),
+            ("two-qubits", "spsa8", False),
+            ("three-qubits", "shift", True),
+            ("three-qubits", "spsa", False),
+            ("three-qubits", "spsa8", True),
+        ],
+    )
     def test_more_qubits_have_an_upper_bound(self, name, method, dedupe, rng):
         rig = self.rig(STD_CASES[name], rng)
         grad = rng.normal(size=rig.shape)
@@ -642,7 +659,10 @@ class TestStandardErrors:
 
     @pytest.mark.parametrize("grid", [2.0**-20, None], ids=["dedupe", "every"])
     def test_of_the_engine(self, grid, generator):
-        """End to end on Aer with 100 shots, 150 times; five standard errors as above."""
+        """End to end on Aer with 100 shots, 60 times; five standard errors as above.
+
+        Three equal pixels, taken for independent or not, are a factor of 1.7.
+        """
         case = STD_CASES["own"]
         spec = case.spec()
         pixels = torch.randn(1, 2, generator=generator, dtype=torch.float64)
@@ -651,7 +671,8 @@ class TestStandardErrors:
         grad = torch.randn(3, 2, 1, generator=generator, dtype=torch.float64)
         engine = EstimatorEngine(shots=100, seed=5, dedupe_grid=grid)
         found, predicted = ([], []), ([], [])
-        for _ in range(150):
+        reps = 60
+        for _ in range(reps):
             parts = engine.vjp(spec, pixels, weights, grad)
             for i, part in enumerate(parts):
                 found[i].append(part.numpy())
@@ -661,17 +682,24 @@ class TestStandardErrors:
             expected = np.sqrt(np.mean(told, axis=0))
             ratio = np.std(got, axis=0, ddof=1) / expected
             # A variance from 100 shots is 1 % too small, and 4 values of 100 shots may all agree.
-            assert (np.abs(ratio - 1) < 5 / math.sqrt(300) + 0.02).all()
+            assert (np.abs(ratio - 1) < 5 / math.sqrt(2 * reps) + 0.02).all()
             error = np.abs(np.mean(got, axis=0) - truth.numpy())
-            assert (error < 5 * expected / math.sqrt(150)).all()
+            assert (error < 5 * expected / math.sqrt(reps)).all()
 
 
 class TestEngineJacobian:
     @pytest.mark.parametrize(
         "case", [Case(3, 5, 2), Case(1, 2, 1), Case(3, 3, 2, "user2")], ids=str
     )
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-    @pytest.mark.parametrize("wrt", [(True, True), (True, False), (False, True), (False, False)])
+    @pytest.mark.parametrize(
+        ("dtype", "wrt"),
+        [
+            (torch.float32, (True, True)),
+            (torch.float64, (True, False)),
+            (torch.float32, (False, True)),
+            (torch.float64, (False, False)),
+        ],
+    )
     def test_equals_the_default_of_the_base_class(self, case, dtype, wrt, generator):
         spec, engine = case.spec(), EstimatorEngine()
         pixels = torch.randn(3, case.in_channels, generator=generator, dtype=dtype)

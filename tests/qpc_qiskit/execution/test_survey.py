@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from fakes import FakeVendorBackend
+from tiers import thorough
 
 from qpc_qiskit.errors import BackendError
 from qpc_qiskit.execution import runtime, survey
@@ -10,10 +11,16 @@ NIGHTHAWK = "qiskit_ibm_runtime.fake_provider.backends.nighthawk.fake_nighthawk.
 """It warns once in a process."""
 
 
-def test_every_snapshot_has_a_summary(monkeypatch):
+SOME = ["fake_almaden", "fake_armonk", "fake_kyoto", "fake_manila", "fake_nighthawk"]
+
+
+@pytest.mark.parametrize("names", [SOME, *thorough(list(runtime.fake_devices()))], ids=len)
+def test_every_snapshot_has_a_summary(names, monkeypatch):
     monkeypatch.setattr(NIGHTHAWK, True)
+    devices = runtime.fake_devices()
+    monkeypatch.setattr(runtime, "fake_devices", lambda: {name: devices[name] for name in names})
     found = {device.name: device for device in survey.fake_summaries()}
-    assert list(found) == list(runtime.fake_devices())
+    assert list(found) == names
     for device in found.values():
         assert 0 < device.num_usable_qubits <= device.num_qubits
         assert device.one_qubit_gates

@@ -18,6 +18,7 @@ from qiskit.circuit.library import CZGate, Measure, RZGate, SXGate
 from qiskit.providers.fake_provider import GenericBackendV2
 from qiskit.quantum_info import Operator, Statevector
 from qiskit.transpiler import CouplingMap, InstructionProperties, Target
+from tiers import thorough, thorough_if
 
 from qpc_qiskit.ansatz import make_ansatz
 from qpc_qiskit.encoder import make_encoder
@@ -141,31 +142,41 @@ def couplings_used(circuit):
     return {tuple(pair) for pair in two_qubit_gates(circuit)}
 
 
-ONE_CIRCUIT = [
-    ("FakeTorino", 1),
-    ("FakeTorino", 2),
-    ("FakeTorino", 6),
-    ("FakeFez", 3),
-    ("FakeBoston", 4),
-    ("FakeNighthawk", 4),
-    ("FakeManilaV2", 2),
-    ("FakeManilaV2", 5),
-    ("FakeLagosV2", 2),
-    ("FakeLagosV2", 3),
-    ("FakeJakartaV2", 3),
-    ("all-to-all", 3),
-    ("ring", 3),
-    ("mixed", 4),
-]
-DIRECTED = [("FakeSherbrooke", 3), ("grid", 3), ("grid", 4)]
+DIRECTED = ["FakeSherbrooke", "grid"]
 
 
-@pytest.mark.parametrize("gap", [0, 1])
-@pytest.mark.parametrize(("name", "n"), ONE_CIRCUIT + DIRECTED)
+@pytest.mark.parametrize(
+    ("name", "n", "gap"),
+    [
+        ("FakeTorino", 1, 0),
+        ("FakeTorino", 2, 1),
+        ("FakeManilaV2", 2, 1),
+        ("FakeManilaV2", 5, 0),
+        ("FakeLagosV2", 2, 0),
+        ("FakeLagosV2", 3, 1),
+        ("FakeJakartaV2", 3, 0),
+        ("ring", 3, 0),
+        ("ring", 3, 1),
+        ("FakeSherbrooke", 3, 0),
+        ("grid", 3, 0),
+        ("grid", 3, 1),
+        *thorough(
+            ("FakeTorino", 6, 1),
+            ("FakeFez", 3, 0),
+            ("FakeFez", 3, 1),
+            ("FakeBoston", 4, 0),
+            ("FakeNighthawk", 4, 1),
+            ("all-to-all", 3, 0),
+            ("mixed", 4, 1),
+            ("FakeSherbrooke", 3, 1),
+            ("grid", 4, 0),
+        ),
+    ],
+)
 def test_tilings_are_legal(name, n, gap):
     found = tiled(name, n, gap=gap)
     check(found, device_target(name), brickwall(n), gap=gap)
-    if (name, n) in ONE_CIRCUIT:
+    if name not in DIRECTED:
         assert all(each.circuit is found[0].circuit for each in found)
     else:
         ways = {id(each.circuit) for each in found}
@@ -184,13 +195,18 @@ FINDINGS = {  # prototype: patches without and with a gap; a filter on readout l
 }
 
 
-@pytest.mark.parametrize(("name", "n"), [(d, n) for d in FINDINGS for n in FINDINGS[d]])
+@pytest.mark.parametrize(
+    ("name", "n"),
+    thorough_if(
+        lambda row: row != ("FakeTorino", 4), [(d, n) for d in FINDINGS for n in FINDINGS[d]]
+    ),
+)
 def test_numbers_of_patches(name, n):
     for gap in (0, 1):
         assert len(tiled(name, n, gap=gap)) >= FINDINGS[name][n][gap] - 1
 
 
-@pytest.mark.parametrize(("name", "n", "most"), [("all-to-all", 3, 3), ("ring", 3, 4)])
+@pytest.mark.parametrize(("name", "n", "most"), [("ring", 3, 4), *thorough(("all-to-all", 3, 3))])
 def test_nothing_is_left_over(name, n, most):
     assert len(tiled(name, n)) == most
 
@@ -238,7 +254,10 @@ SMALL = ["FakeManilaV2", "FakeQuitoV2", "FakeYorktownV2", "FakeLagosV2", "FakeJa
 @pytest.mark.parametrize("ratio", [0.5, 1e-6])
 @pytest.mark.parametrize("gap", [0, 1])
 @pytest.mark.parametrize("n", [2, 3])
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    "name",
+    thorough_if(lambda name: name in ("FakeQuitoV2", "FakeJakartaV2"), SMALL),  # T and H as Lagos
+)
 def test_small_devices_are_tiled_optimally(name, n, gap, ratio):
     target = device_target(name)
     found = tile(brickwall(n), target, None, gap=gap, min_fidelity_ratio=ratio, seeds=(0,))
@@ -306,7 +325,7 @@ def test_worse_programs_are_not_taken(monkeypatch):
 # ---- what is asked for
 
 
-@pytest.mark.parametrize("count", [2, 7, 25])
+@pytest.mark.parametrize("count", [*thorough(2), 7, *thorough(25)])
 def test_exactly_so_many(count):
     target = device_target("FakeFez")
     found = tile(brickwall(4), target, count, seeds=(0, 1))
@@ -318,8 +337,15 @@ def test_exactly_so_many(count):
         assert product >= math.prod(each.patch.fidelity for each in many[:count]) * (1 - 1e-6)
 
 
-@pytest.mark.parametrize("name", ["FakeTorino", "FakeLagosV2", "FakeNighthawk", "grid"])
-@pytest.mark.parametrize("circuit", [brickwall, multiplexor])
+@pytest.mark.parametrize(
+    ("name", "circuit"),
+    [
+        ("FakeTorino", multiplexor),
+        ("FakeLagosV2", brickwall),
+        ("grid", multiplexor),
+        *thorough(("FakeNighthawk", brickwall)),
+    ],
+)
 def test_one_patch_is_a_placement(name, circuit):
     (found,) = tile(circuit(4), device_target(name), 1, seeds=range(5), bad_qubits=[1])
     alone = place(circuit(4), device_target(name), seeds=range(5), bad_qubits=[1])
@@ -327,8 +353,9 @@ def test_one_patch_is_a_placement(name, circuit):
     assert (found.patch, found.final) == (alone.patch, alone.final)
 
 
-@pytest.mark.parametrize("name", ["FakeManilaV2", "FakeQuitoV2"])
-@pytest.mark.parametrize("circuit", [brickwall, multiplexor])
+@pytest.mark.parametrize(
+    ("name", "circuit"), [("FakeManilaV2", brickwall), ("FakeQuitoV2", multiplexor)]
+)
 def test_where_one_fits_it_is_the_placement(name, circuit):
     """The objective among shapes is that of `place`, too."""
     (found,) = tile(circuit(4), device_target(name), None, seeds=range(5))
@@ -382,11 +409,15 @@ def test_bad_qubits_and_edges_are_not_used():
 
 
 def test_the_ratio_is_of_the_best_place():
-    strict = tile(brickwall(3), device_target("FakeFez"), None, seeds=(0,), min_fidelity_ratio=0.9)
-    best = place(brickwall(3), device_target("FakeFez"), seeds=(0,)).patch.fidelity
-    assert 1 < len(strict) < len(tiled("FakeFez", 3))
+    strict = tile(
+        brickwall(2), device_target("FakeTorino"), None, seeds=(0,), min_fidelity_ratio=0.9
+    )
+    best = place(brickwall(2), device_target("FakeTorino"), seeds=(0,)).patch.fidelity
+    assert 1 < len(strict) < len(tiled("FakeTorino", 2))
     assert all(each.patch.fidelity >= 0.9 * best - 1e-9 for each in strict)
-    (only,) = tile(brickwall(3), device_target("FakeFez"), None, seeds=(0,), min_fidelity_ratio=1)
+    (only,) = tile(
+        brickwall(2), device_target("FakeTorino"), None, seeds=(0,), min_fidelity_ratio=1
+    )
     assert only.patch.fidelity == pytest.approx(best)
 
 
@@ -516,14 +547,14 @@ def test_every_patch_computes_the_template(name, n, rng):
 
 def test_same_arguments_same_tiling():
     first, second = (
-        tile(brickwall(3), device_target("FakeTorino"), None, seeds=(3, 1), gap=1) for _ in range(2)
+        tile(brickwall(2), device_target("FakeTorino"), None, seeds=(3, 1), gap=1) for _ in range(2)
     )
     assert [each.patch for each in first] == [each.patch for each in second]
     assert first[0].circuit == second[0].circuit
     assert first[0].final == second[0].final
 
 
-@pytest.mark.parametrize(("name", "n"), [("FakeTorino", 3), ("FakeSherbrooke", 2)])
+@pytest.mark.parametrize(("name", "n"), [("FakeLagosV2", 3), ("FakeSherbrooke", 2)])
 def test_cache(name, n, tmp_path, monkeypatch):
     calls = []
 
