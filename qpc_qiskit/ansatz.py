@@ -314,5 +314,18 @@ def affine_coefficients(
         if isinstance(slope, complex) or not math.isfinite(slope):
             raise AnsatzError(f"In the ansatz circuit {what} is {expression}, which is not real.")
         scale[parameters.index(parameter)] = float(slope)
-    zero = expression.bind(dict.fromkeys(expression.parameters, 0.0))
-    return scale, float(zero.numeric())
+    # Derivatives of Qiskit 2.1 are wrong (1/a gives 1): values at two points have to agree.
+    values = []
+    try:
+        for factor in (0.0, 1.0):
+            point = {p: factor * (1 + parameters.index(p)) for p in expression.parameters}
+            values.append(complex(expression.bind(point).numeric()))
+    except ZeroDivisionError:  # what Qiskit says of an infinite value
+        values = [math.nan, math.nan]
+    expected = float(scale @ np.arange(1, len(parameters) + 1))
+    if not abs(values[1] - values[0] - expected) <= 1e-9 * max(1.0, abs(expected)):
+        names = ", ".join(sorted(p.name for p in expression.parameters))
+        raise AnsatzError(
+            f"In the ansatz circuit {what} is {expression}, which is not affine in {names}."
+        )
+    return scale, float(values[0].real)

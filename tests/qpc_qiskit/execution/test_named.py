@@ -103,9 +103,12 @@ def test_one_name_of_two_packages(offer):
         find_backend("tiny")
 
 
-def test_unknown_names(offer):
+def test_unknown_names_like_a_device():
     with pytest.raises(BackendError, match=r"Did you mean fake_torino, "):
         find_backend("torino")
+
+
+def test_unknown_names(offer):
     with pytest.raises(BackendError, match=r"or 'ibm_\.\.\.'\. `qpc backends` lists them"):
         find_backend("nothing-like-it")
     offer("vendor", adonis="vendor_of_tests:small")
