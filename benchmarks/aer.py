@@ -21,10 +21,10 @@ from benchmarks.common import Figure, Report, Settings, Table, Timing, interleav
 from benchmarks.common import torch_threads as threads
 from benchmarks.workload import Workload
 from qpc_qiskit import EstimatorEngine
-from qpc_qiskit.directions import canonical_directions
-from qpc_qiskit.encoder import make_encoder
-from qpc_qiskit.execution.aer import OPTIONS, AerEstimator
-from qpc_qiskit.execution.pubs import (
+from qpc_qiskit.backends.aer import OPTIONS, AerEstimator
+from qpc_qiskit.circuits.directions import canonical_directions
+from qpc_qiskit.circuits.encoder import make_encoder
+from qpc_qiskit.rows.pubs import (
     Rows,
     Template,
     by_pixel_and_kernel,

@@ -13,8 +13,8 @@ import torch
 
 from benchmarks.common import Figure, Report, Settings, Table, interleaved
 from benchmarks.common import torch_threads as threads
-from qpc_qiskit.brickwall import DEPTHS, FAILURE, TOLERANCE, Fit, Known, checked_shape, fit
-from qpc_qiskit.directions import canonical_directions
+from qpc_qiskit.circuits.brickwall import DEPTHS, FAILURE, TOLERANCE, Fit, Known, checked_shape, fit
+from qpc_qiskit.circuits.directions import canonical_directions
 
 QUBITS = (3, 4, 5, 6)
 PIXELS = {3: 8192, 4: 4096, 5: 2048, 6: 768}

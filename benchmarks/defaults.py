@@ -14,8 +14,8 @@ from itertools import product
 from benchmarks.common import Figure, Report, Settings, Table
 from benchmarks.common import torch_threads as threads
 from benchmarks.hardware_economy import IMAGES, PLAIN, SHOTS, Bench, Way, cost
-from qpc_qiskit.economy import BEST, Economy
-from qpc_qiskit.execution.forecast import shots_for_equal_error
+from qpc_qiskit.devices.forecast import shots_for_equal_error
+from qpc_qiskit.options.economy import BEST, Economy
 
 FAMILIES = {
     "fake_sherbrooke": "Eagle r3",

@@ -32,16 +32,17 @@ from benchmarks.common import Figure, Report, Settings, Table, interleaved
 from benchmarks.common import torch_threads as threads
 from benchmarks.workload import Workload
 from qpc_qiskit import EstimatorEngine
-from qpc_qiskit.directions import canonical_directions
-from qpc_qiskit.encoder import make_encoder
+from qpc_qiskit.backends.aer import AerEstimator
+from qpc_qiskit.backends.destinations import noise_of_patch
+from qpc_qiskit.backends.named import find_backend
+from qpc_qiskit.circuits.directions import canonical_directions
+from qpc_qiskit.circuits.encoder import make_encoder
+from qpc_qiskit.devices import regions
+from qpc_qiskit.devices.isa import check_equivalence, faulty
+from qpc_qiskit.devices.patches import embed, embed_observables, place
+from qpc_qiskit.devices.targets import read_device
 from qpc_qiskit.engines.exact import ExactEngine
-from qpc_qiskit.execution import regions
-from qpc_qiskit.execution.aer import AerEstimator
-from qpc_qiskit.execution.destinations import noise_of_patch
-from qpc_qiskit.execution.isa import check_equivalence, faulty
-from qpc_qiskit.execution.named import find_backend
-from qpc_qiskit.execution.patches import embed, embed_observables, place
-from qpc_qiskit.execution.pubs import (
+from qpc_qiskit.rows.pubs import (
     Rows,
     Template,
     by_pixel_and_kernel,
@@ -50,7 +51,6 @@ from qpc_qiskit.execution.pubs import (
     make_template,
     product_pairs,
 )
-from qpc_qiskit.execution.targets import read_device
 
 DEVICES = ("fake_torino", "fake_fez", "fake_boston")
 QUBITS = (3, 4, 5, 6)

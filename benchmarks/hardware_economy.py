@@ -30,36 +30,20 @@ from benchmarks.common import Figure, Report, Settings, Table
 from benchmarks.common import torch_threads as threads
 from benchmarks.workload import Workload
 from qpc_qiskit import EstimatorEngine
-from qpc_qiskit.encoder import make_encoder
+from qpc_qiskit.backends import runtime
+from qpc_qiskit.backends.aer import AerEstimator
+from qpc_qiskit.backends.destinations import noise_of_patch
+from qpc_qiskit.backends.named import find_backend
+from qpc_qiskit.circuits.encoder import make_encoder
+from qpc_qiskit.circuits.parities import inversion, make_z_string, read_z_string, readout_contrasts
+from qpc_qiskit.devices.forecast import SECONDS_PER_JOB, JobCost, shot_times, shots_for_equal_error
+from qpc_qiskit.devices.noise import MeasurementNoise
+from qpc_qiskit.devices.patches import embed_observables
 from qpc_qiskit.engines.exact import ExactEngine
-from qpc_qiskit.execution import runtime
-from qpc_qiskit.execution.aer import AerEstimator
-from qpc_qiskit.execution.destinations import noise_of_patch
-from qpc_qiskit.execution.forecast import (
-    SECONDS_PER_JOB,
-    JobCost,
-    shot_times,
-    shots_for_equal_error,
-)
-from qpc_qiskit.execution.named import find_backend
-from qpc_qiskit.execution.noise import MeasurementNoise
-from qpc_qiskit.execution.parities import (
-    inversion,
-    make_z_string,
-    read_z_string,
-    readout_contrasts,
-)
-from qpc_qiskit.execution.patches import embed_observables
-from qpc_qiskit.execution.planning import JobPlan, plan_parts
-from qpc_qiskit.execution.prepared import Prepared
-from qpc_qiskit.execution.pubs import (
-    Array,
-    by_pixel_and_kernel,
-    evs_from_data,
-    make_pub,
-    make_template,
-)
-from qpc_qiskit.execution.unpacking import features, unpack
+from qpc_qiskit.rows.planning import JobPlan, plan_parts
+from qpc_qiskit.rows.prepared import Prepared
+from qpc_qiskit.rows.pubs import Array, by_pixel_and_kernel, evs_from_data, make_pub, make_template
+from qpc_qiskit.rows.unpacking import features, unpack
 
 DEVICES = ("fake_torino", "fake_fez", "fake_boston")
 EAGLE = "fake_sherbrooke"

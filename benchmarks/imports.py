@@ -9,7 +9,7 @@ COMMANDS = {
     "import torch": "import torch",
     "import qpc_qiskit": "import qpc_qiskit",
     "the layer": "from qpc_qiskit import QuantumPointwiseConv2d",
-    "qpc --help": "from qpc_qiskit.cli import main; import sys; sys.argv[1:] = ['--help']; main()",
+    "qpc --help": "from qpc_cli.app import main; import sys; sys.argv[1:] = ['--help']; main()",
 }
 
 
@@ -17,7 +17,7 @@ def run(settings: Settings) -> Report:
     commands = dict(COMMANDS)
     report = Report("Start-up")
     try:
-        import qpc_qiskit.cli  # noqa: F401
+        import qpc_cli.app  # noqa: F401
     except ModuleNotFoundError as error:
         del commands["qpc --help"]
         report.notes.append(f"`qpc --help` was left out: {error}.")

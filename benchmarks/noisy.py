@@ -20,8 +20,8 @@ from qiskit_aer.noise import (
 from benchmarks.common import Figure, Report, Settings, Table, interleaved, torch_threads
 from benchmarks.workload import Workload
 from qpc_qiskit import EstimatorEngine
-from qpc_qiskit.directions import canonical_directions
-from qpc_qiskit.encoder import make_encoder
+from qpc_qiskit.circuits.directions import canonical_directions
+from qpc_qiskit.circuits.encoder import make_encoder
 from qpc_qiskit.engines import NoisyEngine
 from qpc_qiskit.pauli.compiled import find_compiler
 

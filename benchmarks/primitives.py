@@ -26,8 +26,8 @@ from benchmarks.common import torch_threads as threads
 from benchmarks.stock_peer import SpyingEstimator, stock_inputs, stock_layer
 from benchmarks.workload import Workload
 from qpc_qiskit import EstimatorEngine, PointwiseConnector
-from qpc_qiskit.ansatz import make_ansatz
-from qpc_qiskit.execution.aer import AerEstimator
+from qpc_qiskit.backends.aer import AerEstimator
+from qpc_qiskit.circuits.ansatz import make_ansatz
 
 QUBITS = (2, 4, 6)
 FORWARD_PIXELS = 64

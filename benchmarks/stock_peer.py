@@ -16,8 +16,8 @@ from qiskit_machine_learning.gradients import ParamShiftEstimatorGradient
 from qiskit_machine_learning.neural_networks import EstimatorQNN
 
 from benchmarks.workload import Workload
-from qpc_qiskit.encoder import make_encoder
-from qpc_qiskit.observables import pauli_z
+from qpc_qiskit.circuits.encoder import make_encoder
+from qpc_qiskit.circuits.observables import pauli_z
 
 
 @dataclass(frozen=True)

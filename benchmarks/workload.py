@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from qpc_qiskit import PointwiseConnector, QuantumPointwiseConv2d
-from qpc_qiskit.spec import LayerSpec
+from qpc_qiskit.circuits.spec import LayerSpec
 
 
 @dataclass

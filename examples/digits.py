@@ -18,13 +18,13 @@ from rich.console import Console
 from rich.table import Table
 
 from qpc_qiskit import use_engine
-from qpc_qiskit.data import load
+from qpc_qiskit.common.progress import ImageProgress
+from qpc_qiskit.data.images import load
 from qpc_qiskit.errors import QPCError
-from qpc_qiskit.evaluation import predict, score
 from qpc_qiskit.nets import build_net, config_for, quantum_layers
-from qpc_qiskit.options import TrainConfig
-from qpc_qiskit.progress import ImageProgress
-from qpc_qiskit.training import train
+from qpc_qiskit.options.records import TrainConfig
+from qpc_qiskit.training.evaluation import predict, score
+from qpc_qiskit.training.train import train
 
 BATCH = 64
 DEMO = Path("runs/demo")

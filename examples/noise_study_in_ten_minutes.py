@@ -12,10 +12,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from noise_models.study import load_study
-from noise_models.study_spec import StudySpec
-from qpc_qiskit.cli import app
-from qpc_qiskit.files import write_text
+from noise_models.study.run import load_study
+from noise_models.study.spec import StudySpec
+from qpc_cli.app import app
+from qpc_qiskit.common.files import write_text
 
 STUDY = Path(__file__).parent / "noise_study" / "ten_minutes.toml"
 

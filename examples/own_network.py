@@ -72,7 +72,7 @@ print(f"quantum: {accuracy(model):.1%}")
 
 # 4. On a noisy copy of a device
 from qpc_qiskit import EstimatorEngine, NoisyEngine, use_engine
-from qpc_qiskit.economy import best_options
+from qpc_qiskit.options.economy import best_options
 
 with use_engine(model, NoisyEngine("fake_fez")):  # all test images
     print(f"under the noise of fake_fez: {accuracy(model):.1%}")
@@ -85,7 +85,7 @@ with EstimatorEngine.from_backend("fake_fez", shots=256, seed=1, **local) as eng
 print(engine.last_report.num_executions, "executions")
 
 # 5. What it would cost
-from hardware_runs.plan import make_plan, planning_engine
+from hardware_runs.planning.plan import make_plan, planning_engine
 
 few = test_images[:8]
 planner = planning_engine("fake_fez", shots=256, **best)

@@ -12,9 +12,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hardware_runs.beginning import durable
-    from hardware_runs.dispatch import Rules
-    from hardware_runs.engine import DurableEngine
+    from hardware_runs.durable_engine.beginning import durable
+    from hardware_runs.durable_engine.dispatch import Rules
+    from hardware_runs.durable_engine.engine import DurableEngine
 
 __all__ = ["DurableEngine", "Rules", "durable"]
 

@@ -4,8 +4,8 @@
     from noise_models.spec import NoiseSpec
     from noise_models.snapshots import Snapshot
     from noise_models.words import parse_noise
-    from noise_models.study import run_study
-    from noise_models.study_spec import StudySpec
+    from noise_models.study.run import run_study
+    from noise_models.study.spec import StudySpec
 
 `NoiseSpec.build` and `Snapshot.backend` make what every engine takes as `noise_model`.
 """

@@ -37,8 +37,8 @@ from noise_models.channels import (
 )
 from noise_models.passes import InsertCrosstalk, LabelStages
 from noise_models.spec import NoiseSpec
+from qpc_qiskit.devices.noise import CircuitNoise
 from qpc_qiskit.errors import NoiseError
-from qpc_qiskit.execution.noise import CircuitNoise
 
 CROSSTALK = "zz_crosstalk"
 """Label of the identities that carry it; behind it the number of a second channel."""

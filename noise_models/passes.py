@@ -8,7 +8,7 @@ from qiskit.circuit.library import RZZGate
 from qiskit.dagcircuit import DAGCircuit, DAGOpNode
 from qiskit.transpiler.basepasses import TransformationPass
 
-from qpc_qiskit.execution.noise import ANSATZ_BEGINS
+from qpc_qiskit.devices.noise import ANSATZ_BEGINS
 
 VIRTUAL = ("rz",)
 """Gates that are changes of phase in the control electronics: no time, no error."""

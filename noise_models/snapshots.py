@@ -37,14 +37,14 @@ from qiskit_aer.noise import NoiseModel, ReadoutError
 
 from noise_models.channels import Probability, expects
 from noise_models.spec import problem_of, read_json, read_text
-from qpc_qiskit.encoder import make_encoder
+from qpc_qiskit.backends.destinations import calibration_time, noise_of_target, placed_on
+from qpc_qiskit.circuits.encoder import make_encoder
+from qpc_qiskit.circuits.spec import make_spec
+from qpc_qiskit.common.files import write_text
+from qpc_qiskit.devices.readout import confusions_of_device
+from qpc_qiskit.devices.targets import BROKEN, has_angle_bounds
 from qpc_qiskit.errors import NoiseError
-from qpc_qiskit.execution.destinations import calibration_time, noise_of_target, placed_on
-from qpc_qiskit.execution.pubs import make_template
-from qpc_qiskit.execution.readout import confusions_of_device
-from qpc_qiskit.execution.targets import BROKEN, has_angle_bounds
-from qpc_qiskit.files import write_text
-from qpc_qiskit.spec import make_spec
+from qpc_qiskit.rows.pubs import make_template
 
 FORMAT = 1
 
@@ -374,7 +374,7 @@ class SnapshotBackend(BackendV2):  # type: ignore[misc]  # qiskit has no types
         return SimpleNamespace(last_update_date=date)
 
     def noise_of_qubits(self, qubits: Sequence[int]) -> NoiseModel:
-        """See `qpc_qiskit.execution.destinations.noise_of_patch`."""
+        """See `qpc_qiskit.backends.destinations.noise_of_patch`."""
         return self.snapshot.noise_model(qubits)
 
     def run(self, run_input: object, **options: object) -> None:

@@ -14,11 +14,11 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from noise_models.channels import COUPLERS, AnyChannel, ThermalRelaxation, expects
+from qpc_qiskit.common.files import write_text
 from qpc_qiskit.errors import NoiseError
-from qpc_qiskit.files import write_text
 
 if TYPE_CHECKING:
-    from qpc_qiskit.execution.noise import CircuitNoise
+    from qpc_qiskit.devices.noise import CircuitNoise
 
 FORMAT = 1
 SUFFIXES = (".toml", ".json")
@@ -83,7 +83,7 @@ class NoiseSpec(BaseModel):
         Raises:
             NoiseError: a channel names a qubit that circuits of `num_qubits` do not have.
         """
-        from noise_models.building import build  # it imports Aer
+        from noise_models.building import build
 
         return build(self, num_qubits)
 

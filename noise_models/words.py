@@ -13,7 +13,7 @@ from qpc_qiskit.errors import NoiseError
 
 if TYPE_CHECKING:
     from noise_models.snapshots import Snapshot, SnapshotBackend
-    from qpc_qiskit.execution.noise import CircuitNoise
+    from qpc_qiskit.devices.noise import CircuitNoise
 
 KINDS: dict[str, Callable[[float], Channel]] = {
     "bit_flip": builders.bit_flip,

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from qpc_qiskit.circuits.spec import LayerSpec, make_spec
     from qpc_qiskit.connector import PointwiseConnector, PointwiseQNN, use_engine
     from qpc_qiskit.engines import EstimatorEngine, ExactEngine, NoisyEngine
     from qpc_qiskit.layer import (
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
         QuantumPointwiseConv2d,
         QuantumPointwiseConv3d,
     )
-    from qpc_qiskit.spec import LayerSpec, make_spec
 
 __version__ = "0.1.0"
 

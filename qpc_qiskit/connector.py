@@ -19,10 +19,10 @@ from qiskit_machine_learning.connectors import TorchConnector
 from qiskit_machine_learning.neural_networks import NeuralNetwork
 from torch import Tensor, nn
 
-from qpc_qiskit.directions import check_finite
+from qpc_qiskit.circuits.directions import check_finite
+from qpc_qiskit.circuits.spec import LayerSpec
 from qpc_qiskit.engines import Engine, make_engine
 from qpc_qiskit.errors import EngineError
-from qpc_qiskit.spec import LayerSpec
 
 DTYPES = (torch.float32, torch.float64)
 

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from qiskit import QuantumCircuit, qasm3, qpy
 from torch import Tensor
 
+from qpc_qiskit.circuits.directions import canonical_directions, check_finite
+from qpc_qiskit.circuits.encoder import make_encoder
+from qpc_qiskit.circuits.spec import LayerSpec, make_spec, positive_integer
+from qpc_qiskit.common.files import write_bytes
 from qpc_qiskit.connector import DTYPES, PointwiseConnector, PointwiseQNN, uniform_angles
-from qpc_qiskit.directions import canonical_directions, check_finite
-from qpc_qiskit.encoder import make_encoder
 from qpc_qiskit.engines import Engine
 from qpc_qiskit.errors import EncodingError
-from qpc_qiskit.files import write_bytes
-from qpc_qiskit.spec import LayerSpec, make_spec, positive_integer
 
 Init = str | Callable[[Tensor], object]
 

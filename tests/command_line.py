@@ -2,7 +2,7 @@
 
 from typer.testing import CliRunner
 
-from qpc_qiskit.cli import app
+from qpc_cli.app import app
 
 TINY = (
     "--train-images=60", "--test-images=20", "--width=4", "--quantum-channels=4", "--num-layers=1",

@@ -32,10 +32,10 @@ from qpc_qiskit import (
     make_spec,
     use_engine,
 )
-from qpc_qiskit.directions import canonical_directions
-from qpc_qiskit.encoder import make_encoder
-from qpc_qiskit.execution.gradients import Spsa
-from qpc_qiskit.execution.named import find_backend
+from qpc_qiskit.backends.named import find_backend
+from qpc_qiskit.circuits.directions import canonical_directions
+from qpc_qiskit.circuits.encoder import make_encoder
+from qpc_qiskit.rows.gradients import Spsa
 
 NAMED = ["strongly_entangling", "figure1", "circuit_centric"]
 

@@ -7,9 +7,9 @@ import typer
 from readme import ROOT
 
 from hardware_runs.standin.__main__ import serve
-from hardware_runs.submit import app as batch_script
-from qpc_qiskit import cli_support
-from qpc_qiskit.cli import app
+from qpc_cli import support as cli_support
+from qpc_cli.app import app
+from qpc_cli.submit import app as batch_script
 
 PAGE = (ROOT / "docs" / "command-line.md").read_text("utf-8")
 PACKAGES = ("qpc_qiskit", "noise_models", "hardware_runs")
@@ -31,7 +31,7 @@ def all_commands():
     served.command()(serve)
     found["qpc standin"] = typer.main.get_command(served)  # which takes its words as they are
     found["qpc"] = typer.main.get_command(app)
-    found["python -m hardware_runs.submit"] = typer.main.get_command(batch_script)
+    found["python -m qpc_cli.submit"] = typer.main.get_command(batch_script)
     return found
 
 
@@ -108,9 +108,10 @@ def test_environment_variables():
 
 def test_files_that_commands_write_are_told():
     """Names of files from the modules that write them."""
-    from noise_models import study
-    from qpc_qiskit import cli_run, runs
+    from noise_models.study import run as study
+    from qpc_cli import run as cli_run
     from qpc_qiskit.experiments import folder
+    from qpc_qiskit.training import runs
 
     for name in (*runs.RUN_FILES, study.RESULTS_FILE, folder.SECONDS_FILE, cli_run.LEDGER):
         assert f"`{name}`" in PAGE

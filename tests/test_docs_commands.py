@@ -15,8 +15,8 @@ from readme import PAGES, ROOT, commands, five_commands, name_of, words_of
 from typer.testing import CliRunner
 
 from hardware_runs.standin.__main__ import serve
-from hardware_runs.submit import app as batch_script
-from qpc_qiskit.cli import app
+from qpc_cli.app import app
+from qpc_cli.submit import app as batch_script
 
 TINY = (
     "--train-images=60", "--test-images=20", "--epochs=1",
@@ -72,7 +72,7 @@ RUN = {
     "qpc run collect first --wait": (),
     "qpc run list": (),
     "qpc run report first": ("--simulate=0",),
-    "python -m hardware_runs.submit --run first": (),
+    "python -m qpc_cli.submit --run first": (),
     "qpc run resume first --again": (),
     "qpc run cancel first": (),
     "qpc info": (),
@@ -163,7 +163,7 @@ def parse(words):
             if rest[0] not in command.commands:
                 raise LookupError(f"There is no command {' '.join(words)!r}.")
             command, rest = command.commands[rest[0]], rest[1:]
-    elif words[:3] == ["python", "-m", "hardware_runs.submit"]:
+    elif words[:3] == ["python", "-m", "qpc_cli.submit"]:
         command, rest = typer.main.get_command(batch_script), rest[2:]
     else:
         raise LookupError(f"{program} is not a command of ours.")
@@ -202,7 +202,7 @@ def test_command_is_one_that_can_be_given(command, monkeypatch):
         "qpc run submit runs/digits --backend aer",
         "qpc noise study no-such-file.toml",
         "qpc standin --nose",
-        "python -m hardware_runs.submit",
+        "python -m qpc_cli.submit",
     ],
 )
 def test_wrong_commands_are_noticed(command):

@@ -28,7 +28,7 @@ def test_places_in_the_code_exist():
 
 
 def test_options_exist():
-    from qpc_qiskit.options import NetConfig, TrainConfig
+    from qpc_qiskit.options.records import NetConfig, TrainConfig
 
     known = {*NetConfig.model_fields, *TrainConfig.model_fields}
     told = {name.replace("-", "_") for name in re.findall(r"`--([a-z-]+)", PAGE)}

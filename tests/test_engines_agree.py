@@ -20,7 +20,7 @@ from tiers import thorough_if
 from qpc_qiskit import EstimatorEngine, ExactEngine
 from qpc_qiskit.engines import ENGINES, Engine, exact
 from qpc_qiskit.engines.reports import EngineReport
-from qpc_qiskit.execution.pubs import JobLimits
+from qpc_qiskit.rows.pubs import JobLimits
 
 FLOAT64_INSIDE = {torch.float32: 1e-6, torch.float64: 1e-10}
 

@@ -16,7 +16,7 @@ from readme import PAGES, ROOT, anchors, blocks, five_commands, links, name_of
 
 from hardware_runs.standin import Rules, Standin
 from noise_models.spec import NoiseSpec
-from noise_models.study_spec import StudySpec
+from noise_models.study.spec import StudySpec
 from qpc_qiskit.experiments.spec import Experiment
 
 TUTORIALS = ("docs/tutorial-own-network.md", "docs/tutorial-noise-study.md")

@@ -23,7 +23,7 @@ expired, `take_over` gives it to exactly one other. That one looks the tag up (`
 from types import TracebackType
 from typing import Self
 
-from qpc_qiskit.extras import importing
+from qpc_qiskit.common.extras import importing
 
 with importing("runs", "The ledger of durable runs"):
     import alembic  # noqa: F401

@@ -12,12 +12,7 @@ from collections.abc import Iterator
 from sqlalchemy import Connection, select
 
 from hardware_runs.ledger import schema
-from hardware_runs.ledger.records import (
-    OPEN_STATES,
-    AttemptState,
-    Budget,
-    BudgetEntry,
-)
+from hardware_runs.ledger.records import OPEN_STATES, AttemptState, Budget, BudgetEntry
 from hardware_runs.ledger.store import Store, run_name
 from qpc_qiskit.errors import BudgetError
 

@@ -7,12 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, select, update
 
 from hardware_runs.ledger import schema
-from hardware_runs.ledger.records import (
-    AttemptState,
-    ChunkState,
-    Duplicate,
-    JobToCancel,
-)
+from hardware_runs.ledger.records import AttemptState, ChunkState, Duplicate, JobToCancel
 from hardware_runs.ledger.store import (
     Store,
     is_cancelled,

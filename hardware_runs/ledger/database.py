@@ -23,8 +23,8 @@ from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, 
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from hardware_runs.ledger.failures import as_ledger_errors
+from qpc_qiskit.common.extras import require
 from qpc_qiskit.errors import LedgerError
-from qpc_qiskit.extras import require
 
 BUSY_SECONDS = 60
 """How long a transaction waits for the others."""

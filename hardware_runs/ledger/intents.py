@@ -14,12 +14,7 @@ from sqlalchemy import Connection, select
 
 from hardware_runs.ledger import schema
 from hardware_runs.ledger.budget import check_budget
-from hardware_runs.ledger.records import (
-    Attempt,
-    AttemptState,
-    Chunk,
-    ChunkState,
-)
+from hardware_runs.ledger.records import Attempt, AttemptState, Chunk, ChunkState
 from hardware_runs.ledger.store import (
     Store,
     check_not_cancelled,

@@ -8,12 +8,7 @@ from sqlalchemy import Connection, insert, select
 
 from hardware_runs.ledger import schema
 from hardware_runs.ledger.intents import LOOKUP_INTERVAL_SECONDS
-from hardware_runs.ledger.records import (
-    Attempt,
-    AttemptState,
-    ChunkState,
-    RecordedJob,
-)
+from hardware_runs.ledger.records import Attempt, AttemptState, ChunkState, RecordedJob
 from hardware_runs.ledger.store import (
     Store,
     describe_chunk,

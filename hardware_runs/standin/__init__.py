@@ -17,7 +17,7 @@ assumed. Modules: `faults` (what may go wrong), `records` (jobs, sessions, their
 request), `tokens`, `server` (HTTP), `remote`.
 """
 
-from qpc_qiskit.extras import importing
+from qpc_qiskit.common.extras import importing
 
 with importing("ibm", "The stand-in of IBM's service"):
     from hardware_runs.standin.faults import Fault

@@ -12,14 +12,7 @@ from typing import Any
 
 from hardware_runs.standin.faults import Fault, Script
 from hardware_runs.standin.protocol import Refusal
-from hardware_runs.standin.records import (
-    Job,
-    SessionRecord,
-    State,
-    cancel,
-    closing_time,
-    state_of,
-)
+from hardware_runs.standin.records import Job, SessionRecord, State, cancel, closing_time, state_of
 from hardware_runs.standin.store import Store
 from hardware_runs.standin.tokens import Tokens
 

@@ -8,9 +8,9 @@ from typing import ClassVar, Self
 import numpy as np
 from torch import Tensor
 
+from qpc_qiskit.circuits.spec import LayerSpec
 from qpc_qiskit.engines.reports import EngineReport
 from qpc_qiskit.errors import EngineError
-from qpc_qiskit.spec import LayerSpec
 
 
 class Engine(ABC):

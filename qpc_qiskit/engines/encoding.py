@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from qpc_qiskit.ansatz import Ansatz
-from qpc_qiskit.brickwall import AngleCache, Progress, brickwall
-from qpc_qiskit.economy import BRICKWALL, split_encoder
-from qpc_qiskit.encoder import Encoder, make_encoder
-from qpc_qiskit.spec import LayerSpec
+from qpc_qiskit.circuits.ansatz import Ansatz
+from qpc_qiskit.circuits.brickwall import AngleCache, Progress, brickwall
+from qpc_qiskit.circuits.encoder import Encoder, make_encoder
+from qpc_qiskit.circuits.spec import LayerSpec
+from qpc_qiskit.options.economy import BRICKWALL, split_encoder
 
 
 class LayerEncoders:

@@ -13,16 +13,18 @@ from qiskit.primitives import BaseEstimatorV2
 from qiskit.quantum_info import SparsePauliOp
 from torch import Tensor
 
-from qpc_qiskit.ansatz import Ansatz
-from qpc_qiskit.brickwall import Progress, error_bound
-from qpc_qiskit.directions import canonical_directions, largest_magnitudes
-from qpc_qiskit.encoder import Encoder
+from qpc_qiskit.circuits.ansatz import Ansatz
+from qpc_qiskit.circuits.brickwall import Progress, error_bound
+from qpc_qiskit.circuits.directions import canonical_directions, largest_magnitudes
+from qpc_qiskit.circuits.encoder import Encoder
+from qpc_qiskit.circuits.spec import LayerSpec, positive_integer
+from qpc_qiskit.circuits.unitary import unitaries
 from qpc_qiskit.engines.base import Engine
 from qpc_qiskit.engines.encoding import LayerEncoders
 from qpc_qiskit.engines.exact import ExactEngine
 from qpc_qiskit.engines.reports import CalibrationReport, EstimatorReport
 from qpc_qiskit.errors import BudgetError, EngineError, FitFailed
-from qpc_qiskit.execution.gradients import (
+from qpc_qiskit.rows.gradients import (
     Gradient,
     Shift,
     Spsa,
@@ -32,15 +34,8 @@ from qpc_qiskit.execution.gradients import (
     plan_gradient,
     vector_jacobian,
 )
-from qpc_qiskit.execution.planning import (
-    Deal,
-    JobPlan,
-    ReferenceRows,
-    deal_rows,
-    plan_jobs,
-    plan_parts,
-)
-from qpc_qiskit.execution.pubs import (
+from qpc_qiskit.rows.planning import Deal, JobPlan, ReferenceRows, deal_rows, plan_jobs, plan_parts
+from qpc_qiskit.rows.pubs import (
     FINEST_GRID,
     GRID,
     Array,
@@ -55,18 +50,16 @@ from qpc_qiskit.execution.pubs import (
     shots_of,
     unique_rows,
 )
-from qpc_qiskit.execution.references import Calibration, bad_patches, reference_directions
-from qpc_qiskit.execution.unpacking import features, unpack
-from qpc_qiskit.spec import LayerSpec, positive_integer
-from qpc_qiskit.unitary import unitaries
+from qpc_qiskit.rows.references import Calibration, bad_patches, reference_directions
+from qpc_qiskit.rows.unpacking import features, unpack
 
 if TYPE_CHECKING:
     from qiskit.providers import BackendV2
 
-    from qpc_qiskit.execution.destinations import Destination
-    from qpc_qiskit.execution.jobs import RowValues
-    from qpc_qiskit.execution.noise import Noise
-    from qpc_qiskit.execution.prepared import Prepared
+    from qpc_qiskit.backends.destinations import Destination
+    from qpc_qiskit.backends.jobs import RowValues
+    from qpc_qiskit.devices.noise import Noise
+    from qpc_qiskit.rows.prepared import Prepared
 
 EQUIVALENCE_ROWS = 3
 EQUIVALENCE_ATOL = 1e-8
@@ -252,8 +245,8 @@ class EstimatorEngine(Engine):
         Example:
             >>> engine = EstimatorEngine.from_backend("fake_torino", shots=1024, seed=1)
         """
-        from qpc_qiskit.execution.destinations import Packing
-        from qpc_qiskit.execution.opening import open_destination
+        from qpc_qiskit.backends.destinations import Packing
+        from qpc_qiskit.backends.opening import open_destination
 
         wanted = checked_precision(precision, shots)
         destination = open_destination(
@@ -300,7 +293,7 @@ class EstimatorEngine(Engine):
     def destination(self) -> Destination:
         """Where rows are run. Aer, heavy to import and not everybody's backend, on first use."""
         if self._destination is None:
-            from qpc_qiskit.execution import destinations
+            from qpc_qiskit.backends import destinations
 
             if self._estimator is None:
                 self._destination = destinations.aer(seed=self._seed)
@@ -582,7 +575,7 @@ class EstimatorEngine(Engine):
         return ReferenceRows(found.directions, angles[:, columns], found.exact)
 
     def _run(self, spec: LayerSpec, ready: _Ready, plan: JobPlan) -> RowValues:
-        from qpc_qiskit.execution.jobs import run_plan
+        from qpc_qiskit.backends.jobs import run_plan
 
         if ready.estimator is None:
             ready = replace(ready, estimator=self.destination.connect(ready.prepared))
@@ -784,8 +777,8 @@ def _check_against_exact(
     spec: LayerSpec, encoder: Encoder, template: Template, prepared: Prepared
 ) -> None:
     """Compare the transpiled circuit, without noise, with the exact engine on a few random rows."""
-    from qpc_qiskit.execution.isa import check_equivalence
-    from qpc_qiskit.execution.patches import embed_observables
+    from qpc_qiskit.devices.isa import check_equivalence
+    from qpc_qiskit.devices.patches import embed_observables
 
     rng = np.random.default_rng(0)
     pixels = torch.from_numpy(rng.normal(size=(EQUIVALENCE_ROWS, spec.in_channels)))

@@ -21,13 +21,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qpc_qiskit.directions import largest_magnitudes
+from qpc_qiskit.circuits.directions import largest_magnitudes
+from qpc_qiskit.circuits.observables import z_signs
+from qpc_qiskit.circuits.spec import LayerSpec
+from qpc_qiskit.circuits.unitary import unitaries
+from qpc_qiskit.common.threads import run_in_workers, split_ranges
 from qpc_qiskit.engines.base import Engine
 from qpc_qiskit.engines.reports import EngineReport
-from qpc_qiskit.observables import z_signs
-from qpc_qiskit.spec import LayerSpec
-from qpc_qiskit.threads import run_in_workers, split_ranges
-from qpc_qiskit.unitary import unitaries
 
 _CHUNK_BYTES = {"cpu": 9 * 2**18}  # of amplitudes: few calls, and still in a core's share of cache
 _CHUNK_BYTES_ELSEWHERE = 2**28

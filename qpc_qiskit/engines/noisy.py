@@ -16,26 +16,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qpc_qiskit.ansatz import Ansatz
-from qpc_qiskit.brickwall import Progress, error_bound
-from qpc_qiskit.directions import canonical_directions
-from qpc_qiskit.economy import BRICKWALL, split_encoder
-from qpc_qiskit.encoder import Encoded, Encoder
+from qpc_qiskit.circuits.ansatz import Ansatz
+from qpc_qiskit.circuits.brickwall import Progress, error_bound
+from qpc_qiskit.circuits.directions import canonical_directions
+from qpc_qiskit.circuits.encoder import Encoded, Encoder
+from qpc_qiskit.circuits.spec import LayerSpec, positive_integer
+from qpc_qiskit.common.threads import run_in_workers, split_ranges
 from qpc_qiskit.engines.base import Engine
 from qpc_qiskit.engines.encoding import LayerEncoders
 from qpc_qiskit.engines.exact import ExactEngine
 from qpc_qiskit.engines.reports import NoisyReport
 from qpc_qiskit.errors import EngineError, FitFailed
-from qpc_qiskit.execution.pubs import make_template
-from qpc_qiskit.spec import LayerSpec, positive_integer
-from qpc_qiskit.threads import run_in_workers, split_ranges
+from qpc_qiskit.options.economy import BRICKWALL, split_encoder
+from qpc_qiskit.rows.pubs import make_template
 
 if TYPE_CHECKING:
     from qiskit.quantum_info import SparsePauliOp
 
-    from qpc_qiskit.execution.noise import Noise
-    from qpc_qiskit.execution.prepared import Prepared
+    from qpc_qiskit.devices.noise import Noise
     from qpc_qiskit.pauli.layers import Kernels, MakeRunner, NoisyLayer, Stages
+    from qpc_qiskit.rows.prepared import Prepared
 
 IMPLEMENTATIONS = ("auto", "torch", "compiled")
 
@@ -297,8 +297,8 @@ class NoisyEngine(Engine):
         """The circuit of a layer as Aer would be given it, read and checked."""
         from qiskit_aer.noise import NoiseModel
 
-        from qpc_qiskit.execution.destinations import noise_on, simulated
-        from qpc_qiskit.execution.patches import embed_observables
+        from qpc_qiskit.backends.destinations import noise_on, simulated
+        from qpc_qiskit.devices.patches import embed_observables
         from qpc_qiskit.pauli.layers import make_stages
         from qpc_qiskit.pauli.program import check_names, read_program
 
@@ -506,10 +506,10 @@ def _opened(noise: object, qubits: Sequence[int] | None) -> tuple[Any, str]:
     from qiskit.providers import BackendV2
     from qiskit_aer.noise import NoiseModel
 
-    from qpc_qiskit.execution.noise import CircuitNoise, as_circuit_noise
+    from qpc_qiskit.devices.noise import CircuitNoise, as_circuit_noise
 
     if isinstance(noise, str):
-        from qpc_qiskit.execution.named import find_backend
+        from qpc_qiskit.backends.named import find_backend
 
         noise = find_backend(noise)
     if isinstance(noise, BackendV2):

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 from torch import Tensor
 
-from qpc_qiskit.versions import library_versions
+from qpc_qiskit.common.versions import library_versions
 
 
 @dataclass(frozen=True, kw_only=True)

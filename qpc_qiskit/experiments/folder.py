@@ -7,7 +7,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from statistics import median
 
-from qpc_qiskit.checkpoint import RECORD_FILE, DataRecord, read_record
+from qpc_qiskit.common.files import write_text
+from qpc_qiskit.common.versions import library_versions
 from qpc_qiskit.errors import CheckpointError, ExperimentError, QPCError
 from qpc_qiskit.experiments.locking import FolderHeldError, locked
 from qpc_qiskit.experiments.results import (
@@ -20,9 +21,9 @@ from qpc_qiskit.experiments.results import (
     write_results,
 )
 from qpc_qiskit.experiments.spec import Cell, Experiment, changed
-from qpc_qiskit.files import write_text
 from qpc_qiskit.nets import build_net, parameter_table
-from qpc_qiskit.runs import (
+from qpc_qiskit.training.checkpoint import RECORD_FILE, DataRecord, read_record
+from qpc_qiskit.training.runs import (
     METRICS_FILE,
     RUN_FILE,
     RUN_FILES,
@@ -33,7 +34,6 @@ from qpc_qiskit.runs import (
     read_metrics,
     read_seconds,
 )
-from qpc_qiskit.versions import library_versions
 
 EXPERIMENT_FILE = "experiment.json"
 FIGURE_FILE = "curves.png"
@@ -208,7 +208,7 @@ class ExperimentFolder:
 
     def write_results(self, *, with_figure: bool = False) -> Results:
         """Gather what all processes have finished, and write it."""
-        from qpc_qiskit.figures import plot_experiment
+        from qpc_qiskit.plots.figures import plot_experiment
 
         with locked(self.folder, wait=True):
             self._write_experiment()

@@ -9,9 +9,9 @@ from statistics import mean, median
 
 from pydantic import Field
 
-from qpc_qiskit.files import write_text
-from qpc_qiskit.options import Options, StoredNetConfig, TrainConfig
-from qpc_qiskit.runs import EpochMetrics
+from qpc_qiskit.common.files import write_text
+from qpc_qiskit.options.records import Options, StoredNetConfig, TrainConfig
+from qpc_qiskit.training.runs import EpochMetrics
 
 RESULTS_FILE = "results.json"
 CURVES_TABLE = "curves.csv"

@@ -19,15 +19,15 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from qpc_qiskit.checkpoint import DataRecord
-from qpc_qiskit.data import ImageData, load_source
+from qpc_qiskit.data.images import ImageData, load_source
 from qpc_qiskit.errors import CheckpointError, EngineError, ExperimentError, QPCError
 from qpc_qiskit.experiments.folder import ExperimentFolder
 from qpc_qiskit.experiments.locking import FolderHeldError
 from qpc_qiskit.experiments.results import Results
 from qpc_qiskit.experiments.spec import Cell, Experiment
 from qpc_qiskit.nets import build_net, check_data
-from qpc_qiskit.runs import RUN_FILE, read_metrics
+from qpc_qiskit.training.checkpoint import DataRecord
+from qpc_qiskit.training.runs import RUN_FILE, read_metrics
 
 
 def run_experiment(
@@ -117,7 +117,7 @@ def _check_labels(only: Sequence[str], cells: Sequence[Cell]) -> None:
 
 def _try(cell: Cell, data: ImageData, place: ExperimentFolder, progress: bool) -> None:
     """Train a cell, or write down why that failed."""
-    from qpc_qiskit.training import TrainingInterrupted
+    from qpc_qiskit.training.train import TrainingInterrupted
 
     place.forget_failure(cell)
     try:
@@ -136,7 +136,7 @@ def _try(cell: Cell, data: ImageData, place: ExperimentFolder, progress: bool) -
 
 
 def _train(cell: Cell, data: ImageData, place: ExperimentFolder, progress: bool) -> None:
-    from qpc_qiskit.training import train
+    from qpc_qiskit.training.train import train
 
     where = place.folder / cell.folder
     resume = (where / RUN_FILE).exists()

@@ -38,7 +38,8 @@ from typing import Annotated, Any, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from qpc_qiskit.errors import ExperimentError
-from qpc_qiskit.options import (
+from qpc_qiskit.options.presets import PRESETS, Preset
+from qpc_qiskit.options.records import (
     IMAGE_SHAPES,
     MAX_SEED,
     DataSource,
@@ -46,7 +47,6 @@ from qpc_qiskit.options import (
     Options,
     TrainConfig,
 )
-from qpc_qiskit.presets import PRESETS, Preset
 
 _PARTS = ("net", "training")
 _NO_OPTIONS = {"seed", "devices", "num_nodes"}  # of a training, that an experiment decides

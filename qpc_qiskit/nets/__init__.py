@@ -41,7 +41,7 @@ from qpc_qiskit.nets.replace import (
     Subsample,
     replace_pointwise,
 )
-from qpc_qiskit.options import NetConfig
+from qpc_qiskit.options.records import NetConfig
 
 __all__ = [
     "BUILDERS",

@@ -28,7 +28,7 @@ from qpc_qiskit.nets.pointwise import make_pointwise, pointwise_options
 from qpc_qiskit.nets.quanvolution import QuanvolutionLayer
 from qpc_qiskit.nets.reference import mobilenet_tiny, resnet_bottleneck_tiny
 from qpc_qiskit.nets.replace import replace_pointwise
-from qpc_qiskit.options import NetConfig
+from qpc_qiskit.options.records import NetConfig
 
 LARGE_IMAGE = 17  # from this size on a second stage keeps the pixels of the quantum layer few
 

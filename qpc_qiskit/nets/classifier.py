@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from qpc_qiskit.errors import DataError
 from qpc_qiskit.layer import QuantumLayer
 from qpc_qiskit.nets.architectures import BUILDERS
-from qpc_qiskit.options import NetConfig
+from qpc_qiskit.options.records import NetConfig
 
 if TYPE_CHECKING:
-    from qpc_qiskit.data import ImageData
+    from qpc_qiskit.data.images import ImageData
 
 CONSTANT_CHANNEL = 1e-6  # a deviation up to this is rounding, not variation
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from qpc_qiskit.common.tables import table
 from qpc_qiskit.layer import QuantumLayer
 from qpc_qiskit.nets.pointwise import MatchedConv2d
-from qpc_qiskit.tables import table
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 

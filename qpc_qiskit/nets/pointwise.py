@@ -21,10 +21,10 @@ import torch
 from qiskit import QuantumCircuit
 from torch import Tensor, nn
 
-from qpc_qiskit.ansatz import make_ansatz
+from qpc_qiskit.circuits.ansatz import make_ansatz
+from qpc_qiskit.circuits.spec import DEFAULT_LAYERS, make_spec, qubits_for
 from qpc_qiskit.layer import QuantumPointwiseConv2d
-from qpc_qiskit.options import NetConfig
-from qpc_qiskit.spec import DEFAULT_LAYERS, make_spec, qubits_for
+from qpc_qiskit.options.records import NetConfig
 
 OPTIONS = ("num_layers", "ansatz", "num_qubits", "bias_channel", "init")
 """Fields of a `NetConfig` that are arguments of a quantum layer."""

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
+from qpc_qiskit.common.tables import table
 from qpc_qiskit.layer import (
     QuantumLayer,
     QuantumPointwiseConv1d,
@@ -15,7 +16,6 @@ from qpc_qiskit.layer import (
     QuantumPointwiseConv3d,
 )
 from qpc_qiskit.nets.pointwise import KINDS, make_pointwise
-from qpc_qiskit.tables import table
 
 Where = Literal["all"] | Collection[str] | Callable[[str, nn.Module], bool]
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from qpc_qiskit.directions import largest_magnitudes
-from qpc_qiskit.encoder import _gray_transform
+from qpc_qiskit.circuits.directions import largest_magnitudes
+from qpc_qiskit.circuits.encoder import _gray_transform
 
 
 def by_directions(directions: Tensor, num_qubits: int, by_angles: Tensor) -> Tensor:

@@ -22,8 +22,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from qpc_qiskit.devices.placement_cache import cache_folder
 from qpc_qiskit.errors import EngineError
-from qpc_qiskit.execution.placement_cache import cache_folder
 from qpc_qiskit.pauli.blocks import make_tables
 from qpc_qiskit.pauli.steps import Stage
 

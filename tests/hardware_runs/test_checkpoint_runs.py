@@ -4,8 +4,8 @@ import hashlib
 import json
 from types import SimpleNamespace
 
-from hardware_runs.checkpoint_runs import _identity
-from qpc_qiskit.options import NetConfig
+from hardware_runs.checkpoints.checkpoint_runs import _identity
+from qpc_qiskit.options.records import NetConfig
 
 SHAPE = {"in_channels": 1, "image_size": 28, "num_classes": 10}
 

@@ -12,7 +12,7 @@ from sqlalchemy import make_url
 from typer.testing import CliRunner
 
 from hardware_runs.standin import Rules, Standin
-from qpc_qiskit.cli import app
+from qpc_cli.app import app
 
 pytestmark = pytest.mark.skipif(not POSTGRES, reason=NO_POSTGRES)
 
@@ -94,7 +94,7 @@ def test_on_a_device_with_another_process_that_collects(model, run, tmp_path):
         assert run("collect", "first", "--again", exit_code=75)["state"] == "pending"
         standin.advance(HOURS)
         done = subprocess.run(
-            [sys.executable, "-c", "from qpc_qiskit.cli import main; main()", "run", "collect",
+            [sys.executable, "-c", "from qpc_cli.app import main; main()", "run", "collect",
              "first", "--json"],
             capture_output=True, text=True, check=True, cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": str(ROOT), "QPC_LEDGER": run.ledger},

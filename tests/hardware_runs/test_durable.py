@@ -23,12 +23,12 @@ from durable_runs import (
 from torch import nn
 
 from hardware_runs.ledger import AttemptState, Ledger
-from hardware_runs.replay import RunReader
+from hardware_runs.reports.replay import RunReader
 from hardware_runs.standin import Fault
 from qpc_qiskit import EstimatorEngine, QuantumPointwiseConv2d, use_engine
 from qpc_qiskit.errors import BudgetError, EngineError, QPCError, ResultsPending
-from qpc_qiskit.execution.pubs import merge_directions
 from qpc_qiskit.nets import quantum_layers
+from qpc_qiskit.rows.pubs import merge_directions
 
 SHOTS = {"shots": 64}
 

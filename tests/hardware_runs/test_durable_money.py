@@ -7,8 +7,8 @@ import torch
 from durable_runs import START, check_paid_once, images, watch
 from qiskit_ibm_runtime import Batch, Session
 
-from hardware_runs.beginning import set_budget
-from hardware_runs.cancelling import allow_again, cancel, give_up
+from hardware_runs.checkpoints.cancelling import allow_again, cancel, give_up
+from hardware_runs.durable_engine.beginning import set_budget
 from hardware_runs.ledger import AttemptState, ChunkState, Ledger
 from hardware_runs.standin import Fault
 from qpc_qiskit import use_engine

@@ -5,9 +5,9 @@ import torch
 from qiskit_ibm_runtime.fake_provider import FakeManilaV2
 from torch import nn
 
-from hardware_runs.beginning import durable
-from hardware_runs.commands import ask
-from hardware_runs.usage import UsageError
+from hardware_runs.checkpoints.commands import ask
+from hardware_runs.checkpoints.usage import UsageError
+from hardware_runs.durable_engine.beginning import durable
 from noise_models.builders import bit_flip, compose, depolarizing, zz_crosstalk
 from noise_models.snapshots import Snapshot
 from noise_models.words import parse_noise

@@ -23,10 +23,10 @@ from hardware_runs import Rules
 from hardware_runs.ledger import Ledger
 from hardware_runs.standin import Fault
 from qpc_qiskit import EstimatorEngine, QuantumPointwiseConv2d, use_engine
+from qpc_qiskit.backends import destinations, runtime
 from qpc_qiskit.errors import BackendError, EngineError, ResultsPending
-from qpc_qiskit.execution import destinations, runtime
-from qpc_qiskit.execution.frozen import thaw
-from qpc_qiskit.execution.gradients import Spsa
+from qpc_qiskit.rows.frozen import thaw
+from qpc_qiskit.rows.gradients import Spsa
 
 pytestmark = pytest.mark.usefixtures("no_backoff")
 X = images(2)

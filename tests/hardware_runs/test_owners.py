@@ -9,9 +9,10 @@ import pytest
 import torch
 from durable_runs import START, Script, check_paid_once, images, watch
 
-from hardware_runs import Rules, dispatch, engine, owners
+from hardware_runs import Rules
+from hardware_runs.durable_engine import dispatch, engine, owners
+from hardware_runs.durable_engine.services import LocalService
 from hardware_runs.ledger import Ledger
-from hardware_runs.services import LocalService
 from qpc_qiskit import use_engine
 from qpc_qiskit.errors import ResultsPending
 
@@ -45,7 +46,7 @@ def path(tmp_path):
 
 
 LIVES = """
-from hardware_runs.owners import new_owner
+from hardware_runs.durable_engine.owners import new_owner
 print(new_owner(), flush=True)
 input()
 """

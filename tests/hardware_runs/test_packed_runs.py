@@ -14,18 +14,18 @@ from qiskit_ibm_runtime.fake_provider import FakeJakartaV2, FakeLagosV2
 from torch import nn
 
 from hardware_runs import durable
-from hardware_runs.circuits import circuit_key
+from hardware_runs.durable_engine.circuits import circuit_key
 from hardware_runs.ledger import FrozenRows, Ledger
 from qpc_qiskit import EstimatorEngine, ExactEngine, QuantumPointwiseConv2d, use_engine
+from qpc_qiskit.backends import destinations
+from qpc_qiskit.backends.aer import AerEstimator
+from qpc_qiskit.backends.patchwise import PatchwiseEstimator
 from qpc_qiskit.errors import BackendError, EngineError, FitFailed, ResultsPending
-from qpc_qiskit.execution import destinations
-from qpc_qiskit.execution.aer import AerEstimator
-from qpc_qiskit.execution.frozen import freeze, thaw
-from qpc_qiskit.execution.patchwise import PatchwiseEstimator
-from qpc_qiskit.execution.planning import JobPlan
-from qpc_qiskit.execution.pubs import JobLimits, Rows, make_pub, product_pairs
-from qpc_qiskit.execution.slots import wide_values
-from qpc_qiskit.execution.unpacking import features, unpack
+from qpc_qiskit.rows.frozen import freeze, thaw
+from qpc_qiskit.rows.planning import JobPlan
+from qpc_qiskit.rows.pubs import JobLimits, Rows, make_pub, product_pairs
+from qpc_qiskit.rows.slots import wide_values
+from qpc_qiskit.rows.unpacking import features, unpack
 
 pytestmark = pytest.mark.usefixtures("no_backoff")
 
@@ -649,7 +649,7 @@ def test_a_bad_patch_and_an_encoder_that_fell_back(device, monkeypatch):
 
     monkeypatch.setattr(EstimatorEngine, "plan", failing)
     monkeypatch.setattr(
-        "hardware_runs.revising.bad_patches",
+        "hardware_runs.durable_engine.revising.bad_patches",
         lambda known: {1: "Patch 1, qubit 0: spoilt."} if len(known.scale) == 2 else {},
     )
     with pytest.raises(ResultsPending):

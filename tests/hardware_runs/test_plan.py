@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from hardware_runs import comparison
-from hardware_runs.beginning import durable
-from hardware_runs.comparison import ways
+from hardware_runs.durable_engine.beginning import durable
 from hardware_runs.ledger import Ledger
-from hardware_runs.plan import make_plan, planning_engine
+from hardware_runs.planning import comparison
+from hardware_runs.planning.comparison import ways
+from hardware_runs.planning.plan import make_plan, planning_engine
 from qpc_qiskit import QuantumPointwiseConv2d, use_engine
-from qpc_qiskit.economy import BEST, PLAIN, Economy
+from qpc_qiskit.devices.forecast import SECONDS_PER_JOB, cap_seconds
 from qpc_qiskit.errors import BackendError, BudgetError, EngineError
-from qpc_qiskit.execution.forecast import SECONDS_PER_JOB, cap_seconds
+from qpc_qiskit.options.economy import BEST, PLAIN, Economy
 
 
 @pytest.fixture

@@ -14,29 +14,32 @@ from durable_runs import RULES, START, Clock, Script, images
 from torch import nn
 from webpages import Page, self_contained
 
-from hardware_runs import checkpoint_runs, driving, durable, report_figures, report_page
-from hardware_runs.beginning import digest_of
-from hardware_runs.cancelling import cancel
-from hardware_runs.checkpoint_runs import Task, Work
+from hardware_runs import durable
+from hardware_runs.checkpoints import checkpoint_runs, driving
+from hardware_runs.checkpoints.cancelling import cancel
+from hardware_runs.checkpoints.checkpoint_runs import Task, Work
+from hardware_runs.checkpoints.run_settings import Settings
+from hardware_runs.durable_engine.beginning import digest_of
 from hardware_runs.ledger import JOB_TIMES, Ledger
-from hardware_runs.replay import RunReader, replay
-from hardware_runs.report import examine, find_work
-from hardware_runs.report_features import agreement
-from hardware_runs.report_page import write_report
-from hardware_runs.run_settings import Settings
-from hardware_runs.scores import NoCopy, _noise_of_copy
+from hardware_runs.reports import figures as report_figures
+from hardware_runs.reports import page as report_page
+from hardware_runs.reports.features import agreement
+from hardware_runs.reports.page import write_report
+from hardware_runs.reports.replay import RunReader, replay
+from hardware_runs.reports.report import examine, find_work
+from hardware_runs.reports.scores import NoCopy, _noise_of_copy
 from hardware_runs.standin import Fault
 from noise_models.builders import compose, depolarizing
 from noise_models.words import parse_noise
 from qpc_qiskit import QuantumPointwiseConv2d, use_engine
-from qpc_qiskit.economy import Economy
+from qpc_qiskit.backends import destinations
+from qpc_qiskit.backends.service import _times
 from qpc_qiskit.errors import CheckpointError, JobFailed, LedgerError, ResultsPending
-from qpc_qiskit.evaluation import accuracy_interval, predict, score
-from qpc_qiskit.execution import destinations
-from qpc_qiskit.execution.pubs import JobLimits
-from qpc_qiskit.execution.service import _times
 from qpc_qiskit.nets import ImageClassifier, NetConfig
-from qpc_qiskit.options import DataSource
+from qpc_qiskit.options.economy import Economy
+from qpc_qiskit.options.records import DataSource
+from qpc_qiskit.rows.pubs import JobLimits
+from qpc_qiskit.training.evaluation import accuracy_interval, predict, score
 
 pytestmark = pytest.mark.usefixtures("no_backoff")
 
@@ -334,7 +337,7 @@ def test_times_that_are_not_told(start, tmp_path):
     path, work = tmp_path / "runs.sqlite", make_work(1, second=False)
     _, clock, begin = device_run(start, path, work, queue_seconds=90)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("qpc_qiskit.execution.service._times", lambda told: _times(None))
+        patch.setattr("qpc_qiskit.backends.service._times", lambda told: _times(None))
         advance(begin, path, work)
         clock.advance(900)
         advance(begin, path, work)

@@ -18,9 +18,9 @@ from qiskit_ibm_runtime.exceptions import (
 )
 
 from hardware_runs.standin import Fault, Remote
+from qpc_qiskit.backends.named import find_backend
+from qpc_qiskit.backends.runtime import ibm_backends
 from qpc_qiskit.errors import BackendError
-from qpc_qiskit.execution.named import find_backend
-from qpc_qiskit.execution.runtime import ibm_backends
 
 pytestmark = pytest.mark.usefixtures("no_backoff")
 

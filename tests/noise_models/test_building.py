@@ -23,12 +23,12 @@ from noise_models.builders import (
     thermal_relaxation,
     zz_crosstalk,
 )
-from qpc_qiskit.directions import canonical_directions
-from qpc_qiskit.encoder import make_encoder
+from qpc_qiskit.circuits.directions import canonical_directions
+from qpc_qiskit.circuits.encoder import make_encoder
+from qpc_qiskit.circuits.spec import make_spec
+from qpc_qiskit.devices.noise import CircuitNoise, noise_digest
 from qpc_qiskit.engines import EstimatorEngine, ExactEngine
 from qpc_qiskit.errors import EngineError, NoiseError
-from qpc_qiskit.execution.noise import CircuitNoise, noise_digest
-from qpc_qiskit.spec import make_spec
 
 N = 3
 SPEC = make_spec(2**N, N, num_layers=1)

@@ -15,15 +15,15 @@ from qiskit_aer import AerSimulator
 from qiskit_ibm_runtime.executor_estimator import Estimator
 
 from noise_models.builders import amplitude_damping, compose, depolarizing, over_rotation, readout
-from noise_models.mitigation import MitigatedEngine, NoisyValues
 from noise_models.snapshots import Snapshot
-from noise_models.study_words import parse_mitigation
-from qpc_qiskit.directions import canonical_directions
-from qpc_qiskit.encoder import make_encoder
+from noise_models.study.mitigation import MitigatedEngine, NoisyValues
+from noise_models.study.words import parse_mitigation
+from qpc_qiskit.backends.destinations import noise_on, simulated
+from qpc_qiskit.circuits.directions import canonical_directions
+from qpc_qiskit.circuits.encoder import make_encoder
+from qpc_qiskit.circuits.spec import make_spec
 from qpc_qiskit.engines import EstimatorEngine
-from qpc_qiskit.execution.destinations import noise_on, simulated
-from qpc_qiskit.execution.pubs import make_template
-from qpc_qiskit.spec import make_spec
+from qpc_qiskit.rows.pubs import make_template
 
 SPEC = make_spec(3, 4, num_layers=2)
 RNG = np.random.default_rng(3)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from noise_models.statistics import ALPHA
-from noise_models.study_tables import THRESHOLD, records
+from noise_models.study.statistics import ALPHA
+from noise_models.study.tables import THRESHOLD, records
 
 DOCS = Path(__file__).parents[2] / "docs"
 STUDY = DOCS / "studies" / "digits"

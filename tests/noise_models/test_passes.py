@@ -10,7 +10,7 @@ from qiskit_aer import AerSimulator
 
 from noise_models.builders import compose, over_rotation, zz_crosstalk
 from noise_models.passes import InsertCrosstalk, LabelStages
-from qpc_qiskit.execution.noise import ANSATZ_BEGINS
+from qpc_qiskit.devices.noise import ANSATZ_BEGINS
 
 
 def run(circuit, *passes):

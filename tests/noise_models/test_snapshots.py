@@ -13,12 +13,12 @@ from qiskit_aer.noise import NoiseModel
 from qiskit_ibm_runtime.fake_provider import FakeManilaV2, FakeSherbrooke, FakeTorino
 
 from noise_models.snapshots import Snapshot, best_qubits
+from qpc_qiskit.backends.aer import AerEstimator
+from qpc_qiskit.backends.destinations import noise_of_patch
+from qpc_qiskit.circuits.spec import make_spec
+from qpc_qiskit.devices.noise import measurement_noise
 from qpc_qiskit.engines import EstimatorEngine
 from qpc_qiskit.errors import NoiseError
-from qpc_qiskit.execution.aer import AerEstimator
-from qpc_qiskit.execution.destinations import noise_of_patch
-from qpc_qiskit.execution.noise import measurement_noise
-from qpc_qiskit.spec import make_spec
 
 CASES = [
     (FakeManilaV2, [3, 1, 2]),

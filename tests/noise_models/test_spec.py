@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from noise_models import builders
 from noise_models.channels import CHANNELS
 from noise_models.spec import NoiseSpec
+from qpc_qiskit.devices.noise import noise_digest
 from qpc_qiskit.errors import NoiseError
-from qpc_qiskit.execution.noise import noise_digest
 
 P = st.floats(0, 1)
 ANGLE = st.floats(-math.pi, math.pi)

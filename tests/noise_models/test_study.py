@@ -10,20 +10,21 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from noise_models import cell_files, cells, study
 from noise_models.spec import NoiseSpec
-from noise_models.study import load_study, run_study
-from noise_models.study_executors import ALLOWED_FAILURES, InProcess, open_executor
-from noise_models.study_figures import draw_figures
-from noise_models.study_report import write_report
-from noise_models.study_spec import StudySpec
-from noise_models.study_tables import read_table, write_table
-from qpc_qiskit.checkpoint import load
+from noise_models.study import cell_files, cells
+from noise_models.study import run as study
+from noise_models.study.executors import ALLOWED_FAILURES, InProcess, open_executor
+from noise_models.study.figures import draw_figures
+from noise_models.study.report import write_report
+from noise_models.study.run import load_study, run_study
+from noise_models.study.spec import StudySpec
+from noise_models.study.tables import read_table, write_table
 from qpc_qiskit.connector import use_engine
-from qpc_qiskit.data import load_source
+from qpc_qiskit.data.images import load_source
 from qpc_qiskit.engines import NoisyEngine
 from qpc_qiskit.errors import StudyError
-from qpc_qiskit.evaluation import predict, score
+from qpc_qiskit.training.checkpoint import load
+from qpc_qiskit.training.evaluation import predict, score
 
 TRAIN = """
 name = "small"
@@ -217,7 +218,7 @@ def test_a_cell_that_kills_its_workers_is_named_and_the_others_kept(
         import os
         import signal
 
-        from noise_models import cells
+        from noise_models.study import cells
 
         if task.mitigation == "zne" and task.shots == 64 and "-2-1-" in task.folder:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -370,7 +371,7 @@ def test_failed_cells_are_told_and_the_others_kept(part, finished_part, tmp_path
 def test_keys_hold_what_decides_a_result(given, tmp_path):
     from dataclasses import replace
 
-    from noise_models.study_plan import Plan
+    from noise_models.study.plan import Plan
 
     rows = Plan(given, tmp_path).rows()
     keys = {row.key for row in rows}
@@ -400,7 +401,7 @@ def test_keys_hold_what_decides_a_result(given, tmp_path):
 def test_a_worker_with_other_versions_is_refused(given, tmp_path):
     from dataclasses import replace
 
-    from noise_models.study_plan import Plan
+    from noise_models.study.plan import Plan
 
     task = Plan(given, tmp_path).rows()[0].task
     old = replace(task, versions={**task.versions, "torch": "1.0"})
@@ -414,7 +415,7 @@ def test_threads_of_one_worker_do_not_disturb_each_other(part, finished_part, tm
     """A cluster of one's own may have several: they share the networks that a process keeps."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from noise_models.study_plan import Plan
+    from noise_models.study.plan import Plan
 
     tasks = list({row.key: row.task for row in Plan(part, tmp_path).rows()}.values())
     with ThreadPoolExecutor(4) as pool:

@@ -15,22 +15,22 @@ from noise_models.builders import (
     readout,
     zz_crosstalk,
 )
-from noise_models.mitigated_noise import (
+from noise_models.snapshots import Snapshot
+from noise_models.study.mitigated_noise import (
     folded,
     folded_error,
     problem_of_mitigation,
     twirled_error,
 )
-from noise_models.mitigation import MitigatedEngine, NoisyValues, extrapolation
-from noise_models.snapshots import Snapshot
-from noise_models.study_words import Mitigation, parse_mitigation
-from qpc_qiskit.directions import canonical_directions
-from qpc_qiskit.encoder import make_encoder
+from noise_models.study.mitigation import MitigatedEngine, NoisyValues, extrapolation
+from noise_models.study.words import Mitigation, parse_mitigation
+from qpc_qiskit.backends.destinations import noise_on, simulated
+from qpc_qiskit.circuits.directions import canonical_directions
+from qpc_qiskit.circuits.encoder import make_encoder
+from qpc_qiskit.circuits.spec import make_spec
 from qpc_qiskit.engines import EstimatorEngine, ExactEngine, NoisyEngine
 from qpc_qiskit.errors import EngineError, NoiseError
-from qpc_qiskit.execution.destinations import noise_on, simulated
-from qpc_qiskit.execution.pubs import make_template
-from qpc_qiskit.spec import make_spec
+from qpc_qiskit.rows.pubs import make_template
 
 SPEC = make_spec(3, 4, num_layers=2)
 

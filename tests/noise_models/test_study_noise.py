@@ -5,10 +5,10 @@ from qiskit_ibm_runtime.fake_provider import FakeManilaV2
 
 from noise_models.builders import bit_flip, compose
 from noise_models.snapshots import Snapshot, best_qubits
-from noise_models.study_noise import FixedNoise, NoiseResolver, restricted
-from noise_models.study_spec import NoiseAxis
+from noise_models.study.noise import FixedNoise, NoiseResolver, restricted
+from noise_models.study.spec import NoiseAxis
+from qpc_qiskit.devices.noise import noise_digest
 from qpc_qiskit.errors import NoiseError
-from qpc_qiskit.execution.noise import noise_digest
 
 
 def by_place(snapshot):

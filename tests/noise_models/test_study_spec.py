@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from noise_models.study_noise import NoiseResolver
-from noise_models.study_plan import Plan
-from noise_models.study_spec import StudySpec
-from qpc_qiskit.data import load_source
+from noise_models.study.noise import NoiseResolver
+from noise_models.study.plan import Plan
+from noise_models.study.spec import StudySpec
+from qpc_qiskit.data.images import load_source
 from qpc_qiskit.errors import BackendError, CheckpointError, NoiseError
 from qpc_qiskit.nets import build_net, config_for
-from qpc_qiskit.options import DataSource, TrainConfig
-from qpc_qiskit.training import train
+from qpc_qiskit.options.records import DataSource, TrainConfig
+from qpc_qiskit.training.train import train
 
 ROOT = Path(__file__).parents[2]
 TRAIN = "[train.digits]\ndata = {train_images = 60, test_images = 30}\nnet = {width = 2}\n"

@@ -9,18 +9,18 @@ from scipy import stats
 from sklearn.metrics import confusion_matrix as sklearn_confusion
 from sklearn.metrics import f1_score
 
-from noise_models import statistics
 from noise_models.builders import compose, depolarizing, readout
-from noise_models.measures import (
+from noise_models.study import statistics
+from noise_models.study.measures import (
     average_fidelity,
     circuit_quality,
     feature_errors,
     flips_by_margin,
     margins,
 )
-from noise_models.study_report import _crossing as crossing_text
-from noise_models.study_report import _reach as reach_text
-from noise_models.study_tables import GROUP, PLAIN_MEANS, records, summarise, thresholds
+from noise_models.study.report import _crossing as crossing_text
+from noise_models.study.report import _reach as reach_text
+from noise_models.study.tables import GROUP, PLAIN_MEANS, records, summarise, thresholds
 
 
 def test_intervals_over_seeds_are_students(rng):

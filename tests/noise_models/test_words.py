@@ -8,8 +8,8 @@ from qiskit_ibm_runtime.fake_provider import FakeManilaV2
 from noise_models import builders, catalog, words
 from noise_models.snapshots import Snapshot, SnapshotBackend
 from noise_models.words import find_noise, has_device, parse_noise, resolved
+from qpc_qiskit.devices.noise import CircuitNoise
 from qpc_qiskit.errors import NoiseError
-from qpc_qiskit.execution.noise import CircuitNoise
 
 
 def channels(noise):

@@ -11,7 +11,7 @@ from qiskit.circuit import Gate, Parameter, ParameterVector
 from references import circuit_unitary, named_unitary
 
 from qpc_qiskit import QuantumPointwiseConv2d
-from qpc_qiskit.ansatz import ANSATZE, affine_coefficients, make_ansatz
+from qpc_qiskit.circuits.ansatz import ANSATZE, affine_coefficients, make_ansatz
 from qpc_qiskit.errors import AnsatzError
 
 NAMES = list(ANSATZE)

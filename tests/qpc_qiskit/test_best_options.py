@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from qpc_qiskit import EstimatorEngine
-from qpc_qiskit.economy import BEST, best_options
+from qpc_qiskit.options.economy import BEST, best_options
 
 MEASURED = Path(__file__).parents[2] / "benchmarks" / "results" / "defaults.json"
 

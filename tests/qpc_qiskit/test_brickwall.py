@@ -14,7 +14,7 @@ from qiskit.quantum_info import Pauli, Statevector, random_unitary
 from references import amplitudes
 from tiers import thorough_if
 
-from qpc_qiskit.brickwall import (
+from qpc_qiskit.circuits.brickwall import (
     DEPTHS,
     FAILURE,
     TOLERANCE,
@@ -27,9 +27,9 @@ from qpc_qiskit.brickwall import (
     fit,
     infidelity_of,
 )
-from qpc_qiskit.brickwall_fit import Brickwall, Fitter, _even_parts
-from qpc_qiskit.directions import canonical_directions
-from qpc_qiskit.encoder import make_encoder
+from qpc_qiskit.circuits.brickwall_fit import Brickwall, Fitter, _even_parts
+from qpc_qiskit.circuits.directions import canonical_directions
+from qpc_qiskit.circuits.encoder import make_encoder
 
 CPU = torch.device("cpu")
 
@@ -259,7 +259,7 @@ def test_far_directions_do_not_start_warm(monkeypatch):
     )
     assert warm.num_warm == 0
     assert torch.equal(cold.angles, warm.angles)
-    monkeypatch.setattr("qpc_qiskit.brickwall.SEARCHED_PIXELS", 3)
+    monkeypatch.setattr("qpc_qiskit.circuits.brickwall.SEARCHED_PIXELS", 3)
     mixed = fit(directions, 4, known=Known(directions[:5], found.angles))
     assert mixed.num_warm == 5
     assert float(mixed.infidelity.max()) <= TOLERANCE
@@ -355,7 +355,7 @@ class TestCache:
             fitted.append(len(wanted))
             return fit(wanted, *args, **options)
 
-        monkeypatch.setattr("qpc_qiskit.brickwall.fit", counting_fit)
+        monkeypatch.setattr("qpc_qiskit.circuits.brickwall.fit", counting_fit)
         second = encoder.encode(directions.flip(0))
         assert torch.equal(second.angles.flip(0), first.angles)
         assert torch.equal(second.infidelity.flip(0), first.infidelity)
@@ -534,7 +534,7 @@ def test_cache_that_does_not_warm(generator, monkeypatch):
         known.append((len(wanted), options["known"]))
         return fit(wanted, *args, **options)
 
-    monkeypatch.setattr("qpc_qiskit.brickwall.fit", watched_fit)
+    monkeypatch.setattr("qpc_qiskit.circuits.brickwall.fit", watched_fit)
     first = encoder.encode(directions[:4]).angles
     assert torch.equal(encoder.encode(directions).angles[:4], first)
     assert known == [(4, None), (2, None)]

@@ -4,12 +4,12 @@ import pytest
 import torch
 from safetensors import torch as safetensors_torch
 
-from qpc_qiskit import checkpoint
-from qpc_qiskit.checkpoint import DataRecord, load, make_record, read_record, save
-from qpc_qiskit.data import load as load_data
+from qpc_qiskit.data.images import load as load_data
 from qpc_qiskit.errors import CheckpointError
 from qpc_qiskit.nets import BUILDERS, NetConfig, build_net
-from qpc_qiskit.options import ARCHITECTURES, TrainConfig
+from qpc_qiskit.options.records import ARCHITECTURES, TrainConfig
+from qpc_qiskit.training import checkpoint
+from qpc_qiskit.training.checkpoint import DataRecord, load, make_record, read_record, save
 
 SMALL = NetConfig(width=4, quantum_channels=4, num_layers=1)
 

@@ -1,8 +1,8 @@
 import pytest
 
-from qpc_qiskit.checkpoint import make_record
 from qpc_qiskit.nets import BUILDERS, NetConfig, build_net
-from qpc_qiskit.options import ARCHITECTURES, TrainConfig
+from qpc_qiskit.options.records import ARCHITECTURES, TrainConfig
+from qpc_qiskit.training.checkpoint import make_record
 
 CODES = [f"A{i}" for i in range(1, 28)]
 

@@ -11,11 +11,12 @@ from fakes import RecordingService
 from qiskit import qasm3, qpy
 
 import qpc_qiskit
-from qpc_qiskit import cli_support, training
-from qpc_qiskit.checkpoint import load, read_record, save
-from qpc_qiskit.checkpoint import make_record as make
-from qpc_qiskit.execution import runtime
+from qpc_cli import support as cli_support
+from qpc_qiskit.backends import runtime
 from qpc_qiskit.nets import NetConfig, build_net
+from qpc_qiskit.training import train as training
+from qpc_qiskit.training.checkpoint import load, read_record, save
+from qpc_qiskit.training.checkpoint import make_record as make
 
 PYTHON_QPC = (sys.executable, "-m", "qpc_qiskit")
 
@@ -42,7 +43,7 @@ def test_help_of_train_offers_every_option():
 
 def test_help_imports_nothing_heavy():
     code = (
-        "import sys; from qpc_qiskit.cli import app; from typer.testing import CliRunner; "
+        "import sys; from qpc_cli.app import app; from typer.testing import CliRunner; "
         "call = lambda *words: CliRunner().invoke(app, [*words, '--help']).exit_code; "
         "assert call('train') == call('evaluate') == call('backends') == 0; "
         "print([m for m in ('torch', 'lightning', 'matplotlib', 'qiskit', 'qiskit_aer', 'sklearn', "

@@ -4,7 +4,7 @@ import os
 import pytest
 from typer.testing import CliRunner
 
-from qpc_qiskit.cli import app
+from qpc_cli.app import app
 from qpc_qiskit.experiments import experiment_names
 from qpc_qiskit.experiments.locking import locked
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from noise_models import builders, catalog
 from noise_models.snapshots import Snapshot
 from noise_models.spec import NoiseSpec
-from qpc_qiskit.cli import app
+from qpc_cli.app import app
 
 
 def qpc(*words, exit_code=0):
@@ -106,7 +106,7 @@ def test_a_disk_that_refuses(tmp_path):
 @pytest.mark.parametrize("words", [["--help"], ["noise", "list"], ["noise", "show", "heron_r2"]])
 def test_what_needs_no_simulator_imports_none(words):
     code = (
-        "import sys\nfrom typer.testing import CliRunner\nfrom qpc_qiskit.cli import app\n"
+        "import sys\nfrom typer.testing import CliRunner\nfrom qpc_cli.app import app\n"
         f"assert CliRunner().invoke(app, {words!r}).exit_code == 0\n"
         "print(*(name for name in ('qiskit', 'qiskit_aer', 'torch') if name in sys.modules))"
     )

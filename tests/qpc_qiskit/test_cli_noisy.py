@@ -7,11 +7,11 @@ from command_line import TINY, failing, qpc
 from safetensors.torch import load_file
 from torch import equal
 
-from qpc_qiskit import training
-from qpc_qiskit.checkpoint import read_record
-from qpc_qiskit.data import load
+from qpc_qiskit.data.images import load
 from qpc_qiskit.nets import NetConfig, build_net
-from qpc_qiskit.options import TrainConfig
+from qpc_qiskit.options.records import TrainConfig
+from qpc_qiskit.training import train as training
+from qpc_qiskit.training.checkpoint import read_record
 
 NOISY = "--engine=noisy"
 

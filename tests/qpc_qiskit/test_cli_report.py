@@ -7,9 +7,9 @@ import pytest
 from command_line import TINY, failing, qpc
 from webpages import Page, self_contained
 
-from qpc_qiskit.checkpoint import DataRecord, make_record, save
 from qpc_qiskit.nets import NetConfig, build_net
-from qpc_qiskit.options import DataSource
+from qpc_qiskit.options.records import DataSource
+from qpc_qiskit.training.checkpoint import DataRecord, make_record, save
 
 
 @pytest.fixture(scope="module")

@@ -17,22 +17,24 @@ from typer.testing import CliRunner
 from urllib3.util.retry import Retry
 
 import qpc_qiskit
-from hardware_runs import checkpoint_runs, driving, durable
+from hardware_runs import durable
+from hardware_runs.checkpoints import checkpoint_runs, driving
+from hardware_runs.checkpoints.run_settings import Settings
+from hardware_runs.checkpoints.runlog import log_path, run_log, without_secrets
+from hardware_runs.durable_engine.problems import Problems
 from hardware_runs.ledger import AttemptState, Ledger
-from hardware_runs.problems import Problems
-from hardware_runs.run_settings import Settings
-from hardware_runs.runlog import log_path, run_log, without_secrets
 from hardware_runs.standin import Fault, Remote, Rules, Standin
 from hardware_runs.standin.service import TOKEN
-from hardware_runs.submit import app as script
 from noise_models.words import parse_noise
-from qpc_qiskit import QuantumPointwiseConv2d, progress, use_engine
-from qpc_qiskit.checkpoint import make_record, save
-from qpc_qiskit.cli import app
+from qpc_cli.app import app
+from qpc_cli.submit import app as script
+from qpc_qiskit import QuantumPointwiseConv2d, use_engine
+from qpc_qiskit.backends.service import IBMJobs
+from qpc_qiskit.common import progress
 from qpc_qiskit.errors import BackendError, ResultsPending
-from qpc_qiskit.execution.service import IBMJobs
 from qpc_qiskit.nets import ImageClassifier, NetConfig, build_net
-from qpc_qiskit.options import DataSource
+from qpc_qiskit.options.records import DataSource
+from qpc_qiskit.training.checkpoint import make_record, save
 
 TINY = (
     "--train-images=60", "--test-images=20", "--width=4", "--quantum-channels=4", "--num-layers=1",
@@ -209,7 +211,7 @@ def test_from_submit_to_score(model, ledger, standin):
     assert answer("collect", "first", exit_code=75)["jobs_open"] == 1
     standin.advance(HOURS)
     done = subprocess.run(
-        [sys.executable, "-c", "from qpc_qiskit.cli import main; main()", "run", "collect", "first",
+        [sys.executable, "-c", "from qpc_cli.app import main; main()", "run", "collect", "first",
          "--json"],
         capture_output=True, text=True, check=True, cwd=ledger.parent, env=environment(),
     )  # fmt: skip
@@ -1109,7 +1111,7 @@ def test_the_script_ignores_nothing(model, ledger, option):
 
 def test_the_script_in_a_process(model, ledger):
     done = subprocess.run(
-        [sys.executable, "-m", "hardware_runs.submit", "--run=p", "--model", str(model),
+        [sys.executable, "-m", "qpc_cli.submit", "--run=p", "--model", str(model),
          "--backend=aer", "--images=2"],
         capture_output=True, text=True, check=True, cwd=model, env=environment(),
     )  # fmt: skip
@@ -1145,7 +1147,7 @@ def test_the_script_when_it_fails(model, ledger, standin, monkeypatch):
 
 def test_help_imports_nothing_heavy():
     code = (
-        "import sys; from qpc_qiskit.cli import app; from typer.testing import CliRunner; "
+        "import sys; from qpc_cli.app import app; from typer.testing import CliRunner; "
         "call = lambda *words: CliRunner().invoke(app, [*words, '--help']).exit_code; "
         "assert call('run') == call('run', 'submit') == call() == 0; "
         "print([m for m in ('torch', 'qiskit', 'sqlalchemy', 'hardware_runs', 'numpy') "
@@ -1161,7 +1163,7 @@ def test_help_imports_nothing_heavy():
 def test_a_wrong_name_is_told_before_anything_heavy_is_loaded(command, model, ledger):
     run("submit", model, *ON_FAKE)
     code = (
-        "import sys; from qpc_qiskit.cli import app; from typer.testing import CliRunner; "
+        "import sys; from qpc_cli.app import app; from typer.testing import CliRunner; "
         f"result = CliRunner().invoke(app, ['run', {command!r}, 'second']); "
         "assert result.exit_code == 1, result.exit_code; "
         "print(result.stderr, [m for m in ('torch', 'qiskit') if m in sys.modules])"
@@ -1174,7 +1176,7 @@ def test_a_wrong_name_is_told_before_anything_heavy_is_loaded(command, model, le
 
 
 def test_looking_at_runs_loads_neither_torch_nor_qiskit():
-    code = "import sys, hardware_runs.status; print({'torch', 'qiskit'} & set(sys.modules))"
+    code = "import sys, hardware_runs.durable_engine.status; print({'torch', 'qiskit'} & set(sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=True
     )
@@ -1194,7 +1196,7 @@ def test_help_names_commands_and_exit_codes():
 def test_standin():
     assert "--posts-per-minute" in qpc("standin", "--help").stdout
     process = subprocess.Popen(
-        [sys.executable, "-c", "from qpc_qiskit.cli import main; main()", "standin", "--json"],
+        [sys.executable, "-c", "from qpc_cli.app import main; main()", "standin", "--json"],
         stdout=subprocess.PIPE, text=True, env=environment(),
     )  # fmt: skip
     with process:

@@ -10,8 +10,8 @@ from torch import nn
 from typer.testing import CliRunner
 
 from hardware_runs import durable
+from qpc_cli.app import app
 from qpc_qiskit import QuantumPointwiseConv2d, use_engine
-from qpc_qiskit.cli import app
 
 
 def run(*arguments, exit_code=0):
@@ -65,7 +65,7 @@ def test_files_and_json(ledger):
 
 def test_what_is_printed(ledger, begun, tmp_path, monkeypatch):
     """Without figures, which take seconds."""
-    monkeypatch.setattr("hardware_runs.report_page.draw_figures", lambda examined, folder: [])
+    monkeypatch.setattr("hardware_runs.reports.page.draw_figures", lambda examined, folder: [])
     (tmp_path / "there").mkdir()
     text = run("report", "first", "--out", tmp_path / "there", "--simulate=0").stdout
     assert text == f"{tmp_path}/there/report.html: run first, done\n"

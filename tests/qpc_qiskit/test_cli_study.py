@@ -5,7 +5,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from qpc_qiskit.cli import app
+from qpc_cli.app import app
 
 STUDY = """
 name = "tiny"

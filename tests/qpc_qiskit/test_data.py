@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from qpc_qiskit.data import DATA_NAMES, ImageData, load, load_source, unit_images
-from qpc_qiskit.data_sources import openml
+from qpc_qiskit.data.images import DATA_NAMES, ImageData, load, load_source, unit_images
+from qpc_qiskit.data.sources import openml
 from qpc_qiskit.errors import DataError
-from qpc_qiskit.options import DataSource
+from qpc_qiskit.options.records import DataSource
 
 
 def idx_bytes(array):

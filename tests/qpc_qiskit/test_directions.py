@@ -8,7 +8,7 @@ from cases import pixels_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qpc_qiskit.directions import canonical_directions, check_finite, largest_magnitudes
+from qpc_qiskit.circuits.directions import canonical_directions, check_finite, largest_magnitudes
 from qpc_qiskit.errors import EncodingError
 
 

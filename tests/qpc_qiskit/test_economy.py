@@ -2,9 +2,10 @@ from dataclasses import replace
 
 import pytest
 
-from qpc_qiskit import economy
-from qpc_qiskit.brickwall import DEPTHS
-from qpc_qiskit.economy import (
+from qpc_qiskit.circuits.brickwall import DEPTHS
+from qpc_qiskit.circuits.encoder import ENCODERS, make_encoder
+from qpc_qiskit.options import economy
+from qpc_qiskit.options.economy import (
     BEST,
     PLAIN,
     Economy,
@@ -14,7 +15,6 @@ from qpc_qiskit.economy import (
     read_economy,
     split_encoder,
 )
-from qpc_qiskit.encoder import ENCODERS, make_encoder
 
 SHORT = Economy(
     encoder="brickwall", absorb_tail=True, patches=None, gap=1, references=12, calibrate=False

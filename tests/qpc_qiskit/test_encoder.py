@@ -7,8 +7,8 @@ from cases import pixels_of
 from qiskit.quantum_info import Statevector
 from references import amplitudes, circuit_unitary
 
-from qpc_qiskit.directions import canonical_directions
-from qpc_qiskit.encoder import make_encoder, multiplexor_angles
+from qpc_qiskit.circuits.directions import canonical_directions
+from qpc_qiskit.circuits.encoder import make_encoder, multiplexor_angles
 
 
 @pytest.mark.parametrize("n", range(1, 8))

@@ -1,6 +1,6 @@
 import json
 
-from qpc_qiskit.environment import environment
+from qpc_cli.environment import environment
 
 
 def test_plain_values():

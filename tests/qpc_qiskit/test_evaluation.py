@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from qpc_qiskit.evaluation import loss_of, predict, score
+from qpc_qiskit.training.evaluation import loss_of, predict, score
 
 
 class Stem(nn.Module):

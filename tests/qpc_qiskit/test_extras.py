@@ -12,9 +12,9 @@ from types import ModuleType
 
 import pytest
 
-from qpc_qiskit.environment import environment
+from qpc_cli.environment import environment
+from qpc_qiskit.common.extras import EXTRAS, importing, require
 from qpc_qiskit.errors import MissingExtra, QPCError
-from qpc_qiskit.extras import EXTRAS, importing, require
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("qpc_qiskit", "noise_models", "hardware_runs")
@@ -118,7 +118,7 @@ def test_importing(monkeypatch):
 def test_environment_tells_what_is_missing(monkeypatch):
     assert environment()["extras"] == dict.fromkeys(EXTRAS, "installed")
     monkeypatch.setattr(
-        "qpc_qiskit.environment.package_version",
+        "qpc_cli.environment.package_version",
         lambda name: "not installed" if name in ("dask", "psycopg") else "1",
     )
     assert environment()["extras"] == dict.fromkeys(EXTRAS, "installed") | {
@@ -160,7 +160,7 @@ for package in gone:
     sys.modules[package] = None
 
 from typer.testing import CliRunner
-from qpc_qiskit.cli import app
+from qpc_cli.app import app
 from qpc_qiskit.errors import MissingExtra
 
 for command, (extra, begin) in {commands!r}.items():

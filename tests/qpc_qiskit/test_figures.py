@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from qiskit import QuantumCircuit
 
-from qpc_qiskit.figures import (
+from qpc_qiskit.plots.figures import (
     _WRONG,
     plot_circuit,
     plot_confusion,
@@ -17,7 +17,7 @@ from qpc_qiskit.figures import (
     plot_history,
     plot_predictions,
 )
-from qpc_qiskit.runs import EpochMetrics
+from qpc_qiskit.training.runs import EpochMetrics
 
 
 @pytest.mark.parametrize("epochs", [1, 40])

@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from qpc_qiskit.files import write_bytes, write_text, written_aside
+from qpc_qiskit.common.files import write_bytes, write_text, written_aside
 
 
 def test_content_is_replaced_and_nothing_stays_beside_it(tmp_path):

@@ -5,8 +5,8 @@ import pickletools
 import numpy as np
 import pytest
 
+from qpc_qiskit.data.files import check_labels, read_cifar_bin, read_cifar_python, read_idx
 from qpc_qiskit.errors import DataError
-from qpc_qiskit.image_files import check_labels, read_cifar_bin, read_cifar_python, read_idx
 
 
 def idx_bytes(array):

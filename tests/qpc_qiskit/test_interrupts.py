@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from qpc_qiskit.interrupts import StopRequested, deferred_interrupts
+from qpc_qiskit.common.interrupts import StopRequested, deferred_interrupts
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])

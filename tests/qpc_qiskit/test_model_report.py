@@ -11,18 +11,18 @@ import torch
 from qiskit import QuantumCircuit, qasm3
 from webpages import Page, self_contained
 
-from qpc_qiskit.checkpoint import make_record, save
-from qpc_qiskit.data import load_source
+from qpc_qiskit.data.images import load_source
 from qpc_qiskit.errors import CheckpointError, DataError
-from qpc_qiskit.evaluation import accuracy_interval, predict
-from qpc_qiskit.model_page import write_model_report
-from qpc_qiskit.model_report import gate_count, image_encoding, model_report, twin_config
 from qpc_qiskit.nets import NetConfig, build_net, parameter_table, quantum_layers
-from qpc_qiskit.options import ARCHITECTURES, DataSource, TrainConfig
-from qpc_qiskit.predictions import MOST_WRONG, SHOWN_IMAGES, predict_images
-from qpc_qiskit.presets import PRESETS
-from qpc_qiskit.trained import open_training
-from qpc_qiskit.training import train
+from qpc_qiskit.options.presets import PRESETS
+from qpc_qiskit.options.records import ARCHITECTURES, DataSource, TrainConfig
+from qpc_qiskit.training.checkpoint import make_record, save
+from qpc_qiskit.training.evaluation import accuracy_interval, predict
+from qpc_qiskit.training.model_page import write_model_report
+from qpc_qiskit.training.model_report import gate_count, image_encoding, model_report, twin_config
+from qpc_qiskit.training.predictions import MOST_WRONG, SHOWN_IMAGES, predict_images
+from qpc_qiskit.training.train import train
+from qpc_qiskit.training.trained import open_training
 
 TINY = NetConfig(width=4, quantum_channels=4, num_layers=1)
 EPOCHS = 2

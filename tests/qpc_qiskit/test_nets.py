@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from qpc_qiskit.data import ImageData, load
+from qpc_qiskit.data.images import ImageData, load
 from qpc_qiskit.errors import DataError
 from qpc_qiskit.nets import BUILDERS, NetConfig, build_net, config_for, quantum_layers
-from qpc_qiskit.options import ARCHITECTURES
+from qpc_qiskit.options.records import ARCHITECTURES
 
 
 def images_for(config, count=2):

@@ -1,7 +1,7 @@
 import torch
 from references import Z, on_qubits
 
-from qpc_qiskit.observables import pauli_z, z_signs
+from qpc_qiskit.circuits.observables import pauli_z, z_signs
 
 
 def test_pauli_z_is_little_endian():

@@ -3,11 +3,17 @@ from typing import get_args
 import pytest
 from pydantic import ValidationError
 
-from qpc_qiskit.ansatz import ANSATZE
-from qpc_qiskit.data import load
+from qpc_qiskit.circuits.ansatz import ANSATZE
+from qpc_qiskit.data.images import load
 from qpc_qiskit.nets import BUILDERS
-from qpc_qiskit.options import ARCHITECTURES, IMAGE_SHAPES, DataSource, NetConfig, TrainConfig
-from qpc_qiskit.presets import PRESETS
+from qpc_qiskit.options.presets import PRESETS
+from qpc_qiskit.options.records import (
+    ARCHITECTURES,
+    IMAGE_SHAPES,
+    DataSource,
+    NetConfig,
+    TrainConfig,
+)
 
 
 def test_names_are_those_that_exist():

@@ -4,7 +4,7 @@ import sys
 import pytest
 from webpages import Page, self_contained
 
-from qpc_qiskit.pages import Picture, Table, number, write_page
+from qpc_qiskit.plots.pages import Picture, Table, number, write_page
 
 TEMPLATE = """{% extends "page.html.j2" %}
 {% from "page.html.j2" import table, picture %}

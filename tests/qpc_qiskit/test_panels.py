@@ -4,8 +4,8 @@ import math
 import matplotlib as mpl
 import pytest
 
-from qpc_qiskit.figures import PALETTE
-from qpc_qiskit.panels import (
+from qpc_qiskit.plots.figures import PALETTE
+from qpc_qiskit.plots.panels import (
     Line,
     Panel,
     Points,

@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import load_file
 
 import qpc_qiskit
-from qpc_qiskit.data import load
+from qpc_qiskit.data.images import load
 from qpc_qiskit.nets import build_net, config_for
-from qpc_qiskit.options import TrainConfig
-from qpc_qiskit.processes import Team, is_main_process
-from qpc_qiskit.runs import read_state
-from qpc_qiskit.training import _Batches, train
+from qpc_qiskit.options.records import TrainConfig
+from qpc_qiskit.training.processes import Team, is_main_process
+from qpc_qiskit.training.runs import read_state
+from qpc_qiskit.training.train import _Batches, train
 
 HERE = Path(__file__).parent
 

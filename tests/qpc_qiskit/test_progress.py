@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from qpc_qiskit import progress
-from qpc_qiskit.progress import ImageProgress, fit_text
+from qpc_qiskit.common import progress
+from qpc_qiskit.common.progress import ImageProgress, fit_text
 
 
 @pytest.fixture(params=[True, False], ids=["terminal", "file"])

@@ -4,7 +4,7 @@ import math
 import matplotlib as mpl
 import pytest
 
-from qpc_qiskit.run_panels import (
+from qpc_qiskit.plots.run_panels import (
     MOST_LABELS,
     Cloud,
     Series,

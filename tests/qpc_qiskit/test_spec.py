@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from qpc_qiskit import LayerSpec, make_spec
-from qpc_qiskit.ansatz import make_ansatz
+from qpc_qiskit.circuits.ansatz import make_ansatz
+from qpc_qiskit.circuits.spec import qubits_for
 from qpc_qiskit.errors import AnsatzError
-from qpc_qiskit.spec import qubits_for
 
 
 @pytest.mark.parametrize(

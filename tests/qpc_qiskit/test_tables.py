@@ -1,4 +1,4 @@
-from qpc_qiskit.tables import table
+from qpc_qiskit.common.tables import table
 
 
 def test_words_stand_left_and_numbers_right_under_their_heading():

@@ -11,8 +11,8 @@ import pytest
 import torch
 from cases import Case
 
-from qpc_qiskit import threads
-from qpc_qiskit.threads import run_in_workers, split_ranges
+from qpc_qiskit.common import threads
+from qpc_qiskit.common.threads import run_in_workers, split_ranges
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[3]

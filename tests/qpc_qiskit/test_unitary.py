@@ -10,9 +10,9 @@ from qiskit import QuantumCircuit
 from qiskit.circuit import Parameter
 from references import case_unitaries, circuit_unitary
 
-from qpc_qiskit.ansatz import Ansatz, make_ansatz
+from qpc_qiskit.circuits.ansatz import Ansatz, make_ansatz
+from qpc_qiskit.circuits.unitary import lower, unitaries
 from qpc_qiskit.errors import AnsatzError
-from qpc_qiskit.unitary import lower, unitaries
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

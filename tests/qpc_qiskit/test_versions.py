@@ -1,7 +1,7 @@
 import sys
 from importlib.metadata import version
 
-from qpc_qiskit.versions import library_versions, package_version
+from qpc_qiskit.common.versions import library_versions, package_version
 
 
 def test_versions_of_what_results_depend_on():

@@ -18,8 +18,8 @@ from qiskit_aer.primitives import EstimatorV2 as AerEstimatorV2
 from qpc_qiskit import EstimatorEngine, ExactEngine, use_engine
 from qpc_qiskit.engines.estimator import checked_precision
 from qpc_qiskit.errors import BudgetError, EngineError, QPCError
-from qpc_qiskit.execution.gradients import Spsa
-from qpc_qiskit.execution.pubs import JobLimits
+from qpc_qiskit.rows.gradients import Spsa
+from qpc_qiskit.rows.pubs import JobLimits
 
 CASE = Case(5, 7, 3)
 SPEC = CASE.spec()  # K = 3

@@ -33,8 +33,8 @@ from torch import nn
 
 from noise_models.words import parse_noise
 from qpc_qiskit import EstimatorEngine, ExactEngine, QuantumPointwiseConv2d, make_spec, use_engine
-from qpc_qiskit.directions import canonical_directions
-from qpc_qiskit.encoder import make_encoder
+from qpc_qiskit.circuits.directions import canonical_directions
+from qpc_qiskit.circuits.encoder import make_encoder
 from qpc_qiskit.engines import NoisyEngine, make_engine, noisy
 from qpc_qiskit.errors import BackendError, EngineError
 from qpc_qiskit.pauli import compiled

@@ -23,19 +23,19 @@ from references import case_features
 from tiers import thorough
 
 from qpc_qiskit import EstimatorEngine, ExactEngine, make_spec
-from qpc_qiskit.brickwall import error_bound
-from qpc_qiskit.directions import canonical_directions
-from qpc_qiskit.encoder import make_encoder
+from qpc_qiskit.backends import jobs
+from qpc_qiskit.backends.aer import AerEstimator
+from qpc_qiskit.backends.destinations import ONE_PATCH, Packing, aer, embedded, simulated
+from qpc_qiskit.backends.patchwise import PatchwiseEstimator
+from qpc_qiskit.circuits.brickwall import error_bound
+from qpc_qiskit.circuits.directions import canonical_directions
+from qpc_qiskit.circuits.encoder import make_encoder
+from qpc_qiskit.devices.isa import check_isa
 from qpc_qiskit.errors import BackendError, EngineError, FitFailed
-from qpc_qiskit.execution import jobs
-from qpc_qiskit.execution.aer import AerEstimator
-from qpc_qiskit.execution.destinations import ONE_PATCH, Packing, aer, embedded, simulated
-from qpc_qiskit.execution.frozen import freeze, thaw
-from qpc_qiskit.execution.isa import check_isa
-from qpc_qiskit.execution.patchwise import PatchwiseEstimator
-from qpc_qiskit.execution.pubs import JobLimits, make_pub, make_template
-from qpc_qiskit.execution.slots import gather
-from qpc_qiskit.execution.unpacking import features
+from qpc_qiskit.rows.frozen import freeze, thaw
+from qpc_qiskit.rows.pubs import JobLimits, make_pub, make_template
+from qpc_qiskit.rows.slots import gather
+from qpc_qiskit.rows.unpacking import features
 
 SHALLOW = {"encoder": "brickwall", "absorb_tail": True}
 ENCODINGS = [
@@ -794,7 +794,7 @@ class TestFallbacks:
         assert engine.last_report.num_fallbacks == 0  # it has moved before
 
     def test_the_multiplexor_at_last(self, generator, monkeypatch):
-        monkeypatch.setattr("qpc_qiskit.brickwall.FAILURE", -1.0)
+        monkeypatch.setattr("qpc_qiskit.circuits.brickwall.FAILURE", -1.0)
         tried = []
         pixels, weights = data_of(self.CASE, generator)
         engine = self.engine("brickwall", num_references=6)

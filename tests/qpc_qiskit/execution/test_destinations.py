@@ -25,12 +25,12 @@ from qiskit_ibm_runtime.fake_provider import FakeManilaV2, FakeTorino
 from tiers import thorough
 
 from qpc_qiskit import EstimatorEngine, ExactEngine
-from qpc_qiskit.encoder import make_encoder
+from qpc_qiskit.backends import destinations
+from qpc_qiskit.circuits.encoder import make_encoder
+from qpc_qiskit.devices.forecast import JobCost
+from qpc_qiskit.devices.isa import is_isa
 from qpc_qiskit.errors import BackendError, EngineError, NotISAError
-from qpc_qiskit.execution import destinations
-from qpc_qiskit.execution.forecast import JobCost
-from qpc_qiskit.execution.isa import is_isa
-from qpc_qiskit.execution.pubs import make_template
+from qpc_qiskit.rows.pubs import make_template
 
 CASE = Case(3, 2, 2, "figure1", 2)
 SPEC = CASE.spec()

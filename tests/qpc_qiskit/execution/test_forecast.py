@@ -8,9 +8,9 @@ from qiskit.circuit.library import CXGate, RZGate, SXGate
 from qiskit.transpiler import InstructionProperties, Target
 from qiskit_ibm_runtime.fake_provider import FakeFez
 
-from qpc_qiskit.ansatz import make_ansatz
-from qpc_qiskit.encoder import make_encoder
-from qpc_qiskit.execution.forecast import (
+from qpc_qiskit.circuits.ansatz import make_ansatz
+from qpc_qiskit.circuits.encoder import make_encoder
+from qpc_qiskit.devices.forecast import (
     SECONDS_PER_JOB,
     JobCost,
     ShotTimes,
@@ -19,8 +19,8 @@ from qpc_qiskit.execution.forecast import (
     shots_for_equal_error,
     variance_after_calibration,
 )
-from qpc_qiskit.execution.pubs import make_template
-from qpc_qiskit.execution.tiling import information
+from qpc_qiskit.devices.tiling import information
+from qpc_qiskit.rows.pubs import make_template
 
 MEASURE = {0: 900e-9, 1: 1000e-9, 2: 1200e-9, 3: 5000e-9}
 SX = {0: 20e-9, 1: 30e-9, 2: 40e-9, 3: 50e-9}

@@ -11,12 +11,12 @@ from qiskit.quantum_info import Statevector
 from qiskit_ibm_runtime.fake_provider import FakeFez
 
 from qpc_qiskit import EstimatorEngine, make_spec
-from qpc_qiskit.encoder import make_encoder
+from qpc_qiskit.backends.destinations import embedded
+from qpc_qiskit.circuits.encoder import make_encoder
 from qpc_qiskit.errors import EngineError
-from qpc_qiskit.execution.destinations import embedded
-from qpc_qiskit.execution.frozen import freeze, thaw
-from qpc_qiskit.execution.prepared import Prepared
-from qpc_qiskit.execution.pubs import make_template
+from qpc_qiskit.rows.frozen import freeze, thaw
+from qpc_qiskit.rows.prepared import Prepared
+from qpc_qiskit.rows.pubs import make_template
 
 
 @pytest.mark.parametrize("backend", ["aer", "fake_torino", "fake_sherbrooke"])
@@ -57,7 +57,7 @@ def test_another_process_gets_the_same_values(tmp_path, rng):
     code = f"""
 import json, pathlib
 from qiskit.quantum_info import Statevector
-from qpc_qiskit.execution.frozen import thaw
+from qpc_qiskit.rows.frozen import thaw
 t = thaw(pathlib.Path({str(tmp_path / "frozen")!r}).read_bytes()).template
 bound = t.circuit.assign_parameters(dict(zip(t.parameters, {row.tolist()!r}, strict=True)))
 state = Statevector(bound)

@@ -18,7 +18,7 @@ from tiers import thorough
 
 from qpc_qiskit import EstimatorEngine, ExactEngine
 from qpc_qiskit.engines import Engine
-from qpc_qiskit.execution.gradients import (
+from qpc_qiskit.rows.gradients import (
     GRADIENTS,
     Shift,
     Spsa,
@@ -28,7 +28,7 @@ from qpc_qiskit.execution.gradients import (
     plan_gradient,
     vector_jacobian,
 )
-from qpc_qiskit.execution.pubs import merge_directions, unique_pairs
+from qpc_qiskit.rows.pubs import merge_directions, unique_pairs
 
 PLAIN = Case(5, 7, 3)
 SMALL = [*SMALL_CASES, *(c for c in CASES if c.num_qubits == 4 and c.num_layers == 3)]

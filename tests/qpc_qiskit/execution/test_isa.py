@@ -16,8 +16,7 @@ from qiskit.transpiler import Target
 from qiskit_aer import AerSimulator
 from qiskit_ibm_runtime.fake_provider import FakeFractionalBackend, FakeManilaV2, FakeTorino
 
-from qpc_qiskit.errors import AnsatzError, EngineError, NotISAError
-from qpc_qiskit.execution.isa import (
+from qpc_qiskit.devices.isa import (
     check_equivalence,
     check_faulty,
     check_isa,
@@ -25,6 +24,7 @@ from qpc_qiskit.execution.isa import (
     faulty,
     is_isa,
 )
+from qpc_qiskit.errors import AnsatzError, EngineError, NotISAError
 
 MANILA = FakeManilaV2().target  # cx on the line 0-1-2-3-4
 

@@ -11,12 +11,12 @@ from qiskit.primitives import DataBin, PubResult
 from qiskit.primitives.base import BaseEstimatorV2
 from qiskit.quantum_info import SparsePauliOp
 
+from qpc_qiskit.backends.destinations import Destination, JobSettings
+from qpc_qiskit.backends.jobs import check_rows, collect, run_plan, send
 from qpc_qiskit.errors import EngineError, FetchError, NotISAError, QPCError
-from qpc_qiskit.execution.destinations import Destination, JobSettings
-from qpc_qiskit.execution.jobs import check_rows, collect, run_plan, send
-from qpc_qiskit.execution.planning import JobPlan
-from qpc_qiskit.execution.prepared import Prepared
-from qpc_qiskit.execution.pubs import Rows, Template
+from qpc_qiskit.rows.planning import JobPlan
+from qpc_qiskit.rows.prepared import Prepared
+from qpc_qiskit.rows.pubs import Rows, Template
 
 A, B = Parameter("a"), Parameter("b")
 

@@ -9,11 +9,11 @@ from qiskit.providers import BackendV2
 from qiskit.providers.fake_provider import GenericBackendV2
 from typer.testing import CliRunner
 
+from qpc_cli.app import app
 from qpc_qiskit import EstimatorEngine, QuantumPointwiseConv2d, use_engine
-from qpc_qiskit.cli import app
+from qpc_qiskit.backends import named, survey
+from qpc_qiskit.backends.named import find_backend, is_fake, is_ibm, offers
 from qpc_qiskit.errors import BackendError, MissingExtra
-from qpc_qiskit.execution import named, survey
-from qpc_qiskit.execution.named import find_backend, is_fake, is_ibm, offers
 
 MODULE = """
 from qiskit.providers.fake_provider import GenericBackendV2
@@ -118,7 +118,7 @@ def test_unknown_names(offer):
 
 def test_without_the_client_of_ibm(monkeypatch):
     monkeypatch.setitem(sys.modules, "qiskit_ibm_runtime", None)
-    monkeypatch.delitem(sys.modules, "qpc_qiskit.execution.runtime", raising=False)
+    monkeypatch.delitem(sys.modules, "qpc_qiskit.backends.runtime", raising=False)
     for name in ("fake_torino", "ibm_torino"):
         with pytest.raises(MissingExtra, match=rf"^Backend '{name}' needs qiskit-ibm-runtime\."):
             find_backend(name)

@@ -12,10 +12,9 @@ from qiskit_aer import AerSimulator
 from qiskit_aer.noise import NoiseModel, QuantumError, ReadoutError, depolarizing_error, pauli_error
 from qiskit_ibm_runtime.fake_provider import FakeManilaV2
 
-from qpc_qiskit.errors import EngineError
-from qpc_qiskit.execution.aer import AerEstimator
-from qpc_qiskit.execution.destinations import noise_on, simulated
-from qpc_qiskit.execution.noise import (
+from qpc_qiskit.backends.aer import AerEstimator
+from qpc_qiskit.backends.destinations import noise_on, simulated
+from qpc_qiskit.devices.noise import (
     ANSATZ_BEGINS,
     CircuitNoise,
     as_circuit_noise,
@@ -23,7 +22,8 @@ from qpc_qiskit.execution.noise import (
     measurement_noise,
     noise_digest,
 )
-from qpc_qiskit.execution.pubs import Template
+from qpc_qiskit.errors import EngineError
+from qpc_qiskit.rows.pubs import Template
 
 FLIP = pauli_error([("X", 0.1), ("I", 0.9)])
 TWO = depolarizing_error(0.1, 2)

@@ -10,8 +10,8 @@ from qiskit_aer.noise import NoiseModel, depolarizing_error
 from qiskit_ibm_runtime.fake_provider import FakeManilaV2
 
 from qpc_qiskit import EstimatorEngine
+from qpc_qiskit.backends.opening import open_destination
 from qpc_qiskit.errors import BackendError, EngineError
-from qpc_qiskit.execution.opening import open_destination
 
 
 def noise():

@@ -8,16 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from qiskit.quantum_info import SparsePauliOp
 
-from qpc_qiskit.ansatz import make_ansatz
-from qpc_qiskit.execution.parities import (
+from qpc_qiskit.circuits.ansatz import make_ansatz
+from qpc_qiskit.circuits.observables import pauli_z
+from qpc_qiskit.circuits.parities import (
     inversion,
     make_z_string,
     read_z_string,
     readout_contrasts,
     sub_parities,
 )
-from qpc_qiskit.execution.tail import absorb_tail
-from qpc_qiskit.observables import pauli_z
+from qpc_qiskit.circuits.tail import absorb_tail
 
 
 def parity_of(observable, n):

@@ -29,14 +29,14 @@ from qiskit_ibm_runtime.fake_provider import (
 )
 from tiers import thorough_if
 
-from qpc_qiskit.encoder import make_encoder
+from qpc_qiskit.circuits.encoder import make_encoder
+from qpc_qiskit.circuits.spec import make_spec
+from qpc_qiskit.devices import patches, placement_cache
+from qpc_qiskit.devices.isa import check_isa
+from qpc_qiskit.devices.patches import embed, embed_observables, place
+from qpc_qiskit.devices.targets import restrict_target
 from qpc_qiskit.errors import BackendError
-from qpc_qiskit.execution import patches, placement_cache
-from qpc_qiskit.execution.isa import check_isa
-from qpc_qiskit.execution.patches import embed, embed_observables, place
-from qpc_qiskit.execution.pubs import make_template
-from qpc_qiskit.execution.targets import restrict_target
-from qpc_qiskit.spec import make_spec
+from qpc_qiskit.rows.pubs import make_template
 
 
 @functools.cache

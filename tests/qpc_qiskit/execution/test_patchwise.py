@@ -15,9 +15,9 @@ from qiskit.primitives import (
 from qiskit.primitives.containers.estimator_pub import EstimatorPub
 from qiskit.quantum_info import SparsePauliOp
 
-from qpc_qiskit.execution.patchwise import PatchwiseEstimator, patch_by_patch
-from qpc_qiskit.execution.prepared import Prepared
-from qpc_qiskit.execution.pubs import Template, make_pub
+from qpc_qiskit.backends.patchwise import PatchwiseEstimator, patch_by_patch
+from qpc_qiskit.rows.prepared import Prepared
+from qpc_qiskit.rows.pubs import Template, make_pub
 
 
 def part(gate):

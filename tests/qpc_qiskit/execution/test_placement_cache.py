@@ -14,8 +14,8 @@ from qiskit.circuit.library import CZGate, SXGate, UnitaryGate
 from qiskit.providers import QubitProperties
 from qiskit.transpiler import InstructionProperties, Target
 
-from qpc_qiskit.execution import placement_cache
-from qpc_qiskit.execution.placement_cache import cache_folder, key, load, store
+from qpc_qiskit.devices import placement_cache
+from qpc_qiskit.devices.placement_cache import cache_folder, key, load, store
 
 ANGLES = 12  # so that theta[10] sorts before theta[2] as text
 

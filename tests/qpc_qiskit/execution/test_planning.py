@@ -7,13 +7,13 @@ from cases import Case
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qpc_qiskit.brickwall import brickwall, error_bound
-from qpc_qiskit.encoder import make_encoder
+from qpc_qiskit.circuits.brickwall import brickwall, error_bound
+from qpc_qiskit.circuits.encoder import make_encoder
+from qpc_qiskit.devices.forecast import JobCost
 from qpc_qiskit.errors import EngineError, FitFailed
-from qpc_qiskit.execution.forecast import JobCost
-from qpc_qiskit.execution.planning import ReferenceRows, plan_jobs, plan_parts
-from qpc_qiskit.execution.pubs import JobLimits, product_pairs
-from qpc_qiskit.execution.slots import IDLE
+from qpc_qiskit.rows.planning import ReferenceRows, plan_jobs, plan_parts
+from qpc_qiskit.rows.pubs import JobLimits, product_pairs
+from qpc_qiskit.rows.slots import IDLE
 
 SPEC = Case(3, 5, 2).spec()
 ENCODER = make_encoder("multiplexor", 2)

@@ -6,10 +6,10 @@ from qiskit import QuantumCircuit
 from qiskit.circuit import Parameter, ParameterVector
 from qiskit.quantum_info import SparsePauliOp, Statevector
 
-from qpc_qiskit.execution.parities import inversion
-from qpc_qiskit.execution.patches import Patch, Placement
-from qpc_qiskit.execution.prepared import Prepared, side_by_side
-from qpc_qiskit.execution.pubs import Template
+from qpc_qiskit.circuits.parities import inversion
+from qpc_qiskit.devices.patches import Patch, Placement
+from qpc_qiskit.rows.prepared import Prepared, side_by_side
+from qpc_qiskit.rows.pubs import Template
 
 
 def part(gate="cx", vector=None, late=None):

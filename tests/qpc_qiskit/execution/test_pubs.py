@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from qiskit.primitives import DataBin
 
 from qpc_qiskit import ExactEngine
-from qpc_qiskit.ansatz import make_ansatz
-from qpc_qiskit.directions import canonical_directions
-from qpc_qiskit.encoder import make_encoder
+from qpc_qiskit.circuits.ansatz import make_ansatz
+from qpc_qiskit.circuits.directions import canonical_directions
+from qpc_qiskit.circuits.encoder import make_encoder
+from qpc_qiskit.circuits.spec import LayerSpec
 from qpc_qiskit.errors import EngineError
-from qpc_qiskit.execution.pubs import (
+from qpc_qiskit.rows.pubs import (
     GRID,
     JobLimits,
     Rows,
@@ -32,7 +33,6 @@ from qpc_qiskit.execution.pubs import (
     stds_from_data,
     unique_pairs,
 )
-from qpc_qiskit.spec import LayerSpec
 
 SEEDS = st.integers(0, 2**32 - 1)
 

@@ -9,13 +9,9 @@ from qiskit_aer.noise import NoiseModel, ReadoutError, depolarizing_error
 from qiskit_ibm_runtime.fake_provider import FakeManilaV2, FakeTorino
 
 from qpc_qiskit import EstimatorEngine, QuantumPointwiseConv2d, use_engine
-from qpc_qiskit.execution.destinations import noise_of_patch
-from qpc_qiskit.execution.frozen import freeze, thaw
-from qpc_qiskit.execution.readout import (
-    confusions_of_device,
-    confusions_of_model,
-    measured_strings,
-)
+from qpc_qiskit.backends.destinations import noise_of_patch
+from qpc_qiskit.devices.readout import confusions_of_device, confusions_of_model, measured_strings
+from qpc_qiskit.rows.frozen import freeze, thaw
 
 Z = [SparsePauliOp(label) for label in ("IIZ", "IZI", "ZII")]
 PARITIES = [SparsePauliOp("IZZ"), SparsePauliOp("ZZI", -1), SparsePauliOp("ZIZ")]

@@ -13,12 +13,15 @@ from qiskit_aer.noise import NoiseModel, ReadoutError, depolarizing_error
 from references import z_matrices
 
 from qpc_qiskit import ExactEngine
-from qpc_qiskit.ansatz import make_ansatz
-from qpc_qiskit.directions import canonical_directions
-from qpc_qiskit.encoder import make_encoder
-from qpc_qiskit.execution.aer import AerEstimator
-from qpc_qiskit.execution.pubs import make_pub, make_template, precision_of
-from qpc_qiskit.execution.references import (
+from qpc_qiskit.backends.aer import AerEstimator
+from qpc_qiskit.circuits.ansatz import make_ansatz
+from qpc_qiskit.circuits.directions import canonical_directions
+from qpc_qiskit.circuits.encoder import make_encoder
+from qpc_qiskit.circuits.observables import pauli_z
+from qpc_qiskit.circuits.spec import LayerSpec
+from qpc_qiskit.circuits.unitary import unitaries
+from qpc_qiskit.rows.pubs import make_pub, make_template, precision_of
+from qpc_qiskit.rows.references import (
     Calibration,
     apply,
     bad_patches,
@@ -26,9 +29,6 @@ from qpc_qiskit.execution.references import (
     fit_scale,
     reference_directions,
 )
-from qpc_qiskit.observables import pauli_z
-from qpc_qiskit.spec import LayerSpec
-from qpc_qiskit.unitary import unitaries
 
 
 def random_unitaries(num_kernels, n, rng):

@@ -13,8 +13,8 @@ from qiskit.circuit.library.standard_gates import get_standard_gate_name_mapping
 from qiskit.providers import QubitProperties
 from qiskit.transpiler import InstructionProperties, Target
 
-from qpc_qiskit.execution import regions
-from qpc_qiskit.execution.targets import read_device
+from qpc_qiskit.devices import regions
+from qpc_qiskit.devices.targets import read_device
 
 
 def make_target(edges, size, rng=None):

@@ -18,12 +18,12 @@ from qiskit_ibm_runtime.fake_provider.fake_backend import FakeBackendV2
 from tiers import thorough
 
 from qpc_qiskit import EstimatorEngine, ExactEngine, use_engine
+from qpc_qiskit.backends import runtime
+from qpc_qiskit.backends.named import find_backend, is_fake, is_ibm
+from qpc_qiskit.devices.forecast import JobCost
+from qpc_qiskit.devices.isa import is_isa
 from qpc_qiskit.errors import BudgetError, EngineError, FetchError
-from qpc_qiskit.execution import runtime
-from qpc_qiskit.execution.forecast import JobCost
-from qpc_qiskit.execution.isa import is_isa
-from qpc_qiskit.execution.named import find_backend, is_fake, is_ibm
-from qpc_qiskit.execution.pubs import JobLimits
+from qpc_qiskit.rows.pubs import JobLimits
 
 CASE = Case(3, 4, 2, "figure1", 2)
 SPEC = CASE.spec()  # K = 2

@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qpc_qiskit.execution.pubs import Rows
-from qpc_qiskit.execution.slots import IDLE, fill, gather, num_executions, wide_values
+from qpc_qiskit.rows.pubs import Rows
+from qpc_qiskit.rows.slots import IDLE, fill, gather, num_executions, wide_values
 
 sizes = st.tuples(st.integers(0, 60), st.integers(1, 9), st.integers(0, 7))
 

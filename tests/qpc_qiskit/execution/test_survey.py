@@ -3,9 +3,9 @@ import pytest
 from fakes import FakeVendorBackend
 from tiers import thorough
 
+from qpc_qiskit.backends import runtime, survey
+from qpc_qiskit.backends.named import find_backend
 from qpc_qiskit.errors import BackendError
-from qpc_qiskit.execution import runtime, survey
-from qpc_qiskit.execution.named import find_backend
 
 NIGHTHAWK = "qiskit_ibm_runtime.fake_provider.backends.nighthawk.fake_nighthawk.DISPLAY_WARNING"
 """It warns once in a process."""

@@ -15,13 +15,13 @@ from qiskit.primitives import StatevectorEstimator
 from qiskit.quantum_info import SparsePauliOp, Statevector, random_statevector
 
 from qpc_qiskit import ExactEngine, QuantumPointwiseConv2d
-from qpc_qiskit.ansatz import ANSATZE, make_ansatz
-from qpc_qiskit.directions import canonical_directions
-from qpc_qiskit.encoder import make_encoder
-from qpc_qiskit.execution.parities import read_z_string
-from qpc_qiskit.execution.pubs import Template, make_pub
-from qpc_qiskit.execution.tail import absorb_tail
-from qpc_qiskit.observables import pauli_z
+from qpc_qiskit.circuits.ansatz import ANSATZE, make_ansatz
+from qpc_qiskit.circuits.directions import canonical_directions
+from qpc_qiskit.circuits.encoder import make_encoder
+from qpc_qiskit.circuits.observables import pauli_z
+from qpc_qiskit.circuits.parities import read_z_string
+from qpc_qiskit.circuits.tail import absorb_tail
+from qpc_qiskit.rows.pubs import Template, make_pub
 
 
 def expectations(circuit, observables, state):

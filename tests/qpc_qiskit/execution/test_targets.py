@@ -12,7 +12,7 @@ from qiskit.transpiler import InstructionProperties, Target
 from qiskit_aer.noise import NoiseModel
 from qiskit_ibm_runtime.fake_provider import FakeManilaV2, FakeSherbrooke, FakeTorino
 
-from qpc_qiskit.execution.targets import read_device, restrict_target, shape_target
+from qpc_qiskit.devices.targets import read_device, restrict_target, shape_target
 
 
 def told(error):

@@ -20,15 +20,15 @@ from qiskit.quantum_info import Operator, Statevector
 from qiskit.transpiler import CouplingMap, InstructionProperties, Target
 from tiers import thorough, thorough_if
 
-from qpc_qiskit.ansatz import make_ansatz
-from qpc_qiskit.encoder import make_encoder
+from qpc_qiskit.circuits.ansatz import make_ansatz
+from qpc_qiskit.circuits.encoder import make_encoder
+from qpc_qiskit.devices import patches, placement_cache, regions, tiling
+from qpc_qiskit.devices.isa import check_faulty, check_isa
+from qpc_qiskit.devices.patches import place
+from qpc_qiskit.devices.targets import read_device
+from qpc_qiskit.devices.tiling import information, tile
 from qpc_qiskit.errors import BackendError
-from qpc_qiskit.execution import patches, placement_cache, regions, tiling
-from qpc_qiskit.execution.isa import check_faulty, check_isa
-from qpc_qiskit.execution.patches import place
-from qpc_qiskit.execution.pubs import make_template
-from qpc_qiskit.execution.targets import read_device
-from qpc_qiskit.execution.tiling import information, tile
+from qpc_qiskit.rows.pubs import make_template
 
 LAYERS = {1: 0, 2: 1, 3: 2, 4: 5, 5: 8, 6: 13}  # enough angles to encode any 2^n amplitudes
 

@@ -6,14 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from qiskit import QuantumCircuit
 
-from qpc_qiskit.encoder import make_encoder
-from qpc_qiskit.execution.forecast import JobCost
-from qpc_qiskit.execution.parities import inversion, make_z_string, sub_parities
-from qpc_qiskit.execution.planning import JobPlan, ReferenceRows, plan_jobs
-from qpc_qiskit.execution.prepared import Prepared
-from qpc_qiskit.execution.pubs import JobLimits, Template, product_pairs
-from qpc_qiskit.execution.slots import IDLE
-from qpc_qiskit.execution.unpacking import features, unpack
+from qpc_qiskit.circuits.encoder import make_encoder
+from qpc_qiskit.circuits.parities import inversion, make_z_string, sub_parities
+from qpc_qiskit.devices.forecast import JobCost
+from qpc_qiskit.rows.planning import JobPlan, ReferenceRows, plan_jobs
+from qpc_qiskit.rows.prepared import Prepared
+from qpc_qiskit.rows.pubs import JobLimits, Template, product_pairs
+from qpc_qiskit.rows.slots import IDLE
+from qpc_qiskit.rows.unpacking import features, unpack
 
 N = 2
 REFERENCES = ReferenceRows(

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from qpc_qiskit import training
-from qpc_qiskit.data import load
+from qpc_qiskit.data.images import load
 from qpc_qiskit.errors import CheckpointError, DataError, ExperimentError
 from qpc_qiskit.experiments import Experiment, run_experiment, summary_table
 from qpc_qiskit.experiments import folder as folder_module
@@ -29,7 +28,8 @@ from qpc_qiskit.experiments.results import (
     read_results,
 )
 from qpc_qiskit.experiments.spec import changed
-from qpc_qiskit.training import TrainingInterrupted
+from qpc_qiskit.training import train as training
+from qpc_qiskit.training.train import TrainingInterrupted
 
 EXPERIMENT = Experiment.model_validate(
     {
@@ -279,7 +279,7 @@ def test_two_processes_share_the_work(done, data, tmp_path):
 OTHER = """
 import os, signal, sys
 from qpc_qiskit import training
-from qpc_qiskit.data import load
+from qpc_qiskit.data.images import load
 from qpc_qiskit.experiments import Experiment, run_experiment
 
 def train(*arguments, **options):

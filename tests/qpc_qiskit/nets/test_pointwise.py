@@ -7,7 +7,6 @@ import torch
 from qiskit.quantum_info import Statevector, partial_trace
 
 from qpc_qiskit import QuantumPointwiseConv2d
-from qpc_qiskit.checkpoint import load, make_record, save
 from qpc_qiskit.nets import (
     BUILDERS,
     FrozenPointwiseConv2d,
@@ -24,7 +23,8 @@ from qpc_qiskit.nets import (
     quantum_parameters,
 )
 from qpc_qiskit.nets.pointwise import KINDS, without_entanglers
-from qpc_qiskit.options import ARCHITECTURES
+from qpc_qiskit.options.records import ARCHITECTURES
+from qpc_qiskit.training.checkpoint import load, make_record, save
 
 MATCHED = ("conv", "conv-bn", "normalised", "quadratic")
 EXCHANGED = [name for name, found in ARCHITECTURES.items() if "pointwise" not in found.idle]

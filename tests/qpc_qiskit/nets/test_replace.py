@@ -7,7 +7,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import prune
 
 from qpc_qiskit import QuantumPointwiseConv1d, QuantumPointwiseConv2d, QuantumPointwiseConv3d
-from qpc_qiskit.data import load, unit_images
+from qpc_qiskit.data.images import load, unit_images
 from qpc_qiskit.nets import (
     Bottleneck,
     MatchedConv2d,

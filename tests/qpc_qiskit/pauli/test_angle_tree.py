@@ -1,7 +1,7 @@
 import torch
 
-from qpc_qiskit.directions import canonical_directions
-from qpc_qiskit.encoder import multiplexor_angles
+from qpc_qiskit.circuits.directions import canonical_directions
+from qpc_qiskit.circuits.encoder import multiplexor_angles
 from qpc_qiskit.pauli.angle_tree import by_directions, by_pixels
 
 

@@ -9,8 +9,8 @@ from qiskit.circuit import Delay, Measure, ParameterVector
 from qiskit.circuit.library import RYGate
 from qiskit_aer.noise import NoiseModel, amplitude_damping_error
 
+from qpc_qiskit.circuits.observables import pauli_z
 from qpc_qiskit.errors import EngineError
-from qpc_qiskit.observables import pauli_z
 from qpc_qiskit.pauli.layers import NoisyLayer, make_stages
 from qpc_qiskit.pauli.program import Constant, read_program
 

@@ -1,0 +1,321 @@
+"""What a run has measured, from its ledger alone: nothing is sent, asked for or written.
+
+Unlike a `DurableEngine`, which goes on with a run, this reads whatever part of it is there: rows of
+jobs that are done, beside the exact values of the very inputs that were frozen, and the logits of
+those images of which every value was measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from qiskit import qasm3
+from qiskit.exceptions import QiskitError
+from torch import Tensor
+
+from hardware_runs.checkpoints.checkpoint_runs import Work
+from hardware_runs.durable_engine.circuits import FrozenCircuits, Qubits
+from hardware_runs.durable_engine.passes import Pass
+from hardware_runs.durable_engine.revising import PatchRecord, Reviser
+from hardware_runs.durable_engine.values import values_of
+from hardware_runs.ledger import Block, Chunk, ChunkResult, Layer, Ledger, Run
+from qpc_qiskit.circuits.ansatz import ANSATZE
+from qpc_qiskit.circuits.spec import LayerSpec, make_spec
+from qpc_qiskit.connector import use_engine
+from qpc_qiskit.engines import Engine, EstimatorEngine, ExactEngine
+from qpc_qiskit.errors import BackendError, EngineError
+from qpc_qiskit.rows.prepared import Prepared
+from qpc_qiskit.rows.pubs import Array, Indices, by_pixel_and_kernel
+from qpc_qiskit.rows.slots import IDLE
+
+ANGLE_TOLERANCE = 1e-6
+"""Radians between frozen angles and those of the weights that were found for them."""
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredRows:
+    """Rows of a layer that were measured, in the order of their jobs."""
+
+    layer: str
+    measured: Array = field(repr=False)
+    """(M, n) values as the network got them: calibrated, where the run calibrates."""
+    stds: Array = field(repr=False)
+    """(M, n) their standard errors from shots and calibration; NaN where not known."""
+    raw: Array = field(repr=False)
+    """(M, n) before calibration."""
+    exact: Array = field(repr=False)
+    """(M, n) of the same frozen inputs; NaN where not known."""
+    patch: Indices = field(repr=False)
+    """(M,) where each ran, an index into `patches`."""
+    patches: tuple[Qubits, ...]
+    """Qubits of the device; empty qubits where there is no device."""
+
+
+class RunReader:
+    """Reads what a run has measured.
+
+    Args:
+        ledger: of the run.
+        run: the run.
+    """
+
+    def __init__(self, ledger: Ledger, run: Run) -> None:
+        self.ledger, self.run = ledger, run
+        self.circuits = FrozenCircuits(ledger, run, _no_estimator, None, lambda: 0.0)
+        self.layers = ledger.layers(run.id)
+        self._blocks: dict[str, tuple[Block, ...]] = {}
+        self._results: dict[str, dict[int, ChunkResult]] = {}
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether values are corrected by what the reference rows say, if there are any."""
+        return bool(self.run.settings.get("engine_options", {}).get("calibrate", True))
+
+    def blocks(self, layer: str) -> tuple[Block, ...]:
+        """Frozen rows of a layer."""
+        if layer not in self._blocks:
+            self._blocks[layer] = self.ledger.blocks(self.run.id, layer)
+        return self._blocks[layer]
+
+    def results(self, layer: str) -> Mapping[int, ChunkResult]:
+        """Of its chunks that are done, by the chunk's id."""
+        if layer not in self._results:
+            found = self.ledger.results(self.run.id, layer)
+            self._results[layer] = {result.chunk.id: result for result in found}
+        return self._results[layer]
+
+    def prepared(self, chunk: Chunk) -> Prepared:
+        """The circuit that a chunk was sent with."""
+        return self.circuits.thawed(chunk.revision, self.circuits.key(chunk.layer))
+
+    def patch_records(self) -> tuple[PatchRecord, ...]:
+        """What reference rows say; see `Reviser.patch_records`."""
+        return Reviser(
+            self.ledger, self.run, self.circuits, _no_estimator, self._block_of, lambda: 0.0
+        ).patch_records()
+
+    def _block_of(self, chunk: Chunk, *, anew: bool = False) -> Block:
+        return next(each for each in self.blocks(chunk.layer) if each.id == chunk.block_id)
+
+    def table(self, layer: str) -> Array:
+        """Values (N, K, n) by position in the layer's pass; NaN where nothing was measured."""
+        blocks = self.blocks(layer)
+        first = blocks[0].rows
+        stop = max(block.stop for block in blocks)
+        found = np.full((stop, first.num_kernels, _num_features(self._spec_dict(layer))), np.nan)
+        for block in blocks:
+            values = np.full((len(block.rows.pairs), found.shape[2]), np.nan)
+            for rows, part in self._parts(block, applies=self.calibrates):
+                values[rows] = part[0]
+            found[block.start : block.stop] = by_pixel_and_kernel(
+                values[block.rows.which], block.count, block.rows.num_kernels
+            )
+        return found
+
+    def rows(self, layer: str, spec: LayerSpec | None = None) -> MeasuredRows | None:
+        """Every row of a layer that was measured; None: none was.
+
+        Args:
+            layer: its name.
+            spec: of the layer; None: as the ledger tells it.
+        """
+        spec = spec or spec_of(next(each for each in self.layers if each.name == layer))
+        places: dict[Qubits, int] = {}
+        found: list[tuple[Array, Array, Array, Array, Indices]] = []
+        for block in self.blocks(layer):
+            exact = self._exact(block, spec)
+            applied = self._parts(block, applies=self.calibrates)
+            raw = self._parts(block, applies=False)
+            for (rows, (evs, stds, patch)), (_, (plain, _, _)) in zip(applied, raw, strict=True):
+                numbers = np.array([places.setdefault(each, len(places)) for each in patch])
+                found.append((evs, stds, plain, exact[rows], numbers))
+        if not found:
+            return None
+        measured, stds, plain, ideal, numbers = (
+            np.concatenate(each) for each in zip(*found, strict=True)
+        )
+        return MeasuredRows(layer, measured, stds, plain, ideal, numbers, tuple(places))
+
+    def _parts(
+        self, block: Block, *, applies: bool
+    ) -> Iterator[tuple[Indices, tuple[Array, Array, list[Qubits]]]]:
+        """Of each chunk that is done: its rows, their values, errors, and patches."""
+        num_rows = len(block.rows.pairs) - len(block.rows.exact)
+        done = self.results(block.layer)
+        for chunk in block.chunks:
+            if chunk.id not in done:
+                continue
+            prepared = self.prepared(chunk)
+            found = values_of(block, [done[chunk.id]], self.prepared, applies=applies)
+            slots = block.rows.slots[chunk.row_start : chunk.row_stop]
+            rows = np.sort(slots[(slots != IDLE) & (slots < num_rows)])
+            qubits = [each.patch.qubits for each in prepared.placements] or [()]
+            # Without a device a circuit of several parts has them all in one place.
+            where = [qubits[j] if j < len(qubits) else () for j in found.patch[rows]]
+            yield rows, (found.evs[rows], found.stds[rows], where)
+
+    def _exact(self, block: Block, spec: LayerSpec | None) -> Array:
+        """Exact values (V, n) of the rows of a block; NaN where they are not known."""
+        frozen = block.rows
+        num_rows = len(frozen.pairs) - len(frozen.exact)
+        found = np.full((num_rows, _num_features(self._spec_dict(block.layer))), np.nan)
+        weights = None if spec is None else self._weights(block, spec)
+        if spec is None or weights is None:
+            return found
+        evs = ExactEngine().evs(
+            spec, torch.from_numpy(frozen.directions), torch.from_numpy(weights)
+        )
+        rows, first = np.unique(frozen.which, return_index=True)
+        # `which` counts pixels within kernels, see `product_pairs`.
+        found[rows] = evs.numpy()[first % block.count, frozen.pairs[rows, 1]]
+        return found
+
+    def _weights(self, block: Block, spec: LayerSpec) -> Array | None:
+        """Weights (K, P) of the frozen angles; those of gates that were left out do not matter."""
+        columns = list(self.prepared(block.chunks[0]).parts[0].columns)
+        angles = block.rows.ansatz_angles[: spec.num_kernels]
+        scale, offset = spec.ansatz.scale[columns], spec.ansatz.offset[columns]
+        if angles.shape[1] != len(columns):
+            return None
+        weights = np.linalg.lstsq(scale, (angles - offset).T, rcond=None)[0].T
+        far = np.abs(weights @ scale.T + offset - angles).max(initial=0.0)
+        return np.ascontiguousarray(weights) if far <= ANGLE_TOLERANCE else None
+
+    def _spec_dict(self, layer: str) -> Mapping[str, object]:
+        return next(each.spec for each in self.layers if each.name == layer)
+
+
+def spec_of(layer: Layer) -> LayerSpec | None:
+    """The layer as the ledger tells it; None: a circuit that cannot be read here."""
+    told = layer.spec
+    ansatz = told["ansatz"]
+    given = {"num_layers": told["num_layers"]}
+    if ansatz not in ANSATZE:
+        try:
+            ansatz, given = qasm3.loads(told["circuit"]), {}
+        except (QiskitError, ImportError):  # reading OpenQASM 3 needs a library that is optional
+            return None
+    return make_spec(
+        told["in_channels"],
+        told["num_kernels"] * told["num_qubits"],
+        ansatz=ansatz,
+        num_qubits=told["num_qubits"],
+        **given,
+    )
+
+
+def _num_features(told: Mapping[str, object]) -> int:
+    """Of a kernel of a layer, n."""
+    return int(str(told["num_qubits"]))
+
+
+def _no_estimator() -> EstimatorEngine:
+    raise BackendError("A report prepares no circuits.")
+
+
+@dataclass(frozen=True, eq=False)
+class Replayed:
+    """What a network makes of measured values."""
+
+    logits: Tensor = field(repr=False)
+    """(N, num_classes); NaN for images that are not complete."""
+    is_complete: NDArray[np.bool_] = field(repr=False)
+    """(N,) whether every value of an image was measured, in every layer."""
+
+    @property
+    def complete(self) -> Indices:
+        """Images of which every value was measured."""
+        return np.flatnonzero(self.is_complete)
+
+
+def replay(work: Work, reader: RunReader) -> Replayed:
+    """Logits of the images of a run, from measured values alone.
+
+    Args:
+        work: of the run.
+        reader: of the same run.
+    """
+    reached = [each.name for each in reader.layers if reader.blocks(each.name)]
+    engine = _ReplayEngine({name: reader.table(name) for name in reached})
+    modes = [(module, module.training) for module in work.network.modules()]
+    work.network.eval()
+    logits, complete = [], []
+    try:
+        with torch.no_grad(), use_engine(work.network, engine):
+            for batch in work.batches():
+                engine.begin_call(len(batch))
+                outputs = work.network(batch).cpu()
+                is_complete = engine.is_complete
+                outputs[torch.from_numpy(~is_complete)] = torch.nan
+                logits.append(outputs)
+                complete.append(is_complete)
+    finally:
+        for module, training in modes:
+            module.training = training
+    return Replayed(torch.cat(logits), np.concatenate(complete))
+
+
+class _ReplayEngine(Engine):
+    """Answers with what was measured, and keeps a record of the images for which something is not.
+
+    Args:
+        tables: by layer, (N, K, n); NaN where nothing was measured.
+    """
+
+    name = "replay"
+    has_gradients = False
+
+    def __init__(self, tables: Mapping[str, Array]) -> None:
+        super().__init__()
+        self._tables = tables
+        self._pass = Pass(is_mapped=True)
+        self.is_complete: NDArray[np.bool_] = np.ones(0, bool)
+
+    def begin_call(self, num_images: int) -> None:
+        """The network is called with the next images."""
+        self._pass.begin_call()
+        self.is_complete = np.ones(num_images, bool)
+
+    def for_layer(self, name: str) -> Engine:
+        """See `Engine.for_layer`."""
+        return _ReplayLayer(self, name)
+
+    def evs(self, spec: LayerSpec, pixels: Tensor, weights: Tensor) -> Tensor:
+        """Not of any one layer: see `for_layer`."""
+        raise EngineError("A replay tells layers by name: use it with use_engine(model, ...).")
+
+    def values(self, layer: str, spec: LayerSpec, pixels: Tensor) -> Tensor:
+        """Values of the next pixels of a layer, (N, K, n).
+
+        Where nothing was measured they are 0, so that later layers, which refuse what is not
+        finite, can be reached for the other images.
+        """
+        layer = self._pass.enter(layer)
+        start, stop = self._pass.advance(layer, len(pixels))
+        found = np.full((stop - start, spec.num_kernels, spec.num_qubits), np.nan)
+        known = self._tables.get(layer)
+        if known is not None:
+            part = known[start:stop]
+            found[: len(part)] = part
+        is_known = np.isfinite(found).all(axis=(1, 2))
+        self.is_complete &= is_known.reshape(len(self.is_complete), -1).all(axis=1)
+        return torch.from_numpy(np.nan_to_num(found, nan=0.0)).to(pixels)
+
+
+class _ReplayLayer(Engine):
+    """The view that one layer has."""
+
+    name = _ReplayEngine.name
+    has_gradients = False
+
+    def __init__(self, engine: _ReplayEngine, layer: str) -> None:
+        super().__init__()
+        self._engine, self._layer = engine, layer
+
+    def evs(self, spec: LayerSpec, pixels: Tensor, weights: Tensor) -> Tensor:
+        """See `_ReplayEngine.values`."""
+        return self._engine.values(self._layer, spec, pixels)

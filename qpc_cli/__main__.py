@@ -1,0 +1,6 @@
+"""`python -m qpc_qiskit` is `qpc`."""
+
+from qpc_cli.app import main
+
+if __name__ == "__main__":
+    main()

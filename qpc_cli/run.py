@@ -1,0 +1,499 @@
+"""`qpc run`: durable runs of a finished network, planned, sent and collected.
+
+A thin shell over `hardware_runs`; everything heavy is imported inside the commands.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qpc_cli.support import (
+    INTERRUPTED,
+    PENDING,
+    USAGE_ERROR,
+    check_extras,
+    fail,
+    option_from,
+    reported,
+    say,
+)
+from qpc_qiskit.common.extras import require
+from qpc_qiskit.options.records import DataSource
+
+if TYPE_CHECKING:
+    from hardware_runs.checkpoints.commands import Pace
+    from qpc_qiskit.common.interrupts import Interrupts
+
+EXIT_CODES = (
+    "Exit codes: 0 done, 75 results are pending, 1 it failed, 2 wrong usage, 130 interrupted."
+)
+LEDGER = "runs/ledger.sqlite"
+
+run_app = typer.Typer(
+    name="run",
+    help="Durable runs on IBM's devices, on snapshots of them, and on aer: plan, submit, collect. "
+    "Nothing is paid twice, whatever crashes.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+)
+
+
+def _sent(*flags: str, **options: Any) -> Any:
+    panel = "What is sent"
+    return typer.Option(*flags, rich_help_panel=panel, show_default=False, **options)
+
+
+def _saving(*flags: str, **options: Any) -> Any:
+    panel = "Saving QPU time"
+    return typer.Option(*flags, rich_help_panel=panel, show_default=False, **options)
+
+
+Model = Annotated[
+    Path, typer.Argument(help="Folder of a finished training run (model.json, model.safetensors).")
+]
+Backend = Annotated[
+    str,
+    typer.Option(metavar="NAME", help="ibm_... (paid), a snapshot such as fake_torino, or aer."),
+]
+Images = Annotated[
+    int | None, typer.Option(min=1, help="Test images, a random subset, the same every time.")
+]
+Shots = Annotated[
+    int | None,
+    _sent(min=1, help="Per circuit execution. (default: exact on aer, else 4096)"),
+]
+Precision = Annotated[
+    float | None,
+    _sent(min=0, help="Standard error of every value, instead of shots; 0: exact, on aer."),
+]
+Noise = Annotated[
+    str | None,
+    _sent(
+        metavar="SPEC",
+        help="Noise on aer: a device's name, for its noise on its best patch; a channel such as "
+        "depolarizing:0.01; a name of the catalog (`qpc noise list`); or a file, .toml or .json. "
+        "(default none)",
+    ),
+]
+Mode = Annotated[
+    str | None, _sent(metavar="job|batch|session", help="Of IBM's devices. (default job)")
+]
+Resilience = Annotated[
+    int | None,
+    _sent(
+        min=0,
+        max=2,
+        help="IBM's level: 0 none, 1 readout mitigation, 2 also zero-noise extrapolation. "
+        "(default 0)",
+    ),
+]
+Options = Annotated[
+    str | None,
+    _sent(
+        metavar="JSON",
+        help="Options of IBM's Estimator (on aer without resilience: of AerSimulator): a JSON "
+        "object, or @FILE with one.",
+    ),
+]
+NoDedupe = Annotated[
+    bool, _sent("--no-dedupe", help="Run pixels of equal direction each on its own.")
+]
+Seed = Annotated[int | None, _sent(min=0, help="Of shots and twirls; not for a real device.")]
+EconomyOption = Annotated[
+    str | None,
+    _saving(
+        "--economy",
+        metavar="best|plain",
+        help="best: what measurements recommend of the following; plain: one row an execution, "
+        "nothing fitted or calibrated. (default: best in `qpc run` on devices and their copies)",
+    ),
+]
+Encoder = Annotated[
+    str | None,
+    _saving(
+        metavar="multiplexor|brickwall[:DEPTH]|auto",
+        help="How a pixel is encoded: exactly, or with far fewer gates and fitted angles. (a "
+        "brickwall is as deep as every pixel needs)",
+    ),
+]
+AbsorbTail = Annotated[
+    bool | None,
+    _saving(
+        "--absorb-tail/--no-absorb-tail",
+        help="Measure parities instead of running the end of the ansatz, where that is the same.",
+    ),
+]
+Patches = Annotated[
+    str | None,
+    _saving(
+        metavar="N|all",
+        help="Patches of the device on which rows run at a time; all: as many as are worth it.",
+    ),
+]
+Gap = Annotated[int | None, _saving(min=0, help="Unused qubits between two patches, at least.")]
+References = Annotated[
+    str | None,
+    _saving(
+        metavar="N|auto",
+        help="Rows with known answers in every job, by which values are calibrated; auto: two for "
+        "each qubit of the widest layer; 0: none.",
+    ),
+]
+NoCalibrate = Annotated[
+    bool,
+    _saving("--no-calibrate", help="Run the reference rows, and leave values as measured."),
+]
+BatchSize = Annotated[
+    int | None,
+    _sent(min=1, help="Images per call of the network; a job has rows of one call. (default 64)"),
+]
+Budget = Annotated[
+    float | None, typer.Option(help="Budget of the run: no job is sent that could exceed it.")
+]
+Yes = Annotated[bool, typer.Option("--yes", help="Send to a real device without a budget.")]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object to stdout, and nothing else.")
+]
+Where = Annotated[
+    str,
+    typer.Option("--ledger", envvar="QPC_LEDGER", help="SQLite file, or URL of a database."),
+]
+Wait = Annotated[bool, typer.Option("--wait", help="Until all results are there.")]
+Poll = Annotated[float, typer.Option(min=0.1, help="With --wait: seconds between two looks.")]
+Name = Annotated[str, typer.Argument(metavar="RUN", help="Name of the run.", show_default=False)]
+Data = Annotated[str | None, option_from(DataSource, "name", "--data", panel="Data")]
+DataDir = Annotated[Path | None, option_from(DataSource, "data_dir", panel="Data")]
+
+
+@run_app.command(epilog=EXIT_CODES)
+def plan(
+    model: Model,
+    backend: Backend,
+    images: Images = None,
+    shots: Shots = None,
+    precision: Precision = None,
+    noise: Noise = None,
+    mode: Mode = None,
+    resilience: Resilience = None,
+    options: Options = None,
+    no_dedupe: NoDedupe = False,
+    economy: EconomyOption = None,
+    encoder: Encoder = None,
+    absorb_tail: AbsorbTail = None,
+    patches: Patches = None,
+    gap: Gap = None,
+    references: References = None,
+    no_calibrate: NoCalibrate = False,
+    batch_size: BatchSize = None,
+    max_qpu_seconds: Budget = None,
+    rate: Annotated[
+        float | None, typer.Option(min=0, help="Price of a second of QPU time, in dollars.")
+    ] = None,
+    compare: Annotated[
+        bool,
+        typer.Option(
+            "--compare/--no-compare",
+            help="Also tell what other choices would cost; the first time on a device it takes "
+            "some seconds.",
+        ),
+    ] = True,
+    as_json: AsJson = False,
+    data: Data = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Say what a run would send and cost, and send nothing.
+
+    Rows, jobs, shots, QPU time and money, with what the prediction stands on, and what other
+    choices and numbers would cost. A snapshot needs no account: the plan is for the device that it
+    is of.
+
+    For instance:
+
+      qpc run plan runs/digits --backend fake_fez --images 32 --shots 1024 --rate 1.6
+
+      qpc run plan runs/digits --backend fake_fez --images 32 --shots 1024 --economy plain
+    """
+    given = locals()
+    names = ("rate", "compare", "as_json")
+    with usage_reported():
+        check_extras(backend, noise, resilience)
+        from hardware_runs.checkpoints import commands
+        from qpc_cli.run_texts import plan_text
+        from qpc_qiskit.common.progress import spinner
+
+        if rate is not None and backend == "aer":
+            fail("--rate has no effect on aer, which is no device; leave it out.", USAGE_ERROR)
+        asked = commands.ask(**{k: value for k, value in given.items() if k not in names})
+        with spinner("Finding the backend") as show:
+            found = commands.plan(asked, rate=rate, compare=compare, on_step=show)
+        say(as_json, found.to_dict(), plan_text(found))
+
+
+@run_app.command(epilog=EXIT_CODES)
+def submit(
+    model: Model,
+    backend: Backend,
+    run: Annotated[str, typer.Option(help="Name of the run, by which it is found again.")],
+    images: Images = None,
+    shots: Shots = None,
+    precision: Precision = None,
+    noise: Noise = None,
+    mode: Mode = None,
+    resilience: Resilience = None,
+    options: Options = None,
+    no_dedupe: NoDedupe = False,
+    economy: EconomyOption = None,
+    encoder: Encoder = None,
+    absorb_tail: AbsorbTail = None,
+    patches: Patches = None,
+    gap: Gap = None,
+    references: References = None,
+    no_calibrate: NoCalibrate = False,
+    seed: Seed = None,
+    batch_size: BatchSize = None,
+    max_qpu_seconds: Budget = None,
+    yes: Yes = False,
+    ledger: Where = LEDGER,
+    wait: Wait = False,
+    poll_seconds: Poll = 10.0,
+    as_json: AsJson = False,
+    data: Data = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Begin a run, and send all that can be sent.
+
+    A real device needs a budget, or --yes; the plan is said first. If results are pending the exit
+    code is 75: `qpc run collect RUN` goes on, now or next week, in any process. The same line again
+    goes on as well; nothing is sent twice.
+
+    For instance:
+
+      qpc run submit runs/digits --backend ibm_fez --images 32 --shots 1024 --run digits-1
+        --max-qpu-seconds 300
+    """
+    given = locals()
+    names = ("run", "yes", "ledger", "wait", "poll_seconds", "as_json")
+    with usage_reported(ledger), _stopping(run, ledger) as interrupts:
+        check_extras(backend, noise, resilience)
+        from hardware_runs.checkpoints import commands
+        from qpc_cli.run_texts import plan_line
+
+        asked = commands.ask(**{k: value for k, value in given.items() if k not in names})
+        with _pace(run, interrupts, wait, poll_seconds) as pace:
+            result = commands.submit(
+                ledger,
+                run,
+                asked,
+                pace,
+                any_time=yes,
+                on_plan=lambda found: typer.echo(plan_line(found), err=True),
+            )
+        _say_result(as_json, result, ledger)
+
+
+@run_app.command(epilog=EXIT_CODES)
+def collect(
+    run: Name,
+    model: Annotated[
+        Path | None, typer.Option(help="Where the checkpoint is now, if it was moved.")
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Where the files of the data are now, if they were moved.")
+    ] = None,
+    max_qpu_seconds: Annotated[
+        float | None, typer.Option(help="A new budget of the whole run. (default: as before)")
+    ] = None,
+    again: Annotated[
+        bool,
+        typer.Option("--again", help="Also send what was cancelled, or failed for good."),
+    ] = False,
+    give_up: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="JOB",
+            help="Wait no more for a job whose result can never be fetched. It may have been paid: "
+            "its cap stays taken from the budget until the service says what it has used, and only "
+            "--again sends, and pays, its rows anew. May be repeated.",
+        ),
+    ] = None,
+    ledger: Where = LEDGER,
+    wait: Wait = False,
+    poll_seconds: Poll = 10.0,
+    as_json: AsJson = False,
+) -> None:
+    """Go on with a run: fetch results, send what is left, print the score when all is there.
+
+    Everything else stands in the ledger. Later quantum layers continue by themselves. While results
+    are pending the exit code is 75. A run that was cancelled, or of which a job failed for good,
+    sends nothing without --again; what is there is fetched. `qpc run resume` is the same.
+    """
+    with usage_reported(ledger), _stopping(run, ledger) as interrupts:
+        check_run(run, ledger)
+        from hardware_runs.checkpoints import commands
+
+        with _pace(run, interrupts, wait, poll_seconds) as pace:
+            result = commands.collect(
+                ledger,
+                run,
+                pace,
+                model=model,
+                data_dir=data_dir,
+                max_qpu_seconds=max_qpu_seconds,
+                again=again,
+                give_up=give_up or (),
+            )
+        _say_result(as_json, result, ledger)
+
+
+run_app.command("resume", epilog=EXIT_CODES, help="The same as `collect`.")(collect)
+
+
+@run_app.command(epilog=EXIT_CODES)
+def status(run: Name, ledger: Where = LEDGER, as_json: AsJson = False) -> None:
+    """Say what the ledger knows of a run: layers, jobs, budget. Nobody else is asked."""
+    with usage_reported(ledger):
+        from hardware_runs.durable_engine.status import run_status
+        from hardware_runs.ledger import Ledger
+        from qpc_cli.run_texts import status_text
+
+        with Ledger(ledger, create=False) as book:
+            found = run_status(book, book.get_run(run))
+        say(as_json, found.to_dict(), status_text(found))
+
+
+@run_app.command("list", epilog=EXIT_CODES)
+def list_runs(ledger: Where = LEDGER, as_json: AsJson = False) -> None:
+    """List the runs of a ledger."""
+    with usage_reported(ledger):
+        from hardware_runs.durable_engine.status import run_status
+        from hardware_runs.ledger import Ledger, public
+        from qpc_cli.run_texts import list_text
+
+        with Ledger(ledger, create=False) as book:
+            found = [run_status(book, known) for known in book.list_runs()]
+        fields = ("run", "run_id", "state", "backend", "mode", "created", "used_seconds")
+        rows = [
+            {name: getattr(each, name) for name in fields}
+            | {
+                "num_rows": sum(layer.num_rows for layer in each.layers),
+                "num_rows_done": sum(layer.num_rows_done for layer in each.layers),
+            }
+            for each in found
+        ]
+        say(as_json, {"ledger": public(ledger), "runs": rows}, list_text(rows))
+
+
+@run_app.command(epilog=EXIT_CODES)
+def cancel(run: Name, ledger: Where = LEDGER, as_json: AsJson = False) -> None:
+    """Send nothing more for a run, and cancel its jobs that wait; results are kept.
+
+    Once more tries again what could not be cancelled. `qpc run resume RUN --again` takes it back.
+    """
+    with usage_reported(ledger):
+        from hardware_runs.checkpoints import cancelling
+        from hardware_runs.checkpoints.runlog import log, log_path, run_log
+        from hardware_runs.ledger import Ledger
+        from qpc_cli.run_texts import cancel_text
+
+        with Ledger(ledger, create=False) as book:
+            known = book.get_run(run)
+            with run_log(log_path(ledger, known.name), known.name):
+                found = cancelling.cancel(book, known)
+                log("cancelled", **asdict(found))
+        result = {"run": known.name, "run_id": known.id, "state": "cancelled", **asdict(found)}
+        say(as_json, result, cancel_text(known.name, found))
+        if found.problem:
+            raise typer.Exit(1)
+
+
+def check_run(run: str, ledger: str) -> None:
+    """Refuse a ledger or run that is not there, before torch and Qiskit take seconds to load.
+
+    Raises:
+        LedgerError: as above.
+    """
+    from hardware_runs.ledger import Ledger
+
+    with Ledger(ledger, create=False) as book:
+        book.get_run(run)
+
+
+@contextmanager
+def usage_reported(ledger: str = LEDGER) -> Iterator[None]:
+    """`reported`, and what cannot be meant as wrong usage; nothing slow is loaded by it.
+
+    Args:
+        ledger: that will be opened.
+    """
+    with reported():
+        require("runs", "A durable run")
+        if ledger.startswith("postgres"):
+            require("postgres", "A ledger on PostgreSQL")
+        from hardware_runs.checkpoints.usage import UsageError
+
+        try:
+            yield
+        except UsageError as error:
+            fail(str(error), USAGE_ERROR)
+
+
+@contextmanager
+def _stopping(run: str, ledger: str) -> Iterator[Interrupts]:
+    """Ctrl-C and SIGTERM as a flag, and what to say when it was seen."""
+    from qpc_qiskit.common.interrupts import StopRequested, deferred_interrupts
+
+    try:
+        with deferred_interrupts() as interrupts:
+            yield interrupts
+    except StopRequested:
+        fail(f"Stopped; nothing is lost. Go on with: {_go_on(run, ledger)}", INTERRUPTED)
+
+
+def _go_on(run: str, ledger: str) -> str:
+    """The command that goes on with a run; a URL is left out, as it may hold a password."""
+    is_found = ledger == os.environ.get("QPC_LEDGER", LEDGER) or "://" in ledger
+    where = "" if is_found else f" --ledger {shlex.quote(ledger)}"
+    return f"qpc run collect {shlex.quote(run)}{where}"
+
+
+@contextmanager
+def _pace(run: str, interrupts: Interrupts, wait: bool, poll_seconds: float) -> Iterator[Pace]:
+    """What is going on, behind a spinner; without a terminal, what is waited for, in lines."""
+    from hardware_runs.checkpoints.commands import Pace
+    from qpc_qiskit.common.progress import spinner
+
+    said = ""
+    with spinner(f"Run {run}") as show:
+
+        def on_poll(text: str) -> None:
+            nonlocal said
+            show(f"Run {run}: {text}")
+            if text != said and not sys.stderr.isatty():
+                typer.echo(f"{run}: {text}", err=True)
+            said = text
+
+        yield Pace(
+            wait=wait,
+            poll_seconds=poll_seconds,
+            check=interrupts.check,
+            on_step=lambda text: show(f"Run {run}: {text}"),
+            on_poll=on_poll,
+            tell=lambda text: typer.echo(text, err=True),
+        )
+
+
+def _say_result(as_json: bool, result: dict[str, Any], ledger: str) -> None:
+    from qpc_cli.run_texts import result_text
+
+    say(as_json, result, result_text(result, _go_on(result["run"], ledger)))
+    if result["state"] != "done":
+        raise typer.Exit(PENDING)

@@ -1,6 +1,0 @@
-"""`python -m qpc_qiskit` is `qpc`."""
-
-from qpc_qiskit.cli import main
-
-if __name__ == "__main__":
-    main()

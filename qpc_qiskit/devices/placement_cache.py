@@ -1,0 +1,143 @@
+"""Placements on disk, by the content of what they were made of.
+
+An entry is one file: a checksum of the rest, a line of JSON with key and data, the circuit as QPY.
+What cannot be read, or is of something else, counts as absent and is written again; a disk that
+cannot be written to never fails a run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import qiskit
+from qiskit import QuantumCircuit, qpy
+from qiskit.circuit import Instruction
+from qiskit.exceptions import QiskitError
+from qiskit.transpiler import Target
+
+from qpc_qiskit.common.files import write_bytes
+
+
+def cache_folder() -> Path:
+    """`$QPC_CACHE_DIR`, else `$XDG_CACHE_HOME/qpc-qiskit`, else `~/.cache/qpc-qiskit`."""
+    if chosen := os.environ.get("QPC_CACHE_DIR"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qpc-qiskit"
+
+
+def key(circuit: QuantumCircuit, target: Target, arguments: object) -> str:
+    """What a placement is stored under: a hash of everything that it depends on.
+
+    Args:
+        circuit: the template.
+        target: the backend's.
+        arguments: whatever else matters, as JSON.
+    """
+    content = [qiskit.__version__, _circuit_content(circuit), _target_content(target), arguments]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def load(
+    folder: Path, name: str, template: QuantumCircuit
+) -> tuple[QuantumCircuit, dict[str, Any]] | None:
+    """A stored circuit, in the parameters of `template`, and the data stored with it.
+
+    Args:
+        folder: see `cache_folder`.
+        name: see `key`.
+        template: the circuit that the key was made of.
+
+    Returns:
+        None if there is no valid entry.
+    """
+    try:
+        checksum, _, content = _path(folder, name).read_bytes().partition(b"\n")
+        if checksum != _checksum(content):
+            return None
+        head, _, body = content.partition(b"\n")
+        header = json.loads(head)
+        if header["key"] != name:
+            return None
+        (circuit,) = qpy.load(io.BytesIO(body))
+        own = {p.name: p for p in template.parameters}
+        values = {p: own[p.name] for p in circuit.parameters}
+        circuit.assign_parameters(values, inplace=True)  # a copy would get another name
+        return circuit, dict(header["data"])
+    except (OSError, ValueError, KeyError, TypeError, struct.error, QiskitError):
+        return None
+
+
+def store(folder: Path, name: str, circuit: QuantumCircuit, data: dict[str, Any]) -> None:
+    """Write an entry, or leave it where the disk does not allow it.
+
+    Args:
+        folder: made if it does not exist.
+        name: see `key`.
+        circuit: its parameters are found again by their names.
+        data: whatever belongs to it, as JSON.
+    """
+    buffer = io.BytesIO()
+    qpy.dump(circuit, buffer)
+    content = json.dumps({"key": name, "data": data}).encode() + b"\n" + buffer.getvalue()
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_bytes(_path(folder, name), _checksum(content) + b"\n" + content)
+
+
+def _checksum(content: bytes) -> bytes:
+    return hashlib.sha256(content).hexdigest().encode()
+
+
+def _path(folder: Path, name: str) -> Path:
+    return folder / f"{name}.placement"
+
+
+def _circuit_content(circuit: QuantumCircuit) -> list[Any]:
+    wire = {qubit: i for i, qubit in enumerate(circuit.qubits)}
+    instructions = [
+        [_operation_content(each.operation), [wire[q] for q in each.qubits]]
+        for each in circuit.data
+    ]
+    names = [p.name for p in circuit.parameters]
+    return [circuit.name, circuit.num_qubits, str(circuit.global_phase), names, instructions]
+
+
+def _operation_content(operation: Instruction) -> list[Any]:
+    """Name and parameters; and the definition of what is not of Qiskit's library."""
+    content: list[Any] = [operation.name, [_parameter_content(p) for p in operation.params]]
+    ours = operation.base_class.__module__.startswith("qiskit.circuit.library")
+    if not ours and operation.definition is not None:
+        content.append(_circuit_content(operation.definition))
+    return content
+
+
+def _parameter_content(parameter: object) -> str:
+    # The text of an array is abridged, that of an expression and of a number is not.
+    return repr(parameter.tolist()) if isinstance(parameter, np.ndarray) else str(parameter)
+
+
+def _target_content(target: Target) -> list[Any]:
+    operations = []
+    for name in sorted(target.operation_names):
+        operation = target.operation_from_name(name)
+        if isinstance(operation, type):  # control flow
+            continue
+        known = target[name] or {None: None}
+        places = [
+            [at, getattr(told, "error", None), getattr(told, "duration", None)]
+            for at, told in known.items()
+        ]
+        places.sort(key=lambda place: place[0] or ())
+        operations.append([name, [str(p) for p in operation.params], places])
+    qubits = [
+        [getattr(q, "t1", None), getattr(q, "t2", None)] for q in target.qubit_properties or ()
+    ]
+    return [target.num_qubits, target.dt, qubits, operations]
