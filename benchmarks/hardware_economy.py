@@ -36,13 +36,14 @@ from qpc_qiskit.backends.destinations import noise_of_patch
 from qpc_qiskit.backends.named import find_backend
 from qpc_qiskit.circuits.encoder import make_encoder
 from qpc_qiskit.circuits.parities import inversion, make_z_string, read_z_string, readout_contrasts
+from qpc_qiskit.common.arrays import Array
 from qpc_qiskit.devices.forecast import SECONDS_PER_JOB, JobCost, shot_times, shots_for_equal_error
 from qpc_qiskit.devices.noise import MeasurementNoise
 from qpc_qiskit.devices.patches import embed_observables
 from qpc_qiskit.engines.exact import ExactEngine
 from qpc_qiskit.rows.planning import JobPlan, plan_parts
 from qpc_qiskit.rows.prepared import Prepared
-from qpc_qiskit.rows.pubs import Array, by_pixel_and_kernel, evs_from_data, make_pub, make_template
+from qpc_qiskit.rows.pubs import by_pixel_and_kernel, evs_from_data, make_pub, make_template
 from qpc_qiskit.rows.unpacking import features, unpack
 
 DEVICES = ("fake_torino", "fake_fez", "fake_boston")

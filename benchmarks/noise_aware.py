@@ -23,7 +23,7 @@ from qpc_qiskit.engines import NoisyEngine
 from qpc_qiskit.nets import build_net, config_for
 from qpc_qiskit.options.records import TrainConfig
 from qpc_qiskit.training.evaluation import predict, score
-from qpc_qiskit.training.train import train
+from qpc_qiskit.training.trainer import train
 
 NOISES = ("depolarizing:0.05", "depolarizing:0.1", "fake_torino")
 DEVICE = "fake_torino"

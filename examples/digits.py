@@ -24,7 +24,7 @@ from qpc_qiskit.errors import QPCError
 from qpc_qiskit.nets import build_net, config_for, quantum_layers
 from qpc_qiskit.options.records import TrainConfig
 from qpc_qiskit.training.evaluation import predict, score
-from qpc_qiskit.training.train import train
+from qpc_qiskit.training.trainer import train
 
 BATCH = 64
 DEMO = Path("runs/demo")

@@ -1,15 +1,16 @@
 """Durable runs on IBM Quantum hardware: a forward pass that survives a crash at any line.
 
-`durable` (in `beginning`) gives an engine for anybody's model (`engine`), which freezes rows and
-circuits in a ledger (`ledger`, `circuits`), sends jobs exactly once (`dispatch`) and collects them
-(`collecting`) through a service (`services`). `standin` is a loopback stand-in of IBM's service for
-trials and tests.
+`durable` gives an engine for anybody's model (`durable_engine`), which freezes rows and circuits in
+a ledger (`ledger`), sends jobs exactly once and collects them. `planning` tells before what that
+costs, `checkpoints` drives runs of a trained network, `reports` tells what a run did. `standin` is
+a loopback stand-in of IBM's service for trials and tests.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from qpc_qiskit.common.lazy import lazy_names
 
 if TYPE_CHECKING:
     from hardware_runs.durable_engine.beginning import durable
@@ -18,12 +19,11 @@ if TYPE_CHECKING:
 
 __all__ = ["DurableEngine", "Rules", "durable"]
 
+_HOME = {
+    "DurableEngine": "durable_engine.engine",
+    "Rules": "durable_engine.dispatch",
+    "durable": "durable_engine.beginning",
+}
 
-_HOME = {"DurableEngine": "engine", "Rules": "dispatch", "durable": "beginning"}
-
-
-def __getattr__(name: str) -> Any:
-    """SQLAlchemy, Aer and IBM's client are loaded when a run is begun."""
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"hardware_runs.{_HOME[name]}"), name)
+__getattr__ = lazy_names(__name__, _HOME)
+"""SQLAlchemy, Aer and IBM's client are loaded when a run is begun."""

@@ -244,7 +244,7 @@ def _train(
     from qpc_qiskit.data.images import load_source
     from qpc_qiskit.nets import build_net, config_for, quantum_layers
     from qpc_qiskit.training.processes import is_main_process
-    from qpc_qiskit.training.train import train as run_training
+    from qpc_qiskit.training.trainer import train as run_training
 
     with busy(f"Loading {source.name}"):
         data = load_source(source)

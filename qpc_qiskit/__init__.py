@@ -6,8 +6,10 @@ torch`.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from qpc_qiskit.common.lazy import lazy_names
+from qpc_qiskit.common.moved import find_moved_modules
 
 if TYPE_CHECKING:
     from qpc_qiskit.circuits.spec import LayerSpec, make_spec
@@ -24,14 +26,14 @@ __version__ = "0.1.0"
 _HOME = {
     "EstimatorEngine": "engines",
     "ExactEngine": "engines",
-    "LayerSpec": "spec",
+    "LayerSpec": "circuits.spec",
     "NoisyEngine": "engines",
     "PointwiseConnector": "connector",
     "PointwiseQNN": "connector",
     "QuantumPointwiseConv1d": "layer",
     "QuantumPointwiseConv2d": "layer",
     "QuantumPointwiseConv3d": "layer",
-    "make_spec": "spec",
+    "make_spec": "circuits.spec",
     "use_engine": "connector",
 }
 
@@ -49,12 +51,11 @@ __all__ = [
     "use_engine",
 ]
 
-
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__ = lazy_names(__name__, _HOME)
 
 
 def __dir__() -> list[str]:
     return [*globals(), *__all__]
+
+
+find_moved_modules()

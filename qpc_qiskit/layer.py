@@ -17,7 +17,8 @@ from torch import Tensor
 
 from qpc_qiskit.circuits.directions import canonical_directions, check_finite
 from qpc_qiskit.circuits.encoder import make_encoder
-from qpc_qiskit.circuits.spec import LayerSpec, make_spec, positive_integer
+from qpc_qiskit.circuits.spec import LayerSpec, make_spec
+from qpc_qiskit.common.checks import positive_integer
 from qpc_qiskit.common.files import write_bytes
 from qpc_qiskit.connector import DTYPES, PointwiseConnector, PointwiseQNN, uniform_angles
 from qpc_qiskit.engines import Engine

@@ -24,7 +24,8 @@ from types import ModuleType
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
-        "hardware_runs.durable_engine.dispatch", "hardware_runs.standin", "noise_models.words", "qpc_cli.app",
+        "hardware_runs.durable_engine.dispatch", "hardware_runs.standin", "noise_models.words",
+        "qpc_cli.app",
         "qpc_qiskit.engines.estimator", "qpc_qiskit.engines.exact", "qpc_qiskit.engines.noisy",
         "qpc_qiskit.training.evaluation", "qpc_qiskit.backends.aer", "qpc_qiskit.backends.runtime",
         "qpc_qiskit.layer",

@@ -37,6 +37,7 @@ from hardware_runs.ledger import Block, Chunk, ChunkPlan, ChunkState, FrozenRows
 from qpc_qiskit.backends.jobs import check_rows
 from qpc_qiskit.circuits.directions import canonical_directions
 from qpc_qiskit.circuits.spec import LayerSpec
+from qpc_qiskit.common.arrays import Array
 from qpc_qiskit.engines import Engine, EstimatorEngine
 from qpc_qiskit.errors import (
     BackendError,
@@ -48,7 +49,7 @@ from qpc_qiskit.errors import (
 )
 from qpc_qiskit.rows.planning import JobPlan
 from qpc_qiskit.rows.prepared import Prepared
-from qpc_qiskit.rows.pubs import Array, by_pixel_and_kernel
+from qpc_qiskit.rows.pubs import by_pixel_and_kernel
 from qpc_qiskit.rows.slots import wide_values
 
 DIRECTION_TOLERANCE = 1e-4

@@ -8,9 +8,10 @@ from itertools import pairwise
 import numpy as np
 
 from hardware_runs.ledger import Block, Chunk, ChunkResult
+from qpc_qiskit.common.arrays import Array
 from qpc_qiskit.rows.planning import JobPlan
 from qpc_qiskit.rows.prepared import Prepared
-from qpc_qiskit.rows.pubs import Array, Rows
+from qpc_qiskit.rows.pubs import Rows
 from qpc_qiskit.rows.references import Calibration
 from qpc_qiskit.rows.unpacking import Unpacked, features, unpack
 

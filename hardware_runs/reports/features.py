@@ -11,7 +11,7 @@ from hardware_runs.durable_engine.circuits import Qubits
 from hardware_runs.durable_engine.revising import PatchRecord
 from hardware_runs.reports.records import Agreement, PatchReport
 from hardware_runs.reports.replay import MeasuredRows, RunReader
-from qpc_qiskit.rows.pubs import Array
+from qpc_qiskit.common.arrays import Array
 from qpc_qiskit.rows.references import fit_scale
 
 

@@ -52,7 +52,7 @@ def write_report(examined: Examined, folder: Path) -> Written:
     write_text(folder / DATA_FILE, f"{told}\n")
     write_page(
         folder / REPORT_FILE,
-        "hardware_runs",
+        "hardware_runs.reports",
         "run_report.html.j2",
         report=report,
         summary=list(_summary(report)),

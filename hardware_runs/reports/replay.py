@@ -25,11 +25,12 @@ from hardware_runs.durable_engine.values import values_of
 from hardware_runs.ledger import Block, Chunk, ChunkResult, Layer, Ledger, Run
 from qpc_qiskit.circuits.ansatz import ANSATZE
 from qpc_qiskit.circuits.spec import LayerSpec, make_spec
+from qpc_qiskit.common.arrays import Array, Indices
 from qpc_qiskit.connector import use_engine
 from qpc_qiskit.engines import Engine, EstimatorEngine, ExactEngine
 from qpc_qiskit.errors import BackendError, EngineError
 from qpc_qiskit.rows.prepared import Prepared
-from qpc_qiskit.rows.pubs import Array, Indices, by_pixel_and_kernel
+from qpc_qiskit.rows.pubs import by_pixel_and_kernel
 from qpc_qiskit.rows.slots import IDLE
 
 ANGLE_TOLERANCE = 1e-6

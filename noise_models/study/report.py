@@ -33,7 +33,7 @@ def write_report(run: StudyRun, figures: Sequence[Drawn]) -> Path:
     path = run.folder / REPORT_FILE
     write_page(
         path,
-        "noise_models",
+        "noise_models.study",
         "report.html.j2",
         name=run.about["name"],
         description=StudySpec.from_toml(spec_text).description,

@@ -225,7 +225,7 @@ def train_network(job: TrainJob) -> float:
     from qpc_qiskit.data.images import load_source
     from qpc_qiskit.engines import NoisyEngine
     from qpc_qiskit.nets import build_net
-    from qpc_qiskit.training.train import train
+    from qpc_qiskit.training.trainer import train
 
     started = time.process_time()
     config = job.training

@@ -189,7 +189,7 @@ class Grid(_Part):
     shots: Annotated[tuple[_Shots, ...], _some("number of shots")] = ("exact",)
     """Per value."""
     mitigation: Annotated[tuple[str, ...], _some("mitigation")] = ("none",)
-    """See `noise_models.study.mitigation`. Where one can do nothing about a noise there is no cell."""
+    """See `noise_models.study.mitigation`; where one can do nothing about a noise, no cell."""
     repeats: Annotated[int, Field(strict=True, ge=1)] = 1
     """Independent draws of shots, for every seed; exact values are computed once."""
 

@@ -26,9 +26,10 @@ from qiskit.primitives.containers.estimator_pub import EstimatorPub
 from qiskit_aer import AerSimulator
 from qiskit_aer.noise import NoiseModel
 
+from qpc_qiskit.common.arrays import Array
 from qpc_qiskit.devices.noise import measurement_noise
 from qpc_qiskit.errors import EngineError
-from qpc_qiskit.rows.pubs import Array, precision_of, shots_of
+from qpc_qiskit.rows.pubs import precision_of, shots_of
 
 OPTIONS = {
     "method": "statevector",

@@ -24,6 +24,7 @@ from qiskit_aer.noise import NoiseModel
 
 from qpc_qiskit.backends.aer import AerEstimator, check_exact
 from qpc_qiskit.backends.patchwise import patch_by_patch
+from qpc_qiskit.common.arrays import Array
 from qpc_qiskit.devices.forecast import JobCost, ShotTimes, shot_times
 from qpc_qiskit.devices.isa import check_faulty, check_isa, faulty, is_isa
 from qpc_qiskit.devices.noise import (
@@ -46,7 +47,7 @@ from qpc_qiskit.devices.targets import restrict_target
 from qpc_qiskit.devices.tiling import tile
 from qpc_qiskit.errors import BackendError, EngineError, NotISAError
 from qpc_qiskit.rows.prepared import Prepared
-from qpc_qiskit.rows.pubs import Array, JobLimits, Template
+from qpc_qiskit.rows.pubs import JobLimits, Template
 
 # Jobs of at most some ten seconds: a thread in the simulator cannot be interrupted by Ctrl-C.
 _EXACT_LIMITS = JobLimits(max_rows=65536)

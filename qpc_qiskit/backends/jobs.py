@@ -11,18 +11,12 @@ from typing import Any, Literal
 from qiskit.primitives import BaseEstimatorV2
 
 from qpc_qiskit.backends.destinations import Destination, JobSettings
+from qpc_qiskit.common.arrays import Array
 from qpc_qiskit.devices.isa import check_rzz_angles
 from qpc_qiskit.errors import EngineError, FetchError, QPCError
 from qpc_qiskit.rows.planning import JobPlan
 from qpc_qiskit.rows.prepared import Prepared
-from qpc_qiskit.rows.pubs import (
-    Array,
-    Template,
-    concatenated,
-    evs_from_data,
-    make_pub,
-    stds_from_data,
-)
+from qpc_qiskit.rows.pubs import Template, concatenated, evs_from_data, make_pub, stds_from_data
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from qiskit_aer.noise import NoiseModel
 from qpc_qiskit.backends import destinations
 from qpc_qiskit.backends.destinations import ONE_PATCH, Destination, Packing
 from qpc_qiskit.backends.named import AER, find_backend, is_fake, is_ibm
-from qpc_qiskit.circuits.spec import positive_integer
+from qpc_qiskit.common.checks import positive_integer
 from qpc_qiskit.common.extras import require
 from qpc_qiskit.devices.noise import CircuitNoise, Noise
 from qpc_qiskit.devices.tiling import check_gap

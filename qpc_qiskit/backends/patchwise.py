@@ -21,8 +21,9 @@ from qiskit.primitives import (
 from qiskit.primitives.containers import EstimatorPubLike
 from qiskit.primitives.containers.estimator_pub import EstimatorPub
 
+from qpc_qiskit.common.arrays import Array
 from qpc_qiskit.rows.prepared import Prepared
-from qpc_qiskit.rows.pubs import Array, make_pub
+from qpc_qiskit.rows.pubs import make_pub
 
 
 class PatchwiseEstimator(BaseEstimatorV2):

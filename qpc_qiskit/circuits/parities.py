@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from qiskit.quantum_info import SparsePauliOp
 
-from qpc_qiskit.rows.pubs import Array
+from qpc_qiskit.common.arrays import Array
 
 _SMALLEST_CONTRAST = 1e-9
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import operator
 from dataclasses import dataclass
-from typing import SupportsIndex
 
 from qiskit import QuantumCircuit, qasm3
 
 from qpc_qiskit.circuits.ansatz import USER_ANSATZ, Ansatz, make_ansatz
+from qpc_qiskit.common.checks import positive_integer
 from qpc_qiskit.errors import AnsatzError
 
 DEFAULT_LAYERS = 3
@@ -96,21 +95,6 @@ class LayerSpec:
             **own,
             "conventions": dict(CONVENTIONS),
         }
-
-
-def positive_integer(name: str, value: SupportsIndex) -> int:
-    """`value` as an int of at least 1 (NumPy integers included, booleans not).
-
-    Raises:
-        ValueError: it is none; the message says `name`.
-    """
-    if not isinstance(value, bool):
-        try:
-            if (number := operator.index(value)) >= 1:
-                return number
-        except TypeError:
-            pass
-    raise ValueError(f"{name} must be a positive integer, got {value!r}.")
 
 
 def qubits_for(channels: int) -> int:

@@ -14,7 +14,8 @@ from qiskit.quantum_info import SparsePauliOp, Statevector
 from qiskit.transpiler import Target
 
 from qpc_qiskit.circuits.ansatz import affine_coefficients
-from qpc_qiskit.devices.targets import Array, Qargs
+from qpc_qiskit.common.arrays import Array
+from qpc_qiskit.devices.targets import Qargs
 from qpc_qiskit.errors import EngineError, NotISAError
 
 RZZ_MAX = math.pi / 2

@@ -20,12 +20,12 @@ from qiskit.exceptions import QiskitError
 from qiskit.quantum_info import SparsePauliOp
 from qiskit.transpiler import Target, generate_preset_pass_manager
 
+from qpc_qiskit.common.arrays import Array
 from qpc_qiskit.devices import placement_cache, regions
 from qpc_qiskit.devices.isa import check_isa, is_isa
 from qpc_qiskit.devices.regions import Sets, Shape
 from qpc_qiskit.devices.targets import (
     BROKEN,
-    Array,
     Device,
     Qargs,
     read_device,

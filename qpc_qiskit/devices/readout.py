@@ -15,8 +15,8 @@ from qiskit.quantum_info import SparsePauliOp
 from qiskit_aer.noise import NoiseModel
 
 from qpc_qiskit.circuits.parities import Inversion, inversion, readout_contrasts, sub_parities
+from qpc_qiskit.common.arrays import Array
 from qpc_qiskit.devices.noise import measurement_noise
-from qpc_qiskit.rows.pubs import Array
 
 
 def confusions_of_model(noise: NoiseModel, num_qubits: int) -> Array:

@@ -12,7 +12,8 @@ import rustworkx as rx
 from numpy.typing import NDArray
 from qiskit import QuantumCircuit
 
-from qpc_qiskit.devices.targets import Array, Device, Mask, Qargs
+from qpc_qiskit.common.arrays import Array, Mask
+from qpc_qiskit.devices.targets import Device, Qargs
 
 Sets = NDArray[np.int64]
 

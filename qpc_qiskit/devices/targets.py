@@ -13,12 +13,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 from qiskit.circuit import Delay, Gate, Measure, Operation, Reset
 from qiskit.transpiler import InstructionProperties, Target
 
-Array = NDArray[np.float64]
-Mask = NDArray[np.bool_]
+from qpc_qiskit.common.arrays import Array, Mask
+
 Qargs = tuple[int, ...]
 
 BROKEN = 0.5

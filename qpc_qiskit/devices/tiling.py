@@ -23,19 +23,17 @@ from pathlib import Path
 from typing import SupportsIndex
 
 import numpy as np
-from numpy.typing import NDArray
 from qiskit import QuantumCircuit
 from qiskit.transpiler import Target
 
-from qpc_qiskit.circuits.spec import positive_integer
+from qpc_qiskit.common.arrays import Array, Indices, Mask
+from qpc_qiskit.common.checks import positive_integer
 from qpc_qiskit.devices import patches, placement_cache, regions
 from qpc_qiskit.devices.isa import is_isa
 from qpc_qiskit.devices.patches import SEEDS, Candidate, Patch, Placement, place
 from qpc_qiskit.devices.regions import Sets, Shape
-from qpc_qiskit.devices.targets import Array, Device, Mask, Qargs, read_device, restrict_target
+from qpc_qiskit.devices.targets import Device, Qargs, read_device, restrict_target
 from qpc_qiskit.errors import BackendError
-
-Indices = NDArray[np.int64]
 
 _SETS = 6000  # sets of qubits that may carry a patch; those of every qubit are kept
 _SCALES = (1.0, 0.8, 1.25)

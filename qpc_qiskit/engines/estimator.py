@@ -17,8 +17,10 @@ from qpc_qiskit.circuits.ansatz import Ansatz
 from qpc_qiskit.circuits.brickwall import Progress, error_bound
 from qpc_qiskit.circuits.directions import canonical_directions, largest_magnitudes
 from qpc_qiskit.circuits.encoder import Encoder
-from qpc_qiskit.circuits.spec import LayerSpec, positive_integer
+from qpc_qiskit.circuits.spec import LayerSpec
 from qpc_qiskit.circuits.unitary import unitaries
+from qpc_qiskit.common.arrays import Array, Indices
+from qpc_qiskit.common.checks import positive_integer
 from qpc_qiskit.engines.base import Engine
 from qpc_qiskit.engines.encoding import LayerEncoders
 from qpc_qiskit.engines.exact import ExactEngine
@@ -38,8 +40,6 @@ from qpc_qiskit.rows.planning import Deal, JobPlan, ReferenceRows, deal_rows, pl
 from qpc_qiskit.rows.pubs import (
     FINEST_GRID,
     GRID,
-    Array,
-    Indices,
     JobLimits,
     Rows,
     Template,

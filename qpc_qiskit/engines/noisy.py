@@ -20,7 +20,8 @@ from qpc_qiskit.circuits.ansatz import Ansatz
 from qpc_qiskit.circuits.brickwall import Progress, error_bound
 from qpc_qiskit.circuits.directions import canonical_directions
 from qpc_qiskit.circuits.encoder import Encoded, Encoder
-from qpc_qiskit.circuits.spec import LayerSpec, positive_integer
+from qpc_qiskit.circuits.spec import LayerSpec
+from qpc_qiskit.common.checks import positive_integer
 from qpc_qiskit.common.threads import run_in_workers, split_ranges
 from qpc_qiskit.engines.base import Engine
 from qpc_qiskit.engines.encoding import LayerEncoders

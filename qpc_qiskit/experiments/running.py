@@ -117,7 +117,7 @@ def _check_labels(only: Sequence[str], cells: Sequence[Cell]) -> None:
 
 def _try(cell: Cell, data: ImageData, place: ExperimentFolder, progress: bool) -> None:
     """Train a cell, or write down why that failed."""
-    from qpc_qiskit.training.train import TrainingInterrupted
+    from qpc_qiskit.training.trainer import TrainingInterrupted
 
     place.forget_failure(cell)
     try:
@@ -136,7 +136,7 @@ def _try(cell: Cell, data: ImageData, place: ExperimentFolder, progress: bool) -
 
 
 def _train(cell: Cell, data: ImageData, place: ExperimentFolder, progress: bool) -> None:
-    from qpc_qiskit.training.train import train
+    from qpc_qiskit.training.trainer import train
 
     where = place.folder / cell.folder
     resume = (where / RUN_FILE).exists()

@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
 
-from qpc_qiskit.pauli.channels import Array
+from qpc_qiskit.common.arrays import Array, Indices
 from qpc_qiskit.pauli.steps import Stage, Step
 
 Ints = NDArray[np.int32]
-Indices = NDArray[np.int64]
 
 BLOCK_ROWS = 128
 """Of a block, if there is a choice: two states of it, 64 bytes a row, take half of 32 KiB."""

@@ -6,15 +6,13 @@ from dataclasses import dataclass, field
 from functools import cache
 
 import numpy as np
-from numpy.typing import NDArray
 from qiskit.circuit import Instruction
 from qiskit.exceptions import QiskitError
 from qiskit.quantum_info import PTM, Operator, SuperOp
 from qiskit_aer.noise import NoiseModel
 
+from qpc_qiskit.common.arrays import Array
 from qpc_qiskit.errors import EngineError
-
-Array = NDArray[np.float64]
 
 MAX_GATE_QUBITS = 3
 """Of a gate or an error: a channel on four qubits already has 65,536 entries."""

@@ -27,10 +27,11 @@ from qiskit_aer.noise import NoiseModel
 
 from qpc_qiskit.circuits.ansatz import affine_coefficients
 from qpc_qiskit.circuits.parities import Inversion, read_z_string
+from qpc_qiskit.common.arrays import Array
 from qpc_qiskit.devices.noise import measurement_noise
 from qpc_qiskit.devices.readout import confusions_of_model
 from qpc_qiskit.errors import AnsatzError, EngineError
-from qpc_qiskit.pauli.channels import Array, GateErrors, instruction_matrix, rotation_matrix
+from qpc_qiskit.pauli.channels import GateErrors, instruction_matrix, rotation_matrix
 
 Angle: TypeAlias = ParameterExpression | float
 

@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, identity
 
-from qpc_qiskit.pauli.channels import Array, rotation_parts
+from qpc_qiskit.common.arrays import Array
+from qpc_qiskit.pauli.channels import rotation_parts
 from qpc_qiskit.pauli.program import Constant, Operation, Rotation
 
 Ids = NDArray[np.int64]

@@ -1,1 +1,4 @@
-"""To be described."""
+"""How figures and HTML pages look; what they show is said elsewhere.
+
+May import `options` and `common`.
+"""

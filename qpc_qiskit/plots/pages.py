@@ -61,7 +61,7 @@ def write_page(path: Path, package: str, template: str, **values: Any) -> None:
     """
     from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
-    loaders = [PackageLoader(package), PackageLoader("qpc_qiskit")]
+    loaders = [PackageLoader(package), PackageLoader("qpc_qiskit.plots")]
     environment = Environment(
         loader=ChoiceLoader(loaders),
         autoescape=True,

@@ -30,7 +30,8 @@ from numpy.typing import NDArray
 
 from qpc_qiskit.circuits.directions import canonical_directions
 from qpc_qiskit.circuits.spec import LayerSpec
-from qpc_qiskit.rows.pubs import Array, Indices, product_pairs
+from qpc_qiskit.common.arrays import Array, Indices
+from qpc_qiskit.rows.pubs import product_pairs
 
 
 @dataclass(frozen=True)

@@ -10,17 +10,10 @@ import numpy as np
 import torch
 
 from qpc_qiskit.circuits.encoder import Encoded, Encoder
+from qpc_qiskit.common.arrays import Array, Indices
 from qpc_qiskit.devices.forecast import JobCost
 from qpc_qiskit.errors import FitFailed
-from qpc_qiskit.rows.pubs import (
-    Array,
-    Indices,
-    JobLimits,
-    Rows,
-    merge_directions,
-    split_jobs,
-    unique_pairs,
-)
+from qpc_qiskit.rows.pubs import JobLimits, Rows, merge_directions, split_jobs, unique_pairs
 from qpc_qiskit.rows.slots import IDLE, fill, wide_values
 
 

@@ -27,10 +27,8 @@ from qiskit.quantum_info import SparsePauliOp
 from qpc_qiskit.circuits.ansatz import Ansatz
 from qpc_qiskit.circuits.encoder import Encoder
 from qpc_qiskit.circuits.observables import pauli_z
+from qpc_qiskit.common.arrays import Array, Indices
 from qpc_qiskit.errors import EngineError
-
-Array = NDArray[np.float64]
-Indices = NDArray[np.intp]
 
 GRID = 2.0**-20
 """Directions whose components round to the same multiples of this are run once."""

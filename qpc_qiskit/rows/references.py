@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from qpc_qiskit.circuits.directions import SIGN_TOLERANCE, canonical_directions
 from qpc_qiskit.circuits.observables import z_signs
-from qpc_qiskit.rows.pubs import Array, Indices
+from qpc_qiskit.common.arrays import Array, Indices
 
 MIN_SPAN = 0.5
 """Of exact values, for a line through them to count."""

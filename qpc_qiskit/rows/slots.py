@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from qpc_qiskit.rows.pubs import Array, Indices, Rows
+from qpc_qiskit.common.arrays import Array, Indices
+from qpc_qiskit.rows.pubs import Rows
 
 IDLE = -1
 """A slot that runs nothing: all its angles are 0."""

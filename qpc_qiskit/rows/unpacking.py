@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from qpc_qiskit.common.arrays import Array, Indices
 from qpc_qiskit.rows.planning import JobPlan
 from qpc_qiskit.rows.prepared import Prepared
-from qpc_qiskit.rows.pubs import Array, Indices
 from qpc_qiskit.rows.references import Calibration, apply, calibrate
 from qpc_qiskit.rows.slots import gather
 

@@ -83,7 +83,7 @@ def write_model_report(
             old.unlink(missing_ok=True)
     page, data = folder / PAGE_FILE, folder / JSON_FILE
     write_text(data, json.dumps(report.to_dict(), indent=2) + "\n")
-    write_page(page, "qpc_qiskit", "model_report.html.j2", **values)
+    write_page(page, "qpc_qiskit.training", "model_report.html.j2", **values)
     return Written(page, data, tuple(files))
 
 

@@ -28,8 +28,8 @@ from qpc_qiskit.experiments.results import (
     read_results,
 )
 from qpc_qiskit.experiments.spec import changed
-from qpc_qiskit.training import train as training
-from qpc_qiskit.training.train import TrainingInterrupted
+from qpc_qiskit.training import trainer as training
+from qpc_qiskit.training.trainer import TrainingInterrupted
 
 EXPERIMENT = Experiment.model_validate(
     {
@@ -301,7 +301,7 @@ run_experiment(
 def other(action, experiment, folder, *only):
     code = OTHER.format(action=action)
     words = [sys.executable, "-c", code, experiment.model_dump_json(), str(folder), *only]
-    path = str(Path(training.__file__).parents[1])
+    path = str(Path(training.__file__).parents[2])
     return subprocess.Popen(
         words,
         stdin=subprocess.PIPE,

@@ -11,9 +11,9 @@ from qpc_qiskit.data.images import load_source
 from qpc_qiskit.errors import BackendError, CheckpointError, NoiseError
 from qpc_qiskit.nets import build_net, config_for
 from qpc_qiskit.options.records import DataSource, TrainConfig
-from qpc_qiskit.training.train import train
+from qpc_qiskit.training.trainer import train
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TRAIN = "[train.digits]\ndata = {train_images = 60, test_images = 30}\nnet = {width = 2}\n"
 
 

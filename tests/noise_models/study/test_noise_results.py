@@ -11,7 +11,7 @@ import pytest
 from noise_models.study.statistics import ALPHA
 from noise_models.study.tables import THRESHOLD, records
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[3] / "docs"
 STUDY = DOCS / "studies" / "digits"
 CHANNELS = {
     "bit_flip": "bit flip",

@@ -479,7 +479,7 @@ torch.save(logits, path + ".logits")
 
 
 def run_script(path, *arguments):
-    environment = {**os.environ, "PYTHONPATH": f"{Path(__file__).parents[1]}:{Path.cwd()}"}
+    environment = {**os.environ, "PYTHONPATH": f"{Path(__file__).parents[2]}:{Path.cwd()}"}
     return subprocess.run(
         [sys.executable, "-c", SUBMIT, str(path), *arguments],
         env=environment,

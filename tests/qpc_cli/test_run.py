@@ -1176,7 +1176,8 @@ def test_a_wrong_name_is_told_before_anything_heavy_is_loaded(command, model, le
 
 
 def test_looking_at_runs_loads_neither_torch_nor_qiskit():
-    code = "import sys, hardware_runs.durable_engine.status; print({'torch', 'qiskit'} & set(sys.modules))"
+    module = "hardware_runs.durable_engine.status"
+    code = f"import sys, {module}; print({{'torch', 'qiskit'}} & set(sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=True
     )

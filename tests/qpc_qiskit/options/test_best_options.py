@@ -8,7 +8,7 @@ import pytest
 from qpc_qiskit import EstimatorEngine
 from qpc_qiskit.options.economy import BEST, best_options
 
-MEASURED = Path(__file__).parents[2] / "benchmarks" / "results" / "defaults.json"
+MEASURED = Path(__file__).parents[3] / "benchmarks" / "results" / "defaults.json"
 
 
 @pytest.mark.parametrize(

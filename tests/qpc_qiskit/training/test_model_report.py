@@ -21,8 +21,8 @@ from qpc_qiskit.training.evaluation import accuracy_interval, predict
 from qpc_qiskit.training.model_page import write_model_report
 from qpc_qiskit.training.model_report import gate_count, image_encoding, model_report, twin_config
 from qpc_qiskit.training.predictions import MOST_WRONG, SHOWN_IMAGES, predict_images
-from qpc_qiskit.training.train import train
 from qpc_qiskit.training.trained import open_training
+from qpc_qiskit.training.trainer import train
 
 TINY = NetConfig(width=4, quantum_channels=4, num_layers=1)
 EPOCHS = 2

@@ -20,7 +20,7 @@ from qiskit_ibm_runtime.fake_provider import FakeFez
 from hardware_runs.standin import Remote, Rules, Standin
 from hardware_runs.standin import __main__ as command
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 MODES = {"job": lambda backend: backend, "batch": Batch, "session": Session}
 
 

@@ -485,7 +485,7 @@ def test_tables_without_rows_are_read(tmp_path):
 
 
 def test_the_published_study_makes_its_report(tmp_path):
-    published = Path(__file__).parents[2] / "docs" / "studies" / "digits"
+    published = Path(__file__).parents[3] / "docs" / "studies" / "digits"
     for name in ("run.json", "study.toml", "summary.csv", "thresholds.csv"):
         shutil.copy(published / name, tmp_path)
     run = load_study(tmp_path)

@@ -16,7 +16,7 @@ from qpc_cli.app import app
 
 pytestmark = pytest.mark.skipif(not POSTGRES, reason=NO_POSTGRES)
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 WORD = "sesame-street"
 HOURS = 7200
 

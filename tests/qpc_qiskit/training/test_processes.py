@@ -19,7 +19,7 @@ from qpc_qiskit.nets import build_net, config_for
 from qpc_qiskit.options.records import TrainConfig
 from qpc_qiskit.training.processes import Team, is_main_process
 from qpc_qiskit.training.runs import read_state
-from qpc_qiskit.training.train import _Batches, train
+from qpc_qiskit.training.trainer import _Batches, train
 
 HERE = Path(__file__).parent
 

@@ -1,1 +1,0 @@
-"""Running circuits through Qiskit primitives: rows of parameters, PUBs and results."""
