@@ -9,6 +9,7 @@ import sys
 
 import hardware_runs
 import noise_models
+import qpc_cli
 import qpc_qiskit
 from qpc_qiskit.errors import MissingExtra
 
@@ -16,7 +17,7 @@ SCRIPTS = ("__main__", "migrations.env")
 """Run something when they are imported."""
 
 imported, missing, failed = 0, {}, {}
-for package in (qpc_qiskit, noise_models, hardware_runs):
+for package in (qpc_qiskit, noise_models, hardware_runs, qpc_cli):
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.", lambda _: None):
         if module.name.endswith(SCRIPTS):
             continue
