@@ -4,6 +4,7 @@
 from every test file, at any depth.
 """
 
+import functools
 import hashlib
 import os
 
@@ -44,10 +45,48 @@ def pytest_collection_modifyitems(config, items):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _placements_of_this_session(tmp_path_factory):
-    """Placements that tests compute are kept for the session, apart from the user's own."""
+def _surroundings(tmp_path_factory):
+    """Placements that tests compute are kept for the session, apart from the user's own.
+
+    IBM's client, unless told not to, looks through its callers at every request, for its makers:
+    half of a test's time.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("QPC_CACHE_DIR", str(tmp_path_factory.mktemp("placements")))
+        patch.setenv("USAGE_DATA_OPT_OUT", "True")
+        yield
+
+
+@pytest.fixture(scope="session")
+def quick_runs():
+    """Not done again for each ledger, client and command: half of the time of small runs.
+
+    Ledgers on SQLite share the statements that SQLAlchemy compiled; each otherwise has its own.
+    IBM's client reads no certificates: the stand-in has none. Commands are built once from their
+    functions.
+    """
+    from ibm_cloud_sdk_core.http_adapter import SSLHTTPAdapter
+    from requests.adapters import HTTPAdapter
+    from sqlalchemy import NullPool
+    from typer import testing
+
+    from hardware_runs.ledger import database
+
+    create, compiled = database.create_engine, {}
+    first = create("sqlite://", poolclass=NullPool)
+    first.connect().close()  # what the dialect asks a database at its first connection
+
+    def create_engine(url, **given):
+        if url.get_backend_name() != "sqlite":
+            return create(url, **given)
+        engine = create(url, execution_options={"compiled_cache": compiled}, **given)
+        engine.dialect = first.dialect  # statements are compiled for one dialect object
+        return engine
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(database, "create_engine", create_engine)
+        patch.setattr(SSLHTTPAdapter, "init_poolmanager", HTTPAdapter.init_poolmanager)
+        patch.setattr(testing, "_get_command", functools.cache(testing._get_command))
         yield
 
 

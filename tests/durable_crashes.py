@@ -1,7 +1,7 @@
-"""Runs that die at every effect: `python tests/durable_crashes.py MODE FOLDER [EVERY]`.
+"""Runs that die at every effect.
 
-Run in a process of its own, because it forks: all that computes happens in forked children, so that
-no thread is lost in a fork. The stand-in is one of them.
+For a process of its own, because it forks: all that computes happens in forked children, so that no
+thread is lost in a fork. The stand-in is one of them.
 """
 
 import json
@@ -21,6 +21,8 @@ from durable_runs import (
     Script,
     check_paid_once,
     images,
+    network,
+    shallow,
     watch,
 )
 from qiskit_ibm_runtime import QiskitRuntimeService
@@ -131,26 +133,33 @@ def check_rate(remote):
         assert late - early >= 60
 
 
-def main(mode, folder, every="1"):
+def die_after_effects(mode, folder, every, is_deep):
     """One uninterrupted run; one that dies after each of its effects, and is gone on with.
 
     Between two effects nothing changes but memory: dying after one is dying before the next.
+
+    Args:
+        mode: job, batch or session.
+        folder: for ledgers.
+        every: of so many effects, one.
+        is_deep: whether there are two quantum layers, and two jobs of each.
     """
     clock = SharedClock()
     remote = start_standin(clock)
     backend = QiskitRuntimeService().backend("ibm_manila")
-    x, size = images(3), 2
+    x, size = (images(3), 2) if is_deep else (images(1), 1)
+    model = network() if is_deep else shallow()
 
     def script(name):
         path = Path(folder) / f"{mode}-{name}.sqlite"
         given = {"shots": 32, "mode": mode, "max_qpu_seconds": 20_000}
-        return Script(path, backend, clock, rules=Rules(lease_seconds=LEASE), **given)
+        return Script(path, backend, clock, model, rules=Rules(lease_seconds=LEASE), **given)
 
     whole = script("whole")
     reference = forked(lambda: run(whole, x, size))
     num_chunks = len(check_paid_once(whole, remote))
     failures = []
-    moments = range(0, len(reference["effects"]), int(every))
+    moments = range(0, len(reference["effects"]), every)
     for moment in moments:
         case = script(moment)
         assert forked(lambda case=case, moment=moment: run(case, x, size, moment)) is None
@@ -163,9 +172,4 @@ def main(mode, folder, every="1"):
             failures.append(f"after {['start', *reference['effects']][moment]} ({moment}): {error}")
         clock.advance(61)
     check_rate(remote)
-    told = {"cases": len(moments), "effects": reference["effects"], "failures": failures}
-    sys.stdout.write(json.dumps(told))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+    return {"cases": len(moments), "effects": reference["effects"], "failures": failures}

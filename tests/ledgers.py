@@ -1,14 +1,9 @@
-"""Ledgers for tests: on SQLite and PostgreSQL, with small rows, killed and raced on purpose.
+"""Ledgers for tests: on SQLite and PostgreSQL, with small rows, killed and raced on purpose."""
 
-`python tests/ledgers.py kill WHERE REFERENCE` is run in a process of its own, because it forks.
-"""
-
-import json
 import os
 import sys
 from contextlib import contextmanager
 from itertools import count
-from pathlib import Path
 
 import numpy as np
 from sqlalchemy import create_engine, event, make_url, select, text
@@ -340,11 +335,15 @@ def _child(ledger, act, prepared, moment):
         os._exit(1)
 
 
-def kill_everywhere(where, reference):
-    """Kill a process at every moment of every step; print how often, by step."""
+def kill_everywhere(where, reference, steps, every):
+    """Kill a process at every moment of some steps, or at one of so many; how often, by step.
+
+    For a process of its own, because it forks.
+    """
     deaths = {}
     with Ledger(where) as ledger, Ledger(reference) as whole:
-        for name, (prepare, act) in STEPS.items():
+        for name in steps:
+            prepare, act = STEPS[name]
             clear(whole)
             act(whole, prepare(whole))
             after = dump(whole)
@@ -352,7 +351,7 @@ def kill_everywhere(where, reference):
             prepared = prepare(ledger)
             before = dump(ledger)
             assert before != after, name
-            for moment in count():
+            for moment in count(0, every):
                 pid = os.fork()
                 if pid == 0:
                     _child(ledger, act, prepared, moment)
@@ -364,10 +363,10 @@ def kill_everywhere(where, reference):
                     break
                 assert found == before, (name, moment)
             deaths[name] = moment
-    sys.stdout.write(json.dumps(deaths))
+    return deaths
 
 
-def race(where, run_id, me, barrier, answers):
+def race(where, run_id, me, barrier):
     """One of several processes: claim every chunk, then take over every expired intent."""
     with Ledger(where) as ledger:
         chunks = ledger.chunks(run_id)
@@ -390,19 +389,11 @@ def race(where, run_id, me, barrier, answers):
             for each in intents
             if ledger.take_over(each, f"{me}'", now=20.0, lease_seconds=1.0)
         ]
-    answers.put((me, won, refused, taken))
+    return me, won, refused, taken
 
 
-def open_at_once(where, barrier, answers):
+def open_at_once(where, barrier):
     """One of several processes that find an empty place."""
     barrier.wait(60)
-    try:
-        with Ledger(where) as ledger:
-            answers.put(len(ledger.list_runs()))
-    except Exception as error:  # noqa: BLE001 - reported to the test
-        answers.put(repr(error))
-
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent))
-    kill_everywhere(*sys.argv[2:])
+    with Ledger(where) as ledger:
+        return len(ledger.list_runs())

@@ -273,7 +273,8 @@ class DurableEngine(Engine):
         self, layer: str, spec: LayerSpec, pixels: Tensor, weights: Tensor, start: int, stop: int
     ) -> None:
         """See that blocks cover the positions: what is not frozen yet is frozen now."""
-        while gaps := self._gaps(layer, start, stop):
+        blocks = self.ledger.blocks(self.run.id, layer, start, stop)
+        while gaps := _gaps(blocks, start, stop):
             gap_start, gap_stop = gaps[0]
             part = pixels[gap_start - start : gap_stop - start]
             revision, plan = self._plan(spec, part, weights)
@@ -306,7 +307,8 @@ class DurableEngine(Engine):
                     chunks,
                     now=self._clock(),
                 )
-        for block in self.ledger.blocks(self.run.id, layer, start, stop):
+            blocks = self.ledger.blocks(self.run.id, layer, start, stop)
+        for block in blocks:
             self._blocks[block.id] = block
             self._check_same(layer, block, pixels.to(torch.float64), start, stop)
 
@@ -328,14 +330,6 @@ class DurableEngine(Engine):
                     raise
                 tried.add(now)
                 self._circuits.place(spec, f"{error} Encoded by {self._estimator.encoder(spec)}.")
-
-    def _gaps(self, layer: str, start: int, stop: int) -> list[tuple[int, int]]:
-        gaps, reached = [], start
-        for block in self.ledger.blocks(self.run.id, layer, start, stop):
-            if block.start > reached:
-                gaps.append((reached, block.start))
-            reached = max(reached, block.stop)
-        return [*gaps, (reached, stop)] if reached < stop else gaps
 
     def _check_same(self, layer: str, block: Block, pixels: Tensor, start: int, stop: int) -> None:
         """Whether recomputed pixels are the frozen ones, up to what another batch size does."""
@@ -428,6 +422,16 @@ class DurableEngine(Engine):
         progress = progress_line(self.ledger, self.run.id)
         told = f"Run {self.run.name!r} waits at {layer} ({progress}). Run the same again later."
         return f"{told} {self.dispatcher.problems}".strip()
+
+
+def _gaps(blocks: Iterable[Block], start: int, stop: int) -> list[tuple[int, int]]:
+    """Positions from start to stop that no block covers."""
+    gaps, reached = [], start
+    for block in blocks:
+        if block.start > reached:
+            gaps.append((reached, block.start))
+        reached = max(reached, block.stop)
+    return [*gaps, (reached, stop)] if reached < stop else gaps
 
 
 class _LayerEngine(Engine):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 from alembic import command
@@ -36,13 +37,7 @@ def upgrade(database: Database, migrations: Path = MIGRATIONS) -> str:
         LedgerVersionError: it was made by a newer program.
         LedgerError: it is a database of something else.
     """
-    config = Config()
-    config.set_main_option("script_location", str(migrations).replace("%", "%%"))
-    scripts = ScriptDirectory.from_config(config)
-    head = scripts.get_current_head()
-    if head is None:
-        raise LedgerError(f"No migrations were found in {migrations}; install the package again.")
-    known = {script.revision for script in scripts.walk_revisions()}
+    head, known = _revisions(migrations)
     with database.read() as connection:
         if _version(database, connection, known) == head:
             return head
@@ -50,9 +45,30 @@ def upgrade(database: Database, migrations: Path = MIGRATIONS) -> str:
         if not database.is_sqlite:
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
         if _version(database, connection, known) != head:  # nobody else did meanwhile
+            config = _config(migrations)
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
     return head
+
+
+def _config(migrations: Path) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(migrations).replace("%", "%%"))
+    return config
+
+
+@cache
+def _revisions(migrations: Path) -> tuple[str, frozenset[str]]:
+    """The newest revision and all, read once by a process, however often it opens ledgers.
+
+    Raises:
+        LedgerError: there are none.
+    """
+    scripts = ScriptDirectory.from_config(_config(migrations))
+    head = scripts.get_current_head()
+    if head is None:
+        raise LedgerError(f"No migrations were found in {migrations}; install the package again.")
+    return head, frozenset(script.revision for script in scripts.walk_revisions())
 
 
 def check_version(database: Database, connection: Connection, expected: str) -> None:
@@ -66,7 +82,7 @@ def check_version(database: Database, connection: Connection, expected: str) -> 
         raise _newer(database, str(found), expected)
 
 
-def _version(database: Database, connection: Connection, known: set[str]) -> str | None:
+def _version(database: Database, connection: Connection, known: frozenset[str]) -> str | None:
     """The ledger's version; None if it is empty."""
     context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
     version = context.get_current_revision()

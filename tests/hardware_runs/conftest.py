@@ -1,26 +1,22 @@
 """The real client, the stand-in, and a clock that only tests move."""
 
-import numpy as np
+import shutil
+
 import pytest
-from durable_runs import Clock, Script, images
-from qiskit import QuantumCircuit
-from qiskit.circuit import ParameterVector
-from qiskit.quantum_info import SparsePauliOp
-from qiskit.transpiler import generate_preset_pass_manager
+from durable_runs import Clock, Script, images, network, shallow
+from posting import pub
 from qiskit_ibm_runtime.executor_estimator import Estimator
 from urllib3.util.retry import Retry
 
+from hardware_runs.ledger import Ledger
 from hardware_runs.standin import Rules, Standin
 
 START = 1_800_000_000.0
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _no_usage_data():
-    """The client looks through its callers at every request, for IBM: half of a test's time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("USAGE_DATA_OPT_OUT", "True")
-        yield
+def _quick_runs(quick_runs):
+    pass
 
 
 @pytest.fixture
@@ -41,31 +37,63 @@ def start():
         assert standin.errors == []
 
 
+@pytest.fixture(scope="session")
+def empty_ledger(tmp_path_factory):
+    path = tmp_path_factory.mktemp("empty") / "runs.sqlite"
+    Ledger(path).close()
+    return path
+
+
 @pytest.fixture
-def broken(start, tmp_path):
-    """broken(faults, rules..., script=...) -> a stand-in and a script that runs on it."""
+def path(empty_ledger, tmp_path):
+    """Of a ledger without runs, which is not made by all its migrations again."""
+    return shutil.copy(empty_ledger, tmp_path / "runs.sqlite")
+
+
+@pytest.fixture
+def broken(start, path):
+    """broken(faults, rules..., script=...) -> a stand-in and a script that runs on it.
+
+    Its network has one quantum layer.
+    """
 
     def broken(*faults, script=None, **rules):
         standin = start(**rules)
         backend = standin.service().backend("ibm_manila")
         for fault in faults:
             standin.add_fault(fault)
-        given = {"shots": 64, "max_qpu_seconds": 100, **(script or {})}
-        return standin, Script(tmp_path / "runs.sqlite", backend, Clock(standin), **given)
+        given = {"model": shallow(), "shots": 64, "max_qpu_seconds": 100, **(script or {})}
+        return standin, Script(path, backend, Clock(standin), **given)
 
     return broken
 
 
 @pytest.fixture(scope="session")
-def logits(tmp_path_factory):
-    """Of `images(2)` in a run of 64 shots in which nothing goes wrong.
+def logits(whole_run):
+    """Of `images(2)` by `shallow()` in a run of 64 shots in which nothing goes wrong.
 
     What a job gives depends on its content alone.
     """
-    with Standin(Rules(noisy=False)) as standin:
-        backend = standin.service().backend("ibm_manila")
+    return whole_run(shallow())
+
+
+@pytest.fixture(scope="session")
+def deep_logits(whole_run):
+    """The same by `network()`."""
+    return whole_run(network())
+
+
+@pytest.fixture(scope="session")
+def whole_run(tmp_path_factory):
+    """whole_run(model) -> what it gives."""
+
+    def whole_run(model):
         path = tmp_path_factory.mktemp("whole") / "runs.sqlite"
-        return Script(path, backend, Clock(standin), shots=64).finish(images(2))
+        with Standin(Rules(noisy=False)) as standin:
+            backend = standin.service().backend("ibm_manila")
+            return Script(path, backend, Clock(standin), model, shots=64).finish(images(2))
+
+    return whole_run
 
 
 @pytest.fixture
@@ -89,15 +117,3 @@ def send():
         return Estimator(mode, given).run([pub(backend, rows)])
 
     return send
-
-
-def pub(backend, rows):
-    angles = ParameterVector("a", 3)
-    circuit = QuantumCircuit(2)
-    circuit.ry(angles[0], 0)
-    circuit.cx(0, 1)
-    circuit.rz(angles[1], 1)
-    circuit.ry(angles[2], 1)
-    isa = generate_preset_pass_manager(1, backend=backend, seed_transpiler=1).run(circuit)
-    observables = [[SparsePauliOp(label).apply_layout(isa.layout)] for label in ("IZ", "ZI")]
-    return isa, observables, np.linspace(0.1, 2.0, 3 * rows).reshape(rows, 3)

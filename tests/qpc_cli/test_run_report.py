@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkpoints import write_checkpoint
 from torch import nn
 from typer.testing import CliRunner
 
 from hardware_runs import durable
-from qpc_cli.app import app
+from hardware_runs.reports import figures as report_figures
 from qpc_qiskit import QuantumPointwiseConv2d, use_engine
+
+pytestmark = pytest.mark.usefixtures("quick_runs")
 
 
 def run(*arguments, exit_code=0):
@@ -30,10 +33,7 @@ def failing(*arguments, exit_code):
 def begun(tmp_path_factory):
     """A folder with a checkpoint and a ledger with a run of it on aer."""
     folder = tmp_path_factory.mktemp("report")
-    options = ("--train-images=60", "--test-images=20", "--width=4", "--quantum-channels=4",
-               "--num-layers=1", "--epochs=1", "--seed=3")  # fmt: skip
-    result = CliRunner().invoke(app, ["train", *options, "--out", str(folder / "model")])
-    assert result.exit_code == 0, result.output
+    write_checkpoint(folder / "model")
     given = ("--backend=aer", "--images=3", "--run=first", f"--ledger={folder / 'runs.sqlite'}")
     run("submit", folder / "model", *given)
     return folder
@@ -46,12 +46,20 @@ def ledger(begun, monkeypatch, tmp_path):
     return begun / "runs.sqlite"
 
 
-def test_files_and_json(ledger):
+def test_files_and_json(ledger, monkeypatch):
+    """With one of the figures, of which tests of reports draw all."""
+
+    def accuracy(examined, folder):
+        folder.mkdir(parents=True)
+        return list(report_figures._accuracy(examined.report, folder))
+
+    monkeypatch.setattr("hardware_runs.reports.page.draw_figures", accuracy)
     found = json.loads(run("report", "first", "--simulate=1", "--json").stdout)
     files = found.pop("files")
     assert files["page"] == "reports/first/report.html"
     assert json.loads(Path(files["data"]).read_text()) == found
     assert "<h1>Run first on aer</h1>" in Path(files["page"]).read_text()
+    assert [Path(path).name for path in files["figures"]] == ["accuracy.png"]
     assert all(Path(path).exists() for path in files["figures"])
     assert (found["run"], found["state"], found["warnings"]) == ("first", "done", [])
     assert (found["num_images"], found["num_complete"], found["data"]) == (3, 3, "digits")

@@ -1,10 +1,8 @@
 """Durable runs that nothing goes wrong in: the same logits, nothing sent twice."""
 
 import contextlib
-import os
 import stat
-import subprocess
-import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +17,10 @@ from durable_runs import (
     check_replay,
     images,
     network,
+    run_script,
+    shallow,
 )
+from processes import elsewhere
 from torch import nn
 
 from hardware_runs.ledger import AttemptState, Ledger
@@ -31,11 +32,6 @@ from qpc_qiskit.nets import quantum_layers
 from qpc_qiskit.rows.pubs import merge_directions
 
 SHOTS = {"shots": 64}
-
-
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "runs.sqlite"
 
 
 @pytest.fixture
@@ -81,30 +77,30 @@ def test_snapshot_with_shots(path):
 
 
 def test_shots_do_not_depend_on_the_ledger(path, tmp_path):
-    x = images(2)
-    alone = Script(tmp_path / "other.sqlite", "fake_manila", shots=50, seed=3).once(x)
-    Script(path, "fake_manila", shots=50, seed=3, name="before").once(images(3))
-    assert torch.equal(Script(path, "fake_manila", shots=50, seed=3).once(x), alone)
+    x, given = images(2), {"backend": "fake_manila", "shots": 50, "seed": 3, "model": shallow()}
+    alone = Script(tmp_path / "other.sqlite", **given).once(x)
+    Script(path, name="before", **given).once(images(3))
+    assert torch.equal(Script(path, **given).once(x), alone)
 
 
 def test_runs_without_a_seed_are_independent(path):
-    x = images(2)
-    one = Script(path, "fake_manila", shots=50, name="one").once(x)
-    assert not torch.equal(Script(path, "fake_manila", shots=50, name="two").once(x), one)
+    x, given = images(2), {"backend": "fake_manila", "shots": 50, "model": shallow()}
+    one = Script(path, name="one", **given).once(x)
+    assert not torch.equal(Script(path, name="two", **given).once(x), one)
     other = path.with_name("other.sqlite")
-    assert not torch.equal(Script(other, "fake_manila", shots=50, name="one").once(x), one)
+    assert not torch.equal(Script(other, name="one", **given).once(x), one)
 
 
 def test_local_run_goes_on_after_a_death(path):
     """What a dead process had under way is done by the next one, soon."""
-    x = images(3)
-    logits = Script(path, "aer").once(x)
+    x, model = images(2), shallow()
+    logits = Script(path, "aer", model=model).once(x)
     other = path.with_name("killed.sqlite")
 
     class Death(BaseException):
         pass
 
-    script = Script(other, "aer", rules=None)
+    script = Script(other, "aer", model=model, rules=None)
     ledger = Ledger(other)
     begin_post, ledger.begin_post = ledger.begin_post, None
 
@@ -122,9 +118,9 @@ def test_local_run_goes_on_after_a_death(path):
 def test_local_jobs_of_two_processes_are_not_confused(path):
     """Both have a first job; what one has just sent the other must not collect."""
     x, y = images(1), images(1, seed=9)
-    script = Script(path, "aer")
+    script = Script(path, "aer", model=shallow())
     logits = script.once(x)
-    other = Script(path, "aer", name="other")
+    other = Script(path, "aer", model=shallow(), name="other")
     with other.engine() as first, other.engine() as second:
         collect = first.dispatcher.collect
         first.dispatcher.collect = lambda: False
@@ -161,7 +157,7 @@ def test_device(device, mode):
 
 
 def test_session_without_a_budget(device):
-    _, script = device(script={"mode": "session"})
+    _, script = device(script={"mode": "session", "model": shallow()})
     x = images(1)
     assert torch.equal(script.finish(x), direct(script.model, x, script.backend, **SHOTS))
 
@@ -169,7 +165,7 @@ def test_session_without_a_budget(device):
 @pytest.mark.parametrize("mode", ["batch", "session"])
 def test_batch_is_closed_when_all_is_done(device, mode):
     """A session is billed by the clock until somebody closes it."""
-    standin, script = device(script={"mode": mode, "max_qpu_seconds": 600})
+    standin, script = device(script={"mode": mode, "max_qpu_seconds": 600, "model": shallow()})
     script.finish(images(2), 2)
     ledger, run_id = script.ledger()
     (session,) = standin.records()["sessions"]
@@ -403,13 +399,13 @@ def test_waiting_moves_on_by_itself(device):
 
 def test_second_layer_starts_as_soon_as_its_images_are_there(device):
     standin, script = device(faults=[Fault("queue", seconds=3600, skip=1)])
-    x = images(3)
+    x = images(2)
     with pytest.raises(ResultsPending):
         script.once(x)
     with pytest.raises(ResultsPending):
         script.once(x)
     # The second image waits; what lies behind it has no positions yet.
-    assert len(standin.records()["jobs"]) == 4
+    assert len(standin.records()["jobs"]) == 3
     script.clock.advance(3601)
     logits = script.finish(x)
     check_paid_once(script, standin)
@@ -419,7 +415,7 @@ def test_second_layer_starts_as_soon_as_its_images_are_there(device):
 def test_single_calls_that_wait(device):
     """Who catches `ResultsPending` himself gets the right positions too."""
     standin, script = device(faults=[Fault("queue", seconds=3600)])
-    x = images(3)
+    x = images(2)
 
     def calls():
         found = []
@@ -431,10 +427,10 @@ def test_single_calls_that_wait(device):
                     found.append(None)
         return found
 
-    for _ in range(4):
+    for _ in range(3):
         calls()
     script.clock.advance(3601)
-    for _ in range(4):
+    for _ in range(2):
         found = calls()
     assert torch.equal(torch.cat(found), script.once(x))
     assert torch.equal(torch.cat(found), direct_in_blocks(script, x, 1))
@@ -442,69 +438,30 @@ def test_single_calls_that_wait(device):
 
 
 def test_jobs_in_flight_are_bounded(device):
-    standin, script = device(queue_seconds=50)
-    x = images(5)
+    rules = replace(RULES, max_in_flight=2)
+    standin, script = device(queue_seconds=50, script={"rules": rules, "model": shallow()})
+    x = images(3)
     with pytest.raises(ResultsPending):
         script.once(x)
-    assert len(standin.records()["jobs"]) == RULES.max_in_flight
+    assert len(standin.records()["jobs"]) == 2
     script.finish(x)
     check_paid_once(script, standin)
 
 
 # Another process.
 
-SUBMIT = """
-import sys
-import torch
-from durable_runs import RULES, images, network
-from hardware_runs import durable
-from qpc_qiskit import use_engine
-from qpc_qiskit.errors import ResultsPending
-
-path, threads, size, expected = sys.argv[1:]
-torch.set_num_threads(int(threads))
-model, x = network(), images(40)
-for attempt in range(4):
-    try:
-        given = {"shots": 64, "max_qpu_seconds": 99, "rules": RULES}
-        with durable(path, "run", "ibm_manila", **given) as engine:
-            with torch.no_grad(), use_engine(model, engine):
-                logits = torch.cat(engine.map(model, x.split(int(size))))
-        break
-    except ResultsPending:
-        if expected == "pending":
-            sys.exit(75)
-torch.save(logits, path + ".logits")
-"""
-
-
-def run_script(path, *arguments):
-    environment = {**os.environ, "PYTHONPATH": f"{Path(__file__).parents[2]}:{Path.cwd()}"}
-    return subprocess.run(
-        [sys.executable, "-c", SUBMIT, str(path), *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
 
 def test_collected_by_another_process(start, path):
     standin = start(faults=[Fault("queue", seconds=60, times=4)])
-    submitted = run_script(path, "2", "32", "pending")
-    assert submitted.returncode == 75, submitted.stderr
+    assert elsewhere(run_script, path, 2, 32) is None
     assert len(standin.records()["jobs"]) == 2
     standin.advance(61)
-    second = run_script(path, "2", "32", "pending")
-    assert second.returncode == 75, second.stderr
+    assert elsewhere(run_script, path, 2, 32) is None
     jobs = [job["job_id"] for job in standin.records()["jobs"]]
     assert len(jobs) == 4
     standin.advance(61)
-    collected = run_script(path, "1", "1", "done")
-    assert collected.returncode == 0, collected.stderr
+    logits = torch.from_numpy(elsewhere(run_script, path, 1, 1))
     assert [job["job_id"] for job in standin.records()["jobs"]] == jobs
-    logits = torch.load(f"{path}.logits", weights_only=True)
     backend = standin.service().backend("ibm_manila")
     x, model = images(40), network()
     parts = [direct(model, part, backend, **SHOTS) for part in x.split(32)]
@@ -521,7 +478,7 @@ def predicted(script, x):
 
 
 def test_refused_before_the_first_job(device):
-    standin, script = device(script={"max_qpu_seconds": 1})
+    standin, script = device(script={"max_qpu_seconds": 1, "model": shallow()})
     with pytest.raises(BudgetError, match=r"Run 'run'.*budget of 1 s.*Nothing was sent"):
         script.once(images(1))
     assert standin.records()["num_posts"] == 0
@@ -531,35 +488,35 @@ def test_refused_before_the_first_job(device):
 
 def test_reservation_is_freed(device):
     """Two caps do not fit at once, two jobs do: the second waits for the first."""
-    standin, script = device(queue_seconds=30, script={"max_qpu_seconds": 10.5})
+    standin, script = device(queue_seconds=30, script={"max_qpu_seconds": 6.5, "model": shallow()})
     x = images(2)
     with pytest.raises(ResultsPending):
         script.once(x)
     ledger, run_id = script.ledger()
     held = ledger.budget(run_id).reserved_seconds
-    assert 0 < held <= 10.5
-    assert len(standin.records()["jobs"]) == 10.5 // ledger.attempts(run_id)[0].reserved_seconds
+    assert 0 < held <= 6.5
+    assert len(standin.records()["jobs"]) == 1
     script.finish(x)
     check_paid_once(script, standin)
-    assert 8 < ledger.budget(run_id).used_seconds <= 10.5
+    assert 4 < ledger.budget(run_id).used_seconds <= 6.5
 
 
 def test_real_usage_above_the_forecast_stays_inside_the_budget(device):
-    standin, script = device(usage_factor=1.45, script={"max_qpu_seconds": 12})
+    standin, script = device(usage_factor=1.45, script={"max_qpu_seconds": 7, "model": shallow()})
     with pytest.raises(BudgetError, match=r"Run 'run'.*are used"):
-        script.finish(images(5))
+        script.finish(images(3))
     used = sum(job["usage_seconds"] for job in standin.records()["jobs"])
-    assert 8 < used <= 12
+    assert 5 < used <= 7
     ledger, run_id = script.ledger()
     assert abs(ledger.budget(run_id).used_seconds - used) < 1e-6
 
 
 def test_jobs_that_run_too_long_stay_inside_the_budget(device):
-    standin, script = device(usage_factor=10, script={"max_qpu_seconds": 12})
+    standin, script = device(usage_factor=10, script={"max_qpu_seconds": 7, "model": shallow()})
     with pytest.raises(QPCError, match=r"Run 'run'"):
-        script.finish(images(5))
+        script.finish(images(3))
     used = sum(job["usage_seconds"] for job in standin.records()["jobs"])
-    assert 0 < used <= 12
+    assert 0 < used <= 7
 
 
 def test_session_reserves_its_time(device):
@@ -577,7 +534,7 @@ def test_session_reserves_its_time(device):
 
 
 def test_files_are_the_owners_alone(device, path):
-    _, script = device()
+    _, script = device(script={"model": shallow()})
     script.finish(images(1))
     for file in path.parent.iterdir():
         assert stat.S_IMODE(file.stat().st_mode) == 0o600, file

@@ -1,17 +1,13 @@
 """Processes that die, race and take turns: every chunk is paid for once."""
 
-import json
-import os
-import subprocess
-import sys
 import threading
 from contextlib import suppress
-from pathlib import Path
 
-import durable_crashes
 import pytest
 import torch
-from durable_runs import LEASE, RULES, Clock, Script, check_paid_once, images, watch
+from durable_crashes import die_after_effects
+from durable_runs import LEASE, RULES, Clock, Script, check_paid_once, images, shallow, watch
+from processes import elsewhere
 
 from hardware_runs.ledger import Ledger
 from qpc_qiskit import use_engine
@@ -20,53 +16,47 @@ from qpc_qiskit.errors import ResultsPending
 SHOTS = {"shots": 64}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("mode", "every"), [("batch", 1), ("job", 3), ("session", 3)])
-def test_death_after_every_effect(tmp_path, mode, every):
-    tests = Path(durable_crashes.__file__).parent
-    done = subprocess.run(
-        [sys.executable, durable_crashes.__file__, mode, str(tmp_path), str(every)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-        env={
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "OPENBLAS_NUM_THREADS": "1",
-            "PYTHONPATH": f"{tests}:{tests.parent}",
-        },
-    )
-    assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
+@pytest.mark.parametrize(
+    ("mode", "every", "num_jobs"),
+    [
+        ("batch", 4, 1),
+        pytest.param("batch", 1, 4, marks=pytest.mark.slow),
+        pytest.param("job", 3, 4, marks=pytest.mark.slow),
+        pytest.param("session", 3, 4, marks=pytest.mark.slow),
+    ],
+)
+def test_death_after_an_effect(tmp_path, mode, every, num_jobs):
+    told = elsewhere(die_after_effects, mode, tmp_path, every, num_jobs > 1)
     assert told["failures"] == []
     assert {"create_run", "freeze_block", "claim_intent", "begin_post", "send"} <= {
         *told["effects"]
     }
-    assert told["effects"].count("send") == 4
+    assert told["effects"].count("send") == num_jobs
     assert told["cases"] == len(range(0, len(told["effects"]), every))
 
 
 @pytest.fixture
-def two(start, tmp_path):
+def two(start, path):
     """two(rules..., faults=[...]) -> a stand-in and a script."""
 
     def two(**rules):
         standin = start(**rules)
         backend = standin.service().backend("ibm_manila")
-        return standin, Script(tmp_path / "runs.sqlite", backend, Clock(standin), **SHOTS)
+        return standin, Script(path, backend, Clock(standin), shallow(), **SHOTS)
 
     return two
 
 
 def uninterrupted(script, x, tmp_path):
-    other = Script(tmp_path / "whole.sqlite", script.backend, script.clock, **script.given)
+    path = tmp_path / "whole.sqlite"
+    other = Script(path, script.backend, script.clock, script.model, **script.given)
     return other.finish(x)
 
 
 def alike(script):
     """The same with a network of its own: threads cannot share one."""
-    return Script(script.path, script.backend, script.clock, name=script.name, **script.given)
+    given = {"name": script.name, **script.given}
+    return Script(script.path, script.backend, script.clock, shallow(), **given)
 
 
 def in_threads(acts):
@@ -88,8 +78,7 @@ def in_threads(acts):
     return found
 
 
-@pytest.mark.parametrize("lag", [0, 45])
-def test_taken_over_between_intent_and_post(two, tmp_path, lag):
+def test_taken_over_between_intent_and_post(two, tmp_path):
     """A process stops for hours between `begin_post` and its POST, which then goes out."""
     standin, script = two()
     x = images(1)
@@ -117,8 +106,7 @@ def test_taken_over_between_intent_and_post(two, tmp_path, lag):
 
 def test_two_submitters_at_once(two, tmp_path):
     standin, script = two()
-    x = images(3)
-
+    x = images(2)
     found = in_threads([lambda: alike(script).finish(x, step=0.0)] * 2)
     assert all(isinstance(each, torch.Tensor) for each in found), found
     assert torch.equal(*found)
@@ -128,9 +116,9 @@ def test_two_submitters_at_once(two, tmp_path):
 
 def test_two_submitters_with_other_batches(two):
     standin, script = two()
-    x = images(4)
+    x = images(3)
     found = in_threads(
-        [lambda size=size: alike(script).finish(x, size, step=0.0) for size in (1, 3)]
+        [lambda size=size: alike(script).finish(x, size, step=0.0) for size in (1, 2)]
     )
     assert all(isinstance(each, torch.Tensor) for each in found), found
     check_paid_once(script, standin)
@@ -146,26 +134,17 @@ def test_two_collectors_at_once(two):
 
     def collect():
         barrier.wait(20)
-        return alike(script).finish(x, step=0.0)
+        return alike(script).once(x)
 
-    first, second = in_threads([lambda: collect_layer(script, x, barrier)] * 2)
-    for each in (first, second):
-        assert isinstance(each, ResultsPending), each
-    script.clock.advance(101)
     found = in_threads([collect, collect])
     assert all(isinstance(each, torch.Tensor) for each in found), found
     assert torch.equal(*found)
     check_paid_once(script, standin)
 
 
-def collect_layer(script, x, barrier):
-    barrier.wait(20)
-    return alike(script).once(x)
-
-
 def test_killed_before_the_first_revision(tmp_path):
     """Between `create_run` and its first revision."""
-    script = Script(tmp_path / "runs.sqlite", "aer")
+    script = Script(tmp_path / "runs.sqlite", "aer", model=shallow())
     ledger = Ledger(script.path)
 
     class Death(BaseException):

@@ -1,12 +1,11 @@
 """Everything that a network, a service or a device may do wrong: success, or one clear message."""
 
 import logging
-import math
 import re
 
 import pytest
 import torch
-from durable_runs import RULES, check_paid_once, images
+from durable_runs import RULES, check_paid_once, images, network
 
 from hardware_runs import Rules
 from hardware_runs.ledger import AttemptState
@@ -15,7 +14,11 @@ from hardware_runs.standin.service import TOKEN
 from qpc_qiskit.errors import BudgetError, EngineError, JobFailed, QPCError, ResultsPending
 
 pytestmark = pytest.mark.usefixtures("no_backoff", "no_secrets")
-X = images(2)
+BOTH = images(2)
+"""A job for each."""
+X = BOTH[:1]
+DEEP = {"model": network(), "max_qpu_seconds": 20_000}
+"""What lies between two layers."""
 
 
 @pytest.fixture
@@ -32,7 +35,7 @@ def no_secrets(tmp_path, caplog):
 
 
 def check(script, standin, logits, x=X, step=61.0, **counts):
-    assert torch.equal(script.finish(x, step=step), logits)
+    assert torch.equal(script.finish(x, step=step), logits[: len(x)])
     check_paid_once(script, standin, **counts)
     for job in standin.records()["jobs"]:
         assert TOKEN not in "".join(job["tags"])
@@ -55,11 +58,10 @@ def told(script, x, rounds):
 # Requests.
 
 
-@pytest.mark.parametrize("skip", [0, 1, 3])
-def test_connection_is_cut_after_a_job_was_accepted(broken, logits, skip):
-    standin, script = broken(Fault("cut_after", skip=skip))
-    check(script, standin, logits)
-    assert standin.records()["num_posts"] == 4
+def test_connection_is_cut_after_a_job_was_accepted(broken, logits):
+    standin, script = broken(Fault("cut_after"))
+    check(script, standin, logits, BOTH)
+    assert standin.records()["num_posts"] == 2
 
 
 def test_unclear_post_does_not_block_the_next_process(broken, logits):
@@ -75,7 +77,7 @@ def test_connection_is_cut_before_a_job_was_accepted(broken, logits):
     standin, script = broken(Fault("cut"))
     with pytest.raises(ResultsPending):
         script.once(X)
-    for _ in range(3):
+    for _ in range(2):
         script.clock.advance(10)
         message = r"qpc-[\w-]+: .*may have accepted .* again 60 s later"
         with pytest.raises(ResultsPending, match=message):
@@ -83,23 +85,21 @@ def test_connection_is_cut_before_a_job_was_accepted(broken, logits):
         ledger, run_id = script.ledger()
         assert len(ledger.attempts(run_id, states=[AttemptState.INTENT])) == 1
     check(script, standin, logits)
-    assert standin.records()["num_posts"] == 5
+    assert standin.records()["num_posts"] == 2
 
 
-@pytest.mark.parametrize("seconds", [45, 59])
-def test_listing_lags_after_a_cut(broken, logits, seconds):
-    standin, script = broken(Fault("cut_after"), Fault("lag", seconds=seconds, times=None))
+def test_listing_lags_after_a_cut(broken, logits):
+    standin, script = broken(Fault("cut_after"), Fault("lag", seconds=59, times=None))
     check(script, standin, logits, step=20)
-    assert standin.records()["num_posts"] == 4
+    assert standin.records()["num_posts"] == 1
 
 
 def test_listing_lags_too_long(broken, logits):
     """The duplicate is found by a later listing, cancelled and reported."""
     standin, script = broken(
-        Fault("cut_after"), Fault("lag", seconds=200, times=None), queue_seconds=500
+        Fault("cut_after"), Fault("lag", seconds=150, times=None), queue_seconds=300
     )
-    assert torch.equal(script.finish(X), logits)
-    check_paid_once(script, standin, duplicates=1)
+    check(script, standin, logits, duplicates=1)
 
 
 def test_client_posts_again_after_a_504(broken, logits, caplog):
@@ -167,17 +167,17 @@ def test_too_many_requests(broken, logits):
 def test_bursts_of_500(broken, logits, route):
     """The client tries six times; then the run is usable, and goes on when it is over."""
     standin, script = broken(
-        Fault("status", route=route, status=500, times=13, skip=12 * (route == "*")),
+        Fault("status", route=route, status=500, times=7, skip=4 * (route == "*")),
         script={"mode": "batch"},
     )
-    for message in told(script, X[:1], rounds=4):
+    for message in told(script, X, rounds=2):
         assert re.search("500|too many", message)
         assert re.search("'run'|ibm_manila", message)
-    check(script, standin, logits[:1], X[:1])
+    check(script, standin, logits)
 
 
 def test_token_expires(broken, logits):
-    standin, script = broken(Fault("expired_token", route="*", skip=9))
+    standin, script = broken(Fault("expired_token", route="*", skip=4))
     for message in told(script, X, rounds=2):
         assert TOKEN not in message
     script.backend = standin.service().backend("ibm_manila")  # as a new process does
@@ -207,15 +207,15 @@ def test_at_most_max_attempts(broken):
     with pytest.raises(
         JobFailed, match=r"(?s)Run 'run', 0, chunk 1: job \w+ failed in attempt 3: .*9999.*no luck"
     ):
-        script.finish(X[:1])
+        script.finish(X)
     assert len(standin.records()["jobs"]) == RULES.max_attempts
     with pytest.raises(JobFailed):
-        script.once(X[:1])
+        script.once(X)
     assert len(standin.records()["jobs"]) == RULES.max_attempts
     standin.clear_faults()
     ledger, run_id = script.ledger()
     assert ledger.retry_failed_chunks(run_id) == 1
-    script.finish(X[:1])
+    script.finish(X)
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ def test_cancelled_by_somebody_else(broken, logits):
     with pytest.raises(JobFailed, match=r"Run 'run'.*cancelled at the service, not by this run"):
         script.finish(X)
     ledger, run_id = script.ledger()
-    assert len(standin.records()["jobs"]) == 2
+    assert len(standin.records()["jobs"]) == 1
     assert ledger.retry_failed_chunks(run_id) == 1
     check(script, standin, logits, failed=1)
 
@@ -271,40 +271,40 @@ def test_calibrated_anew(broken, logits):
 # Batches and sessions.
 
 
-@pytest.mark.parametrize("mode", ["batch", "session"])
+@pytest.mark.parametrize("mode", ["batch", pytest.param("session", marks=pytest.mark.slow)])
 def test_closed_as_a_job_comes(broken, logits, mode):
     standin, script = broken(Fault("closed_session", skip=1), script={"mode": mode})
-    check(script, standin, logits)
+    check(script, standin, logits, BOTH)
     assert len(standin.records()["sessions"]) == 2
 
 
-@pytest.mark.parametrize("mode", ["batch", "session"])
+@pytest.mark.parametrize("mode", [pytest.param("batch", marks=pytest.mark.slow), "session"])
 def test_closed_while_jobs_wait(broken, logits, mode):
     standin, script = broken(queue_seconds=100, script={"mode": mode, "max_qpu_seconds": 20_000})
     with pytest.raises(ResultsPending):
-        script.once(X)
+        script.once(BOTH)
     (session,) = standin.records()["sessions"]
     standin.close_session(session["session_id"])
-    check(script, standin, logits, failed=2)
+    check(script, standin, logits, BOTH, failed=2)
     ledger, run_id = script.ledger()
     assert len(ledger.sessions(run_id)) == 2
     assert ledger.budget(run_id).reserved_seconds == 0
 
 
-@pytest.mark.parametrize("mode", ["batch", "session"])
-def test_closed_by_itself_between_layers(broken, logits, mode):
+@pytest.mark.parametrize("mode", ["batch", pytest.param("session", marks=pytest.mark.slow)])
+def test_closed_by_itself_between_layers(broken, deep_logits, mode):
     """Idle for half an hour: the script came back too late."""
-    standin, script = broken(script={"mode": mode, "max_qpu_seconds": 20_000})
+    standin, script = broken(script={**DEEP, "mode": mode})
     with pytest.raises(ResultsPending):
         script.once(X)
     script.clock.advance(3600)
-    check(script, standin, logits)
+    check(script, standin, deep_logits)
     assert len(standin.records()["sessions"]) == 2
 
 
 def test_session_that_idles_uses_its_budget_up(broken):
     """It is billed by the clock, until it has used what it reserved."""
-    _, script = broken(script={"mode": "session", "max_qpu_seconds": 50})
+    _, script = broken(script={**DEEP, "mode": "session", "max_qpu_seconds": 50})
     with pytest.raises(ResultsPending):
         script.once(X)
     script.clock.advance(3600)
@@ -324,16 +324,18 @@ def test_opening_a_batch_is_refused(broken, logits):
 # The rate.
 
 
-def test_at_most_five_posts_a_minute(broken):
+def test_at_most_so_many_posts_a_minute(broken):
     """Also by processes that follow one another."""
     standin, script = broken(
-        posts_per_minute=5, script={"rules": Rules(max_in_flight=50), "max_qpu_seconds": math.inf}
+        posts_per_minute=2, script={"rules": Rules(max_in_flight=50, posts_per_minute=2)}
     )
-    x = images(7)
-    script.finish(x, step=7.0, limit=60)
+    x = images(5)
+    with pytest.raises(ResultsPending):
+        script.once(x[:1])
+    script.finish(x, step=25.0)
     times = [job["created"] for job in standin.records()["jobs"]]
-    assert len(times) == 14
-    assert all(late - early >= 60 for early, late in zip(times, times[5:], strict=False))
+    assert len(times) == 5
+    assert all(late - early >= 60 for early, late in zip(times, times[2:], strict=False))
     assert [status for route, status in standin.records()["requests"] if status == 429] == []
 
 

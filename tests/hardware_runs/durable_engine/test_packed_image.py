@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 from qpc_qiskit import EstimatorEngine, ExactEngine
 from qpc_qiskit.nets import NetConfig, build_net, quantum_layers
 
-pytestmark = pytest.mark.usefixtures("no_backoff")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_backoff")]
 
 SHALLOW = {"encoder": "brickwall", "absorb_tail": True, "mode": "batch"}
 

@@ -298,9 +298,9 @@ def advance_until_it_fails(begin, clock, path, work, **given):
         clock.advance(900)
 
 
-def test_times_of_jobs_and_usage(start, tmp_path):
+def test_times_of_jobs_and_usage(start, tmp_path, path):
     """By the service's clock, kept with results when they are collected."""
-    path, work = tmp_path / "runs.sqlite", make_work(1, second=False)
+    work = make_work(1, second=False)
     standin, clock, begin = device_run(start, path, work, queue_seconds=90, run_seconds=7)
     assert advance(begin, path, work) is None
     clock.advance(900)
@@ -332,9 +332,9 @@ def test_times_of_jobs_and_usage(start, tmp_path):
     assert iso == "2027-01-15T08:00:00+00:00"
 
 
-def test_times_that_are_not_told(start, tmp_path):
+def test_times_that_are_not_told(start, tmp_path, path):
     """As of a ledger of an older program: not known, and never made up."""
-    path, work = tmp_path / "runs.sqlite", make_work(1, second=False)
+    work = make_work(1, second=False)
     _, clock, begin = device_run(start, path, work, queue_seconds=90)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("qpc_qiskit.backends.service._times", lambda told: _times(None))
@@ -367,8 +367,8 @@ def test_reading_the_times_of_a_job(told, expected):
     assert (found.created, found.running, found.finished) == expected
 
 
-def test_a_run_that_is_not_finished(start, tmp_path):
-    path, work = tmp_path / "runs.sqlite", make_work(2)
+def test_a_run_that_is_not_finished(start, tmp_path, path):
+    work = make_work(2)
     _, clock, begin = device_run(start, path, work, queue_seconds=90)
     advance(begin, path, work)
     examined = report_of(path, work)
@@ -390,8 +390,7 @@ def test_a_run_that_is_not_finished(start, tmp_path):
     assert report.engines == ()
 
 
-def test_before_anything_is_sent(tmp_path):
-    path = tmp_path / "runs.sqlite"
+def test_before_anything_is_sent(tmp_path, path):
     work = make_work(2)
     with Ledger(path) as ledger:
         settings = Settings(backend="aer")
@@ -401,9 +400,9 @@ def test_before_anything_is_sent(tmp_path):
     check_page(examined, tmp_path / "report")
 
 
-def test_a_job_that_failed_for_good(start, tmp_path):
+def test_a_job_that_failed_for_good(start, tmp_path, path):
     """Of the images that it had a part in nothing is said; the others are told as they are."""
-    path, work = tmp_path / "runs.sqlite", make_work(3, second=False)
+    work = make_work(3, second=False)
     fault = Fault("failed", skip=1, factor=1.0, message="out of helium, token=abcdefgh12345678")
     _, clock, begin = device_run(start, path, work, fault)
     with pytest.raises(JobFailed, match="out of helium"):
@@ -421,7 +420,7 @@ def test_a_job_that_failed_for_good(start, tmp_path):
     assert "out of helium" in told
     assert "Everything was measured for 2 of 3 images." in told
     assert np.array(report.confusion["measured"]).sum() == 2
-    words = check_files(examined, tmp_path / "report")
+    words = check_page(examined, tmp_path / "report")
     assert "abcdefgh12345678" not in words + (tmp_path / "report/report.json").read_text()
     with Ledger(path) as ledger:
         replayed = replay(work, RunReader(ledger, ledger.get_run("run")))
@@ -429,9 +428,9 @@ def test_a_job_that_failed_for_good(start, tmp_path):
     assert replayed.logits.isnan().all(1).tolist() == [False, True, False]
 
 
-def test_a_part_of_a_batch_is_missing(start, tmp_path):
+def test_a_part_of_a_batch_is_missing(start, path):
     """One call of the network, several jobs: images are complete or not, each on its own."""
-    path, work = tmp_path / "runs.sqlite", make_work(3, batch_size=3, second=False)
+    work = make_work(3, batch_size=3, second=False)
     fault = Fault("failed", skip=1, factor=1.0)
     _, clock, begin = device_run(start, path, work, fault)
     limits = {"limits": JobLimits(max_rows=8)}  # rows of kernel 0 come first
@@ -443,8 +442,8 @@ def test_a_part_of_a_batch_is_missing(start, tmp_path):
     assert {each.num_images for each in report.engines} == {1}
 
 
-def test_a_cancelled_run(start, tmp_path):
-    path, work = tmp_path / "runs.sqlite", make_work(2, second=False)
+def test_a_cancelled_run(start, path):
+    work = make_work(2, second=False)
     _, _, begin = device_run(start, path, work, queue_seconds=90)
     advance(begin, path, work)
     with Ledger(path) as ledger:
@@ -459,9 +458,9 @@ def test_a_cancelled_run(start, tmp_path):
     assert report.engines == ()
 
 
-def test_no_token_in_a_report(start, tmp_path, monkeypatch):
+def test_no_token_in_a_report(start, tmp_path, path, monkeypatch):
     """Neither that of the environment, nor what looks like one in what others wrote."""
-    path, work = tmp_path / "runs.sqlite", make_work(1, second=False)
+    work = make_work(1, second=False)
     _, clock, begin = device_run(start, path, work)
     for _ in range(2):
         advance(begin, path, work)
@@ -489,9 +488,9 @@ def test_no_token_in_a_report(start, tmp_path, monkeypatch):
 # Runs of a script of its own, and patches that were dropped.
 
 
-def test_a_script_of_its_own(tmp_path):
+def test_a_script_of_its_own(tmp_path, path):
     """Noisy, on Aer; there is no network, and the rest is there."""
-    path, model = tmp_path / "runs.sqlite", make_work(second=False).network.layers[1]
+    model = make_work(second=False).network.layers[1]
     noise = compose(depolarizing(0.05)).build()
     x = images(2)
     with (
@@ -517,9 +516,9 @@ def test_a_script_of_its_own(tmp_path):
     assert "not known" in check_page(examined, tmp_path / "report")
 
 
-def test_exact_values_behind_an_absorbed_tail(tmp_path):
+def test_exact_values_behind_an_absorbed_tail(path):
     """Weights of gates that were not run are not in the frozen angles, and do not matter."""
-    path, model = tmp_path / "runs.sqlite", make_work(second=False).network.layers[1]
+    model = make_work(second=False).network.layers[1]
     with (
         durable(path, "own", "aer", absorb_tail=True) as engine,
         torch.no_grad(),
@@ -531,12 +530,11 @@ def test_exact_values_behind_an_absorbed_tail(tmp_path):
     assert layer.as_used.rms_error < 1e-7
 
 
-def test_patches_that_were_dropped(start, tmp_path, monkeypatch):
+def test_patches_that_were_dropped(start, tmp_path, path, monkeypatch):
     """Rows that were not sent are dealt to the other patch; both are told, and nothing is lost."""
     rules = replace(RULES, max_in_flight=1)
     given = {"num_patches": 2, "num_references": 4, "shots": 256, "rules": rules}
     standin = start()
-    path = tmp_path / "runs.sqlite"
     model = make_work(second=False).network.layers[1:2].eval()
 
     def script():
@@ -617,7 +615,7 @@ def test_no_noisy_copy(given, message):
         _noise_of_copy(settings_of(**given))
 
 
-def test_a_layer_that_is_used_twice(tmp_path):
+def test_a_layer_that_is_used_twice(path):
     """Positions are counted for each use, whatever the batch size."""
     work = make_work(3, batch_size=2, second=False)
     layer = work.network.layers[1]
@@ -627,7 +625,6 @@ def test_a_layer_that_is_used_twice(tmp_path):
     network = ImageClassifier(work.network.config, layers).eval()
     task = replace(work.task, pixels={"layers.1": 24})
     work = Work(task, network, work.images, work.labels)
-    path = tmp_path / "runs.sqlite"
     with Ledger(path) as ledger:
         settings = Settings(backend="aer", shots=50, seed=1)
         with checkpoint_runs.begin(ledger, "run", work, settings, "aer") as engine:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from posting import collect_and_post
+from processes import elsewhere
 from qiskit import QuantumCircuit
 from qiskit.quantum_info import SparsePauliOp
 from qiskit_ibm_runtime import Batch, QiskitRuntimeService, Session
@@ -65,8 +67,9 @@ def test_noise_is_that_of_the_device(start):
     assert -0.98 < evs(job) < -0.5
 
 
-@pytest.mark.parametrize("noisy", [False, True])
-@pytest.mark.parametrize(("name", "width"), [("ibm_torino", 133), ("ibm_fez", 156)])
+@pytest.mark.parametrize(
+    ("name", "width", "noisy"), [("ibm_torino", 133, False), ("ibm_fez", 156, True)]
+)
 def test_wide_device_runs_without_noise(start, name, width, noisy):
     """With noise, no value would be exactly 1 or -1."""
     start(noisy=noisy)
@@ -112,7 +115,7 @@ def test_devices_are_those_of_the_snapshots(start):
     assert backend.target.dt == FakeFez().target.dt
 
 
-@pytest.mark.parametrize("level", [0, 1, 2])
+@pytest.mark.parametrize("level", [0, 1, pytest.param(2, marks=pytest.mark.slow)])
 def test_identical_jobs_give_identical_bits(start, send, level):
     """Whenever they are posted, between whichever others, with whatever tags, in any mode."""
     standin = start(noisy=level == 2)  # extrapolation warns where nothing scatters
@@ -134,39 +137,12 @@ def test_another_row_is_another_program(start, send):
     assert len({job["program_sha256"] for job in standin.records()["jobs"]}) == 2
 
 
-CHILD = """
-import json, sys
-sys.path[:0] = ["tests/hardware_runs", "tests"]
-from conftest import pub
-from qiskit_ibm_runtime import Batch, QiskitRuntimeService
-from qiskit_ibm_runtime.executor_estimator import Estimator
-from qiskit_ibm_runtime.fake_provider import FakeFez
-service = QiskitRuntimeService()
-old = service.job(sys.argv[1])
-backend = service.backend("ibm_manila")
-options = {"resilience_level": 1, "default_shots": 128}
-Estimator(backend, {**options, "default_shots": 256}).run([pub(backend, 3)])
-new = Estimator(Batch.from_id(old.session_id, service), options).run([pub(backend, 1)])
-found = [job.job_id() for job in service.jobs(job_tags=["chunk"], limit=None)]
-evs = [job.result()[0].data.evs.tolist() for job in (old, new)]
-print(json.dumps({"evs": evs, "found": found, "tags": old.tags}))
-"""
-
-
 def test_another_process_collects_and_posts_the_same(start, send):
     """Nothing but the environment connects it; parameters' ids differ, what is executed not."""
     standin = start(noisy=True)
     batch = Batch(standin.service().backend("ibm_manila"))
     job = send(batch, 1)
-    done = subprocess.run(
-        [sys.executable, "-W", "error::UserWarning", "-c", CHILD, job.job_id()],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
-    assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
+    said = elsewhere(collect_and_post, job.job_id())
     assert said["found"] == [job.job_id()]
     assert said["tags"] == ["chunk"]
     assert said["evs"] == [evs(job).tolist()] * 2
@@ -186,6 +162,7 @@ def served(*arguments):
     return process, json.loads(process.stdout.readline())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stopped_as_soon_as_it_speaks(number):
     process, _ = served()
@@ -198,6 +175,25 @@ def test_stopped_as_soon_as_it_speaks(number):
         process.stdout.close()
 
 
+def test_started_again_it_knows_its_jobs(tmp_path, send):
+    path = tmp_path / "standin.sqlite"
+    with Standin(Rules(noisy=False), path=path) as first:
+        first.advance(1000.0)
+        service = first.service()
+        batch = Batch(service.backend("ibm_manila"))
+        job = send(batch)
+        (before,) = first.records()["jobs"]
+        port = int(first.url.rpartition(":")[2])
+    with Standin(Rules(noisy=False), path=path, port=port) as second:
+        # The same client goes on: same address, its access token is still good.
+        assert evs(job).shape == (2, 1)
+        assert second.records()["jobs"] == [before]
+        (found,) = service.jobs(session_id=batch.session_id)
+        assert found.job_id() == job.job_id()
+        assert send(batch).job_id() != job.job_id()
+
+
+@pytest.mark.slow
 def test_killed_and_started_again_it_knows_its_jobs(tmp_path, monkeypatch, send):
     path = tmp_path / "standin.sqlite"
     process, told = served("--file", path)
@@ -235,20 +231,20 @@ def test_killed_and_started_again_it_knows_its_jobs(tmp_path, monkeypatch, send)
         process.stdout.close()
 
 
-@pytest.mark.parametrize("noise", [True, False])
-def test_served_in_the_foreground(monkeypatch, noise):
+@pytest.mark.parametrize(("noise", "number"), [(True, signal.SIGTERM), (False, signal.SIGINT)])
+def test_served_in_the_foreground(monkeypatch, noise, number):
     told = []
 
     def echo(line):
         """Stopped before it has said everything, it says the rest."""
         told.append(line)
         if len(told) == 1:
-            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(number)
 
-    outer = signal.getsignal(signal.SIGTERM)
+    outer = signal.getsignal(number)
     monkeypatch.setattr(command.typer, "echo", echo)
     command.serve(port=0, noise=noise)
-    assert signal.getsignal(signal.SIGTERM) == outer
+    assert signal.getsignal(number) == outer
     assert told[0] == "export QISKIT_IBM_CHANNEL=ibm_quantum_platform"
     assert any(line.startswith("export IAM_URL=http://127.0.0.1:") for line in told)
     assert "no job leaves this machine" in told[-1]

@@ -4,7 +4,6 @@ import pytest
 
 from qpc_qiskit.circuits.brickwall import DEPTHS
 from qpc_qiskit.circuits.encoder import ENCODERS, make_encoder
-from qpc_qiskit.options import economy
 from qpc_qiskit.options.economy import (
     BEST,
     PLAIN,
@@ -15,6 +14,7 @@ from qpc_qiskit.options.economy import (
     read_economy,
     split_encoder,
 )
+from qpc_qiskit.options.records import economy
 
 SHORT = Economy(
     encoder="brickwall", absorb_tail=True, patches=None, gap=1, references=12, calibrate=False
