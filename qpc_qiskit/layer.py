@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import warnings
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from qiskit import QuantumCircuit, qasm3, qpy
+from qiskit import QuantumCircuit, qasm3
 from torch import Tensor
 
 from qpc_qiskit.connector import DTYPES, PointwiseConnector, PointwiseQNN, uniform_angles
@@ -20,7 +19,7 @@ from qpc_qiskit.directions import canonical_directions, check_finite
 from qpc_qiskit.encoder import make_encoder
 from qpc_qiskit.engines import Engine
 from qpc_qiskit.errors import EncodingError
-from qpc_qiskit.files import write_bytes
+from qpc_qiskit.files import as_qpy, write_bytes
 from qpc_qiskit.spec import LayerSpec, make_spec, positive_integer
 
 Init = str | Callable[[Tensor], object]
@@ -200,6 +199,7 @@ class _QuantumPointwiseConv(PointwiseConnector):
         Raises:
             ValueError: unknown format, or no such kernel.
             OSError: the file cannot be written.
+            EngineError: an old Qiskit would write an angle wrongly.
         """
         if fmt not in EXPORT_FORMATS:
             raise ValueError(
@@ -212,12 +212,7 @@ class _QuantumPointwiseConv(PointwiseConnector):
                 dict(zip(self.spec.ansatz.parameters, weights, strict=True))
             )
         circuit.metadata = {"kernel": kernel, "weights_bound": bound, **self.spec.to_dict()}
-        if fmt == "qasm3":
-            content = qasm3.dumps(circuit).encode()
-        else:
-            buffer = io.BytesIO()
-            qpy.dump(circuit, buffer)
-            content = buffer.getvalue()
+        content = qasm3.dumps(circuit).encode() if fmt == "qasm3" else as_qpy([circuit])
         write_bytes(Path(path), content)
 
     def _kernel_weights(self, kernel: int) -> list[float]:

@@ -19,6 +19,7 @@ from qpc_qiskit.execution.parities import Inversion
 from qpc_qiskit.execution.patches import Patch, Placement
 from qpc_qiskit.execution.prepared import Prepared
 from qpc_qiskit.execution.pubs import Template
+from qpc_qiskit.files import as_qpy
 
 FORMAT = 2
 
@@ -27,11 +28,13 @@ def freeze(prepared: Prepared) -> bytes:
     """A prepared circuit as bytes: a line of JSON, then its circuits as QPY. No pickle.
 
     Patches mostly share one circuit, which is written once.
+
+    Raises:
+        EngineError: an old Qiskit would write an angle wrongly.
     """
     circuits = list({id(part.circuit): part.circuit for part in prepared.parts}.values())
     which = {id(circuit): i for i, circuit in enumerate(circuits)}
-    buffer = io.BytesIO()
-    qpy.dump(circuits, buffer)
+    body = as_qpy(circuits)
     head = {
         "format": FORMAT,
         "parameters": [p.name for p in prepared.parts[0].parameters],
@@ -57,7 +60,7 @@ def freeze(prepared: Prepared) -> bytes:
             for each in prepared.inversions
         ],
     }
-    return json.dumps(head).encode() + b"\n" + buffer.getvalue()
+    return json.dumps(head).encode() + b"\n" + body
 
 
 def thaw(content: bytes) -> Prepared:
