@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import warnings
 from collections.abc import Callable
@@ -12,11 +11,12 @@ from typing import ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from qiskit import QuantumCircuit, qasm3, qpy
+from qiskit import QuantumCircuit, qasm3
 from torch import Tensor
 
 from qpc_qiskit.circuits.directions import canonical_directions, check_finite
 from qpc_qiskit.circuits.encoder import make_encoder
+from qpc_qiskit.circuits.qpy import as_qpy
 from qpc_qiskit.circuits.spec import LayerSpec, make_spec
 from qpc_qiskit.common.checks import positive_integer
 from qpc_qiskit.common.files import write_bytes
@@ -201,6 +201,7 @@ class _QuantumPointwiseConv(PointwiseConnector):
         Raises:
             ValueError: unknown format, or no such kernel.
             OSError: the file cannot be written.
+            EngineError: an old Qiskit would write an angle wrongly.
         """
         if fmt not in EXPORT_FORMATS:
             raise ValueError(
@@ -213,12 +214,7 @@ class _QuantumPointwiseConv(PointwiseConnector):
                 dict(zip(self.spec.ansatz.parameters, weights, strict=True))
             )
         circuit.metadata = {"kernel": kernel, "weights_bound": bound, **self.spec.to_dict()}
-        if fmt == "qasm3":
-            content = qasm3.dumps(circuit).encode()
-        else:
-            buffer = io.BytesIO()
-            qpy.dump(circuit, buffer)
-            content = buffer.getvalue()
+        content = qasm3.dumps(circuit).encode() if fmt == "qasm3" else as_qpy([circuit])
         write_bytes(Path(path), content)
 
     def _kernel_weights(self, kernel: int) -> list[float]:

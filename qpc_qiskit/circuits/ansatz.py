@@ -27,7 +27,8 @@ from qiskit.circuit import ControlFlowOp, Gate, Parameter, ParameterExpression, 
 from qiskit.exceptions import QiskitError
 
 from qpc_qiskit.circuits.encoder import PARAMETER_NAME
-from qpc_qiskit.errors import AnsatzError
+from qpc_qiskit.circuits.qpy import as_qpy
+from qpc_qiskit.errors import AnsatzError, EngineError
 
 USER_ANSATZ = "user"
 NATIVE_GATES = ("rz", "sx", "x", "cx")
@@ -217,7 +218,7 @@ def _user_ansatz(circuit: QuantumCircuit, num_qubits: int) -> Ansatz:
                 f"The ansatz circuit has a parameter {parameter.name!r}, a name kept for the "
                 "encoder's angles; rename it."
             )
-    native = _to_native(circuit)
+    native = _in_sums(_to_native(circuit), parameters)
     idle = [p.name for p in parameters if p not in native.parameters]
     if idle:
         raise AnsatzError(
@@ -225,6 +226,10 @@ def _user_ansatz(circuit: QuantumCircuit, num_qubits: int) -> Ansatz:
             f"is translated to {{{', '.join(NATIVE_GATES)}}} (a global phase has no effect); "
             "remove it."
         )
+    try:
+        as_qpy([native])  # its layer is to be pickled, exported and kept
+    except EngineError as error:
+        raise AnsatzError(str(error)) from error
     return Ansatz(USER_ANSATZ, None, native, parameters, *_split_occurrences(native, parameters))
 
 
@@ -247,6 +252,24 @@ def _to_native(circuit: QuantumCircuit) -> QuantumCircuit:
             )
         result.append(instruction.operation, qubits)
     return result  # without the global phase, which no expectation value sees
+
+
+def _in_sums(circuit: QuantumCircuit, parameters: tuple[Parameter, ...]) -> QuantumCircuit:
+    """Angles of several terms as sums of multiples: Qiskit 2.1's QPY and pickle keep no others."""
+    result = circuit.copy_empty_like()
+    for instruction in circuit.data:
+        operation = instruction.operation
+        if _is_parametrized(operation) and not isinstance(operation.params[0], Parameter):
+            what = f"an angle of {operation.name!r}"
+            scale, offset = affine_coefficients(operation.params[0], parameters, what)
+            angle: ParameterExpression | float = offset
+            for factor, parameter in zip(scale.tolist(), parameters, strict=True):
+                if factor:
+                    angle = (parameter if factor == 1 else factor * parameter) + angle
+            operation = operation.to_mutable()
+            operation.params = [angle]
+        result.append(operation, instruction.qubits)
+    return result
 
 
 def _split_occurrences(
@@ -318,11 +341,11 @@ def affine_coefficients(
     values = []
     try:
         for factor in (0.0, 1.0):
-            point = {p: factor * (1 + parameters.index(p)) for p in expression.parameters}
+            point = {p: factor * math.sqrt(2 + parameters.index(p)) for p in expression.parameters}
             values.append(complex(expression.bind(point).numeric()))
     except ZeroDivisionError:  # what Qiskit says of an infinite value
         values = [math.nan, math.nan]
-    expected = float(scale @ np.arange(1, len(parameters) + 1))
+    expected = float(scale @ np.sqrt(2 + np.arange(len(parameters))))
     if not abs(values[1] - values[0] - expected) <= 1e-9 * max(1.0, abs(expected)):
         names = ", ".join(sorted(p.name for p in expression.parameters))
         raise AnsatzError(

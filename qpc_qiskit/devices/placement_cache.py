@@ -23,7 +23,9 @@ from qiskit.circuit import Instruction
 from qiskit.exceptions import QiskitError
 from qiskit.transpiler import Target
 
+from qpc_qiskit.circuits.qpy import as_qpy
 from qpc_qiskit.common.files import write_bytes
+from qpc_qiskit.errors import EngineError
 
 
 def cache_folder() -> Path:
@@ -84,10 +86,8 @@ def store(folder: Path, name: str, circuit: QuantumCircuit, data: dict[str, Any]
         circuit: its parameters are found again by their names.
         data: whatever belongs to it, as JSON.
     """
-    buffer = io.BytesIO()
-    qpy.dump(circuit, buffer)
-    content = json.dumps({"key": name, "data": data}).encode() + b"\n" + buffer.getvalue()
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, EngineError):  # the latter of a Qiskit that writes it wrongly
+        content = json.dumps({"key": name, "data": data}).encode() + b"\n" + as_qpy([circuit])
         folder.mkdir(parents=True, exist_ok=True)
         write_bytes(_path(folder, name), _checksum(content) + b"\n" + content)
 

@@ -14,6 +14,7 @@ from qiskit.exceptions import QiskitError
 from qiskit.quantum_info import SparsePauliOp
 
 from qpc_qiskit.circuits.parities import Inversion
+from qpc_qiskit.circuits.qpy import as_qpy
 from qpc_qiskit.devices.forecast import ShotTimes
 from qpc_qiskit.devices.patches import Patch, Placement
 from qpc_qiskit.errors import EngineError
@@ -27,11 +28,13 @@ def freeze(prepared: Prepared) -> bytes:
     """A prepared circuit as bytes: a line of JSON, then its circuits as QPY. No pickle.
 
     Patches mostly share one circuit, which is written once.
+
+    Raises:
+        EngineError: an old Qiskit would write an angle wrongly.
     """
     circuits = list({id(part.circuit): part.circuit for part in prepared.parts}.values())
     which = {id(circuit): i for i, circuit in enumerate(circuits)}
-    buffer = io.BytesIO()
-    qpy.dump(circuits, buffer)
+    body = as_qpy(circuits)
     head = {
         "format": FORMAT,
         "parameters": [p.name for p in prepared.parts[0].parameters],
@@ -57,7 +60,7 @@ def freeze(prepared: Prepared) -> bytes:
             for each in prepared.inversions
         ],
     }
-    return json.dumps(head).encode() + b"\n" + buffer.getvalue()
+    return json.dumps(head).encode() + b"\n" + body
 
 
 def thaw(content: bytes) -> Prepared:

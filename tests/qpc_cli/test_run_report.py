@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from hardware_runs import durable
 from hardware_runs.reports import figures as report_figures
+from qpc_cli.app import app
 from qpc_qiskit import QuantumPointwiseConv2d, use_engine
 
 pytestmark = pytest.mark.usefixtures("quick_runs")

@@ -268,9 +268,8 @@ def test_a_full_disk_keeps_what_is_finished(part, finished_part, tmp_path, monke
         original(folder, key, values)
 
     monkeypatch.setattr(study, "save_cell", save)
-    expected = (
-        rf"No space left on device\. 4 of {finished_part.about['num_cells']} cells are finished"
-    )
+    total = finished_part.about["num_cells"]
+    expected = rf"No space left on device\. 4 of {total} cells are finished"
     with pytest.raises(StudyError, match=f"{expected} and kept. Make room, and run the same again"):
         run_study(part, tmp_path, workers=0)
     monkeypatch.undo()
