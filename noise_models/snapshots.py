@@ -36,11 +36,11 @@ from qiskit.transpiler import InstructionProperties, Target
 from qiskit_aer.noise import NoiseModel, ReadoutError
 
 from noise_models.channels import Probability, expects
-from noise_models.spec import problem_of, read_json, read_text
+from noise_models.spec import problem_of, read_text, shown
 from qpc_qiskit.backends.destinations import calibration_time, noise_of_target, placed_on
 from qpc_qiskit.circuits.encoder import make_encoder
 from qpc_qiskit.circuits.spec import make_spec
-from qpc_qiskit.common.files import write_text
+from qpc_qiskit.common.files import parse_json, write_text
 from qpc_qiskit.devices.readout import confusions_of_device
 from qpc_qiskit.devices.targets import BROKEN, has_angle_bounds
 from qpc_qiskit.errors import NoiseError
@@ -120,6 +120,13 @@ class Snapshot(_Part):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.calibrated is not None:
+            try:
+                datetime.fromisoformat(self.calibrated).astimezone(UTC)
+            except (ValueError, OverflowError):
+                raise ValueError(
+                    f"calibrated: expected a date in ISO 8601, got {self.calibrated[:50]!r}"
+                ) from None
         size = len(self.qubits)
         if len(set(self.qubits)) < size:
             raise ValueError(f"expected different qubits, got {list(self.qubits)}")
@@ -319,7 +326,7 @@ class Snapshot(_Part):
             NoiseError: one line that names the source, the field, what was expected and what came.
         """
         if not isinstance(data, dict):
-            raise NoiseError(f"{source}: expected a table of fields, got {data!r}.")
+            raise NoiseError(f"{source}: expected a table of fields, got {shown(data)}.")
         try:
             return cls.model_validate(data)
         except ValidationError as error:
@@ -333,7 +340,7 @@ class Snapshot(_Part):
     def load(cls, path: str | Path) -> Snapshot:
         """Read a JSON file; see `from_dict`."""
         path = Path(path)
-        return cls.from_dict(read_json(read_text(path), str(path)), str(path))
+        return cls.from_dict(parse_json(read_text(path), path, NoiseError), str(path))
 
     def save(self, path: str | Path) -> None:
         """Write a JSON file, a line for each gate; it is there in full or not at all."""

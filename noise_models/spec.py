@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -14,7 +13,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from noise_models.channels import COUPLERS, AnyChannel, ThermalRelaxation, expects
-from qpc_qiskit.common.files import write_text
+from qpc_qiskit.common.files import parse_json, parse_toml, read_file, write_text
 from qpc_qiskit.errors import NoiseError
 
 if TYPE_CHECKING:
@@ -123,7 +122,7 @@ class NoiseSpec(BaseModel):
             NoiseError: one line that names the source, the field, what was expected and what came.
         """
         if not isinstance(data, dict):
-            raise NoiseError(f"{source}: expected a table of fields, got {data!r}.")
+            raise NoiseError(f"{source}: expected a table of fields, got {shown(data)}.")
         try:
             return cls.model_validate(data)
         except ValidationError as error:
@@ -138,11 +137,7 @@ class NoiseSpec(BaseModel):
     @classmethod
     def from_toml(cls, text: str, source: str = "noise") -> NoiseSpec:
         """The inverse of `to_toml`; see `from_dict`."""
-        try:
-            data = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise NoiseError(f"{source}: expected TOML: {error}.") from None
-        return cls.from_dict(data, source)
+        return cls.from_dict(parse_toml(text, source, NoiseError), source)
 
     def to_toml(self) -> str:
         """As a TOML document."""
@@ -151,7 +146,7 @@ class NoiseSpec(BaseModel):
     @classmethod
     def from_json(cls, text: str, source: str = "noise") -> NoiseSpec:
         """The inverse of `to_json`; see `from_dict`."""
-        return cls.from_dict(read_json(text, source), source)
+        return cls.from_dict(parse_json(text, source, NoiseError), source)
 
     def to_json(self) -> str:
         """As a JSON document."""
@@ -185,26 +180,14 @@ def read_text(path: Path) -> str:
     """The text of a file.
 
     Raises:
-        NoiseError: it cannot be read, or is no text.
+        NoiseError: it cannot be read, is too long, or is no text.
     """
     try:
-        return path.read_text("utf-8")
+        return read_file(path, NoiseError).decode()
     except OSError as error:
         raise NoiseError(f"Cannot read {path}: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise NoiseError(f"{path}: expected a text in UTF-8.") from error
-
-
-def read_json(text: str, source: str) -> Any:
-    """Plain values of a JSON document.
-
-    Raises:
-        NoiseError: it is none.
-    """
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise NoiseError(f"{source}: expected JSON: {error}.") from None
 
 
 def problem_of(error: ValidationError, data: Any, within: str = "") -> str:
@@ -226,16 +209,24 @@ def problem_of(error: ValidationError, data: Any, within: str = "") -> str:
     if kind == "value_error":
         return f"{path}: {context['error']}." if path else f"{context['error']}."
     if kind == "union_tag_not_found":
-        return f"{path}: expected a table with the name of a channel as `channel`, got {got!r}."
+        return (
+            f"{path}: expected a table with the name of a channel as `channel`, got {shown(got)}."
+        )
     if kind == "union_tag_invalid":
         return (
             f"{path}.channel: expected one of {context['expected_tags'].replace(chr(39), '')}, got "
-            f"{context['tag']!r}."
+            f"{shown(context['tag'])}."
         )
     expected = context["text"] if kind == "expected" else message.removeprefix("Input should be ")
     for theirs, ours in _OUR_WORDS.items():
         expected = expected.replace(theirs, ours)
-    return f"{path}: expected {expected}, got {got!r}."
+    return f"{path}: expected {expected}, got {shown(got)}."
+
+
+def shown(value: object) -> str:
+    """A value of a file in a message, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 _OUR_WORDS = {

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from noise_models import builders, catalog
 from noise_models.channels import Channel
-from noise_models.spec import SUFFIXES, NoiseSpec, read_json, read_text
+from noise_models.spec import SUFFIXES, NoiseSpec, read_text
+from qpc_qiskit.common.files import parse_json
 from qpc_qiskit.errors import NoiseError
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def load_noise(path: Path) -> NoiseSpec | Snapshot:
         NoiseError: it cannot be read, or is neither.
     """
     if path.suffix.lower() == ".json":
-        data = read_json(read_text(path), str(path))
+        data = parse_json(read_text(path), path, NoiseError)
         if isinstance(data, dict) and "device" in data:
             from noise_models.snapshots import Snapshot
 

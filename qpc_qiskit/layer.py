@@ -16,7 +16,7 @@ from torch import Tensor
 
 from qpc_qiskit.circuits.directions import canonical_directions, check_finite
 from qpc_qiskit.circuits.encoder import make_encoder
-from qpc_qiskit.circuits.qpy import as_qpy
+from qpc_qiskit.circuits.qpy import circuits_to_bytes
 from qpc_qiskit.circuits.spec import LayerSpec, make_spec
 from qpc_qiskit.common.checks import positive_integer
 from qpc_qiskit.common.files import write_bytes
@@ -214,7 +214,7 @@ class _QuantumPointwiseConv(PointwiseConnector):
                 dict(zip(self.spec.ansatz.parameters, weights, strict=True))
             )
         circuit.metadata = {"kernel": kernel, "weights_bound": bound, **self.spec.to_dict()}
-        content = qasm3.dumps(circuit).encode() if fmt == "qasm3" else as_qpy([circuit])
+        content = qasm3.dumps(circuit).encode() if fmt == "qasm3" else circuits_to_bytes([circuit])
         write_bytes(Path(path), content)
 
     def _kernel_weights(self, kernel: int) -> list[float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from hardware_runs.durable_engine.status import noise_of
 from noise_models.words import has_device, parse_noise
 from qpc_qiskit.backends.named import AER
 from qpc_qiskit.backends.opening import MODES
+from qpc_qiskit.common.files import parse_json, read_file
 from qpc_qiskit.engines.estimator import checked_precision
 from qpc_qiskit.options.economy import PLAIN, Economy, economy_of, economy_problems
 from qpc_qiskit.rows.pubs import shots_of
@@ -154,14 +154,19 @@ def parse_options(text: str) -> dict[str, Any]:
     Raises:
         UsageError: neither.
     """
-    try:
-        found = json.loads(Path(text[1:]).read_text("utf-8") if text.startswith("@") else text)
-    except OSError as error:
-        raise UsageError(f"--options: cannot read {text[1:]}: {error.strerror}.") from error
-    except ValueError as error:
-        raise UsageError(f"--options must be a JSON object, or @FILE with one: {error}.") from error
+
+    def problem(reason: str) -> UsageError:
+        return UsageError(f"--options must be a JSON object, or @FILE with one: {reason}")
+
+    content: str | bytes = text
+    if text.startswith("@"):
+        try:
+            content = read_file(Path(text[1:]), problem)
+        except OSError as error:
+            raise UsageError(f"--options: cannot read {text[1:]}: {error.strerror}.") from error
+    found = parse_json(content, text[:50], problem)
     if not isinstance(found, dict):
-        raise UsageError(f"--options must be a JSON object, or @FILE with one; got {text!r}.")
+        raise problem(f"got {text[:50]!r}.")
     return found
 
 

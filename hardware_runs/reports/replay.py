@@ -7,6 +7,7 @@ those images of which every value was measured.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -26,6 +27,7 @@ from hardware_runs.ledger import Block, Chunk, ChunkResult, Layer, Ledger, Run
 from qpc_qiskit.circuits.ansatz import ANSATZE
 from qpc_qiskit.circuits.spec import LayerSpec, make_spec
 from qpc_qiskit.common.arrays import Array, Indices
+from qpc_qiskit.common.files import MAX_TEXT_BYTES
 from qpc_qiskit.connector import use_engine
 from qpc_qiskit.engines import Engine, EstimatorEngine, ExactEngine
 from qpc_qiskit.errors import BackendError, EngineError
@@ -196,9 +198,11 @@ def spec_of(layer: Layer) -> LayerSpec | None:
     ansatz = told["ansatz"]
     given = {"num_layers": told["num_layers"]}
     if ansatz not in ANSATZE:
+        if not _is_plain(told["circuit"]):
+            return None
         try:
             ansatz, given = qasm3.loads(told["circuit"]), {}
-        except (QiskitError, ImportError):  # reading OpenQASM 3 needs a library that is optional
+        except (QiskitError, ImportError, RecursionError):  # the library that reads it is optional
             return None
     return make_spec(
         told["in_channels"],
@@ -207,6 +211,16 @@ def spec_of(layer: Layer) -> LayerSpec | None:
         num_qubits=told["num_qubits"],
         **given,
     )
+
+
+def _is_plain(text: str) -> bool:
+    """Whether a circuit in OpenQASM 3 is one that a layer writes: gates on some qubits, one by one.
+
+    Loops, definitions of gates and registers of millions make a few bytes a circuit of gigabytes.
+    """
+    indices = re.findall(r"\[([^\]]*)\]", text)
+    few = all(re.fullmatch(r"[0-9]{1,2}", index) for index in indices)
+    return few and "{" not in text and len(text) <= MAX_TEXT_BYTES
 
 
 def _num_features(told: Mapping[str, object]) -> int:

@@ -48,12 +48,43 @@ def _digest(row: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()
 
 
+def check_parquet(path: Path, max_values: int) -> None:
+    """Refuse a file that would take far more memory than it has bytes.
+
+    A value that comes a billion times takes some bytes of a file, and all of them in memory.
+
+    Args:
+        path: of a Parquet file.
+        max_values: of all columns together.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it has more values, or is no Parquet file.
+    """
+    from pyarrow import ArrowException, parquet
+
+    try:
+        about = parquet.read_metadata(path)
+        groups = [about.row_group(i) for i in range(about.num_row_groups)]
+        values = sum(g.column(j).num_values for g in groups for j in range(g.num_columns))
+        size = sum(g.total_byte_size for g in groups)
+    except ArrowException as error:
+        raise ValueError(f"{path}: expected a Parquet file, found another ({error})") from error
+    if not (0 <= about.num_rows <= max_values and 0 <= values <= max_values and size < 2**30):
+        raise ValueError(f"{path}: expected at most {max_values:,} values, found {values:,}")
+
+
+_MAX_VALUES = 2**24
+"""Of a cell, the predictions of all test images and more."""
+
+
 def load_cell(folder: Path, key: str) -> dict[str, Any] | None:
     """The values of a cell; None: it has no file, or a damaged one, which is removed."""
     from pyarrow import ArrowException, parquet
 
     path = cell_path(folder, key)
     try:
+        check_parquet(path, _MAX_VALUES)
         table = parquet.read_table(path, partitioning=None, page_checksum_verification=True)
         (row,) = table.to_pylist()
         if row.pop(_DIGEST) != _digest(row) or row.pop("key") != key:

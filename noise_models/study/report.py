@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from noise_models.spec import read_text
 from noise_models.study.figures import Drawn
 from noise_models.study.run import SPEC_FILE, StudyRun
 from noise_models.study.spec import StudySpec
@@ -29,7 +30,7 @@ def write_report(run: StudyRun, figures: Sequence[Drawn]) -> Path:
         run: the study.
         figures: of `draw_figures`.
     """
-    spec_text = (run.folder / SPEC_FILE).read_text("utf-8")
+    spec_text = read_text(run.folder / SPEC_FILE)
     path = run.folder / REPORT_FILE
     write_page(
         path,

@@ -33,16 +33,26 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel, Field, ValidationError
+
+from noise_models.spec import problem_of
 from noise_models.study.cell_files import load_cell, save_cell
 from noise_models.study.cells import Evaluated, Task, evaluate, one_thread, versions
 from noise_models.study.executors import Executor, failures_text, open_executor
 from noise_models.study.plan import Plan, Row, TrainJob
 from noise_models.study.spec import StudySpec
-from noise_models.study.tables import read_table, results_frame, summarise, thresholds, write_table
+from noise_models.study.tables import (
+    read_parquet,
+    read_table,
+    results_frame,
+    summarise,
+    thresholds,
+    write_table,
+)
 from qpc_qiskit.common.extras import require
-from qpc_qiskit.common.files import write_bytes, write_text
+from qpc_qiskit.common.files import parse_json, read_file, write_bytes, write_text
 from qpc_qiskit.common.versions import library_versions
-from qpc_qiskit.errors import CheckpointError, StudyError
+from qpc_qiskit.errors import CheckpointError, NoiseError, StudyError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -146,10 +156,56 @@ def run_study(
 def _earlier_calls(out: Path) -> list[dict[str, Any]]:
     """What earlier calls did and took, for nothing that is finished is done again."""
     try:
-        calls = json.loads((out / RUN_FILE).read_text("utf-8"))["calls"]
-    except (OSError, ValueError, KeyError):
+        calls = _read_about(out / RUN_FILE)["calls"]
+    except (OSError, ValueError):
         return []
     return list(calls)
+
+
+class _Call(BaseModel):
+    """What of a call is told; see `run_study`."""
+
+    num_trained: int
+    num_evaluated: int
+    wall_seconds: float
+    training_cpu_seconds: float
+    cells_cpu_seconds: float
+    preparing_cpu_seconds: float
+
+
+class _Mark(BaseModel):
+    """See `_marks`."""
+
+    device: str
+    calibrated: str | None
+    two_qubit_error: float | None
+    readout_error: float | None
+
+
+class _About(BaseModel):
+    """What of a `run.json` reports and figures read."""
+
+    name: str
+    versions: dict[str, str]
+    num_cells: int
+    calls: list[_Call] = Field(min_length=1)
+    skipped: list[dict[str, str]]
+    marks: list[_Mark]
+
+
+def _read_about(path: Path) -> dict[str, Any]:
+    """A `run.json`, with whatever else is in it.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is damaged.
+    """
+    about: dict[str, Any] = parse_json(read_file(path, ValueError), path, ValueError)
+    try:
+        _About.model_validate(about)
+    except ValidationError as error:
+        raise ValueError(f"{path}: {problem_of(error, about)}") from None
+    return about
 
 
 def load_study(folder: str | Path) -> StudyRun:
@@ -163,11 +219,11 @@ def load_study(folder: str | Path) -> StudyRun:
 
     folder = Path(folder)
     try:
-        about = json.loads((folder / RUN_FILE).read_text("utf-8"))
+        about = _read_about(folder / RUN_FILE)
         summary, crossed = (read_table(folder / name) for name in TABLES)
         path = folder / RESULTS_FILE
-        results = pd.read_parquet(path) if path.exists() else pd.DataFrame()
-    except (OSError, ValueError) as error:
+        results = read_parquet(path) if path.exists() else pd.DataFrame()
+    except Exception as error:  # of a damaged Parquet file, almost anything
         raise StudyError(
             f"{folder} holds no finished study ({error}). Run: qpc noise study STUDY.toml --out "
             f"{folder}"
@@ -292,7 +348,7 @@ def _with_inputs(spec: StudySpec, out: Path) -> StudySpec:
     found: dict[str, bytes] = {}
 
     def read(path: str) -> str:
-        found[path] = Path(path).read_bytes()
+        found[path] = read_file(Path(path), NoiseError)
         return path
 
     spec.placed(read, str)

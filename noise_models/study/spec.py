@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
-import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -24,11 +24,14 @@ from noise_models.channels import expects
 from noise_models.spec import NoiseSpec, problem_of, read_text
 from noise_models.study.words import parse_mitigation
 from noise_models.words import KINDS, is_file
+from qpc_qiskit.common.files import parse_toml
 from qpc_qiskit.errors import NoiseError
 from qpc_qiskit.options.economy import ENCODERS, is_encoder
 from qpc_qiskit.options.records import DataSource, NetConfig, TrainConfig
 
 FORMAT = 1
+_MAX_ROWS = 10**6
+"""Of a grid and one network."""
 _T = TypeVar("_T")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
@@ -58,8 +61,8 @@ _Strengths = Annotated[
     ),
 ]
 _Shots = Annotated[
-    Literal["exact"] | Annotated[int, Field(strict=True, ge=1)],
-    expects('a number of shots of 1 or more, or "exact"'),
+    Literal["exact"] | Annotated[int, Field(strict=True, ge=1, le=10**9)],
+    expects('a number of shots from 1 to 1,000,000,000, or "exact"'),
 ]
 _Encoder = Annotated[
     str, expects(f"an encoder, one of {', '.join(ENCODERS)}, or brickwall:DEPTH", is_encoder)
@@ -190,7 +193,7 @@ class Grid(_Part):
     """Per value."""
     mitigation: Annotated[tuple[str, ...], _some("mitigation")] = ("none",)
     """See `noise_models.study.mitigation`; where one can do nothing about a noise, no cell."""
-    repeats: Annotated[int, Field(strict=True, ge=1)] = 1
+    repeats: Annotated[int, Field(strict=True, ge=1, le=10**4)] = 1
     """Independent draws of shots, for every seed; exact values are computed once."""
 
     @model_validator(mode="after")
@@ -213,6 +216,12 @@ class Grid(_Part):
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise ValueError(f"noise {twice!r} is given twice; tell them apart by a label")
+        each = (self.encoder, self.shots, self.mitigation)
+        rows = sum(len(axis.strengths) for axis in self.noise) * math.prod(map(len, each))
+        if rows * self.repeats > _MAX_ROWS:
+            raise ValueError(
+                f"expected at most {_MAX_ROWS:,} combinations, got {rows * self.repeats:,}"
+            )
         if self.repeats > 1 and self.shots == ("exact",):
             raise ValueError("repeats has no effect on exact values; give shots, or leave it out")
         return self
@@ -292,11 +301,7 @@ class StudySpec(_Part):
     @classmethod
     def from_toml(cls, text: str, source: str = "study") -> StudySpec:
         """The inverse of `to_toml`; see `from_dict`."""
-        try:
-            data = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise NoiseError(f"{source}: expected TOML: {error}.") from None
-        return cls.from_dict(data, source)
+        return cls.from_dict(parse_toml(text, source, NoiseError), source)
 
     @classmethod
     def load(cls, path: str | Path) -> StudySpec:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from noise_models.study.cell_files import check_parquet
 from noise_models.study.plan import AXES
 from noise_models.study.statistics import (
     Interval,
@@ -20,13 +22,17 @@ from noise_models.study.statistics import (
     paired_bootstrap,
     paired_test,
 )
-from qpc_qiskit.common.files import written_aside
+from qpc_qiskit.common.files import read_file, written_aside
 
 if TYPE_CHECKING:
     import pandas as pd
 
 GROUP = tuple(name for name in AXES if name not in ("seed", "repeat"))
 """Columns that tell the rows of a summary apart."""
+_NUMBERS = {"num_layers", "strength", "shots"}
+"""Of these the numbers; the others are text."""
+_MAX_VALUES = 2**28
+"""Of a table; a study of a thousand cells on 10,000 images has 3e7."""
 PLAIN_MEANS = (
     "loss",
     "macro_f1",
@@ -257,14 +263,49 @@ def read_table(path: Path) -> pd.DataFrame:
 
     Raises:
         OSError: there is neither.
-        ValueError: the file is damaged.
+        ValueError: the file is damaged, or no table of a study.
     """
     import pandas as pd
 
     if path.with_suffix(".parquet").exists():
-        return pd.read_parquet(path.with_suffix(".parquet"))
+        return read_parquet(path.with_suffix(".parquet"))
+    content = read_file(path.with_suffix(".csv"), ValueError)
     try:
         # Only an empty field is a number that is missing: a network may be called NA.
-        return pd.read_csv(path.with_suffix(".csv"), keep_default_na=False, na_values=[""])
+        found = pd.read_csv(io.BytesIO(content), keep_default_na=False, na_values=[""])
     except pd.errors.EmptyDataError:  # no rows, hence no columns
         return pd.DataFrame()
+    return _checked(found, path.with_suffix(".csv"))
+
+
+def read_parquet(path: Path) -> pd.DataFrame:
+    """A Parquet file of `write_table`.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is damaged, or no table of a study.
+    """
+    check_parquet(path, _MAX_VALUES)
+    from pyarrow import parquet
+
+    # What pandas has written about itself is not needed, and trusted by nobody.
+    found: pd.DataFrame = parquet.read_table(path, partitioning=None).to_pandas(
+        ignore_metadata=True
+    )
+    return _checked(found, path)
+
+
+def _checked(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """The same, if it has the columns by which rows of a study are told apart."""
+    from pandas.api.types import is_numeric_dtype
+
+    if len(frame.columns):
+        for name in GROUP:
+            if name not in frame:
+                raise ValueError(f"{path}: expected a column {name!r}, found none")
+            is_number = name in _NUMBERS
+            if len(frame) and is_number != is_numeric_dtype(frame[name]):
+                raise ValueError(
+                    f"{path}: expected {'numbers' if is_number else 'text'} in the column {name!r}"
+                )
+    return frame

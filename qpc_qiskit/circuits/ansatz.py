@@ -27,7 +27,7 @@ from qiskit.circuit import ControlFlowOp, Gate, Parameter, ParameterExpression, 
 from qiskit.exceptions import QiskitError
 
 from qpc_qiskit.circuits.encoder import PARAMETER_NAME
-from qpc_qiskit.circuits.qpy import as_qpy
+from qpc_qiskit.circuits.qpy import circuits_to_bytes
 from qpc_qiskit.errors import AnsatzError, EngineError
 
 USER_ANSATZ = "user"
@@ -227,7 +227,7 @@ def _user_ansatz(circuit: QuantumCircuit, num_qubits: int) -> Ansatz:
             "remove it."
         )
     try:
-        as_qpy([native])  # its layer is to be pickled, exported and kept
+        circuits_to_bytes([native])  # its layer is to be pickled, exported and kept
     except EngineError as error:
         raise AnsatzError(str(error)) from error
     return Ansatz(USER_ANSATZ, None, native, parameters, *_split_occurrences(native, parameters))

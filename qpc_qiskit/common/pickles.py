@@ -15,6 +15,7 @@ from typing import Any
 
 MAX_OPERATIONS = 10**6
 """In a pickle; a batch of CIFAR-10 has 5e4."""
+_MAX_TUPLES = 20_000  # a tensor has four; nested in each other, so many can still be hashed
 
 
 class PickleError(ValueError):
@@ -68,6 +69,31 @@ def recorded(content: bytes, names: Collection[str]) -> Any:
         else:
             raise PickleError(f"the operation {operation.name}")
     return machine.stack[-1]
+
+
+def check_for_torch(content: bytes, names: Collection[str]) -> None:
+    """Refuse a pickle that torch's reader of plain tensors should not be given.
+
+    That one calls what it knows and nothing else, which is more than a training's state needs; and
+    it can be made to crash by the hash of a tuple that is nested deeply.
+
+    Args:
+        content: the pickle.
+        names: `module.name` of what it may refer to.
+
+    Raises:
+        PickleError: it refers to another name, or is larger than any state.
+        ValueError: it is damaged.
+    """
+    num_tuples = 0
+    for count, (operation, argument, _) in enumerate(pickletools.genops(content)):
+        num_tuples += operation.name.startswith("TUPLE")
+        if count >= MAX_OPERATIONS or num_tuples > _MAX_TUPLES:
+            raise PickleError(f"more than {count:,} operations, {num_tuples:,} of them tuples")
+        if operation.name == "GLOBAL" and str(argument).replace(" ", ".") not in names:
+            raise PickleError(f"a reference to {str(argument)[:100]}")
+        if operation.name in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"):
+            raise PickleError(f"the operation {operation.name}")
 
 
 class _Machine:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -123,8 +124,9 @@ def place(
     found = placement_cache.load(cache, key, circuit)
     if found is not None:
         stored, data = found
-        patch = Patch(tuple(data["qubits"]), data["fidelity"])
-        return Placement(stored, tuple(data["final"]), patch)
+        with suppress(KeyError, TypeError):  # another kind of entry is none
+            patch = Patch(tuple(data["qubits"]), data["fidelity"])
+            return Placement(stored, tuple(data["final"]), patch)
     placement = _place(circuit, target, seeds, bad_qubits, bad_edges, chosen)
     patch = placement.patch
     data = {"qubits": patch.qubits, "fidelity": patch.fidelity, "final": placement.final}

@@ -9,22 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 import os
-import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import qiskit
-from qiskit import QuantumCircuit, qpy
+from qiskit import QuantumCircuit
 from qiskit.circuit import Instruction
 from qiskit.exceptions import QiskitError
 from qiskit.transpiler import Target
 
-from qpc_qiskit.circuits.qpy import as_qpy
-from qpc_qiskit.common.files import write_bytes
+from qpc_qiskit.circuits.qpy import circuits_from_bytes, circuits_to_bytes
+from qpc_qiskit.common.files import parse_json, read_file, write_bytes
 from qpc_qiskit.errors import EngineError
 
 
@@ -61,19 +59,20 @@ def load(
         None if there is no valid entry.
     """
     try:
-        checksum, _, content = _path(folder, name).read_bytes().partition(b"\n")
+        stored = read_file(_path(folder, name), ValueError)
+        checksum, _, content = stored.partition(b"\n")
         if checksum != _checksum(content):
             return None
         head, _, body = content.partition(b"\n")
-        header = json.loads(head)
+        header = parse_json(head, name, ValueError, finite=False)
         if header["key"] != name:
             return None
-        (circuit,) = qpy.load(io.BytesIO(body))
+        (circuit,) = circuits_from_bytes(body)
         own = {p.name: p for p in template.parameters}
         values = {p: own[p.name] for p in circuit.parameters}
         circuit.assign_parameters(values, inplace=True)  # a copy would get another name
         return circuit, dict(header["data"])
-    except (OSError, ValueError, KeyError, TypeError, struct.error, QiskitError):
+    except (OSError, ValueError, KeyError, TypeError, QiskitError):
         return None
 
 
@@ -86,8 +85,9 @@ def store(folder: Path, name: str, circuit: QuantumCircuit, data: dict[str, Any]
         circuit: its parameters are found again by their names.
         data: whatever belongs to it, as JSON.
     """
+    head = json.dumps({"key": name, "data": data}).encode()
     with contextlib.suppress(OSError, EngineError):  # the latter of a Qiskit that writes it wrongly
-        content = json.dumps({"key": name, "data": data}).encode() + b"\n" + as_qpy([circuit])
+        content = head + b"\n" + circuits_to_bytes([circuit])
         folder.mkdir(parents=True, exist_ok=True)
         write_bytes(_path(folder, name), _checksum(content) + b"\n" + content)
 

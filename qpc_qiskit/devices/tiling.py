@@ -472,15 +472,18 @@ def _load(folder: Path, key: str, template: QuantumCircuit) -> tuple[Placement, 
         return None
     circuit, data = first
     circuits = [circuit]
-    for i in range(1, data["circuits"]):
-        found = placement_cache.load(folder, _entry(key, i), template)
-        if found is None:
-            return None
-        circuits.append(found[0])
-    return tuple(
-        Placement(circuits[i], tuple(data["final"]), Patch(tuple(qubits), fidelity))
-        for qubits, fidelity, i in data["patches"]
-    )
+    try:
+        for i in range(1, data["circuits"]):
+            found = placement_cache.load(folder, _entry(key, i), template)
+            if found is None:
+                return None
+            circuits.append(found[0])
+        return tuple(
+            Placement(circuits[i], tuple(data["final"]), Patch(tuple(qubits), fidelity))
+            for qubits, fidelity, i in data["patches"]
+        )
+    except (KeyError, TypeError, ValueError, IndexError):  # another kind of entry is none
+        return None
 
 
 def _entry(key: str, index: int) -> str:

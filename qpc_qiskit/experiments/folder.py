@@ -1,13 +1,12 @@
 """The folder of an experiment, in which several processes may be at work."""
 
 import csv
-import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from statistics import median
 
-from qpc_qiskit.common.files import write_text
+from qpc_qiskit.common.files import parse_json, read_file, write_text
 from qpc_qiskit.common.versions import library_versions
 from qpc_qiskit.errors import CheckpointError, ExperimentError, QPCError
 from qpc_qiskit.experiments.locking import FolderHeldError, locked
@@ -278,13 +277,13 @@ def _read_finished(run: Path, epochs: int) -> list[EpochMetrics]:
 
 def _name_in(path: Path) -> str | None:
     try:
-        return str(json.loads(path.read_bytes())["name"])
+        return str(parse_json(read_file(path, ValueError), path, ValueError)["name"])
     except (OSError, ValueError, KeyError, TypeError):  # none, or damaged: it is written anew
         return None
 
 
 def _read_failure(path: Path) -> Failure | None:
     try:
-        return Failure.model_validate_json(path.read_bytes())
+        return Failure.model_validate(parse_json(read_file(path, ValueError), path, ValueError))
     except (OSError, ValueError):  # none, or damaged: the run is just not finished
         return None

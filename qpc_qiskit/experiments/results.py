@@ -7,9 +7,11 @@ from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from statistics import mean, median
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from qpc_qiskit.common.files import write_text
+from qpc_qiskit.common.files import parse_json, read_file, write_text
+from qpc_qiskit.errors import ExperimentError
+from qpc_qiskit.experiments.spec import first_problem
 from qpc_qiskit.options.records import Options, StoredNetConfig, TrainConfig
 from qpc_qiskit.training.runs import EpochMetrics
 
@@ -148,9 +150,14 @@ def read_results(folder: Path | str) -> Results:
 
     Raises:
         OSError: there are none.
-        ValueError: they are damaged.
+        ExperimentError: they are damaged.
     """
-    return Results.model_validate_json((Path(folder) / RESULTS_FILE).read_bytes())
+    path = Path(folder) / RESULTS_FILE
+    content = parse_json(read_file(path, ExperimentError), path, ExperimentError)
+    try:
+        return Results.model_validate(content)
+    except ValidationError as error:
+        raise ExperimentError(f"{path}: {first_problem(error)}.") from error
 
 
 def write_results(folder: Path, results: Results) -> None:

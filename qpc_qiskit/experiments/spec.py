@@ -26,8 +26,8 @@ in the file, so that they are fixed before anybody looks at test accuracies.
 """
 
 import itertools
+import math
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -37,6 +37,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from qpc_qiskit.common.files import MAX_TOML_BYTES, parse_toml, read_file
 from qpc_qiskit.errors import ExperimentError
 from qpc_qiskit.options.presets import PRESETS, Preset
 from qpc_qiskit.options.records import (
@@ -51,6 +52,7 @@ from qpc_qiskit.options.records import (
 _PARTS = ("net", "training")
 _NO_OPTIONS = {"seed", "devices", "num_nodes"}  # of a training, that an experiment decides
 _MAX_NAME = 200  # bytes of a folder's name, within what file systems take
+_MAX_CELLS = 10_000  # trainings; each is looked at before the first begins
 
 
 class Line(Options):
@@ -143,6 +145,12 @@ class Experiment(Options):
             raise ValueError(f"seeds must be in 0 to {MAX_SEED}, found {list(self.seeds)}")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds must differ, found {list(self.seeds)}")
+        lines = sum(math.prod(map(len, line.grid.values())) for line in self.lines)
+        if lines * len(self.seeds) > _MAX_CELLS:
+            raise ValueError(
+                f"expected at most {_MAX_CELLS:,} trainings, found {lines:,} lines of the figure "
+                f"with {len(self.seeds):,} seeds"
+            )
         cells = self.cells()
         _check_folders([cell for cell in cells if cell.training.seed == self.seeds[0]])
         labels = dict.fromkeys(cell.label for cell in cells)
@@ -203,7 +211,7 @@ class Experiment(Options):
             net = NetConfig(**(options["net"] | shape))
             training = TrainConfig(**options["training"])
         except ValidationError as error:
-            raise ValueError(f"line {line.label!r}: {_first(error)}") from error
+            raise ValueError(f"line {line.label!r}: {first_problem(error)}") from error
         if training.engine != "exact":
             raise ValueError(f"line {line.label!r}: an experiment is trained on the exact engine")
         known = training.model_dump(exclude=_NO_OPTIONS) | net.model_dump()
@@ -214,12 +222,18 @@ class Experiment(Options):
         return Cell(label, net, training, line.paper, tuple(against))
 
 
+_FORMAT = re.compile(r"[^{}]?[<>=^]?[-+ ]?#?[0-9]{0,2}(\.[0-9]{1,2})?[a-zA-Z%,_]?")
+"""Of an option in a label; a width of thousands would be a label of thousands of blanks."""
+
+
 def _filled_in(label: str, options: Mapping[str, Any]) -> str:
     """A label with the values of the options that it names."""
     try:
-        for _, name, _, _ in Formatter().parse(label):
+        for _, name, width, _ in Formatter().parse(label):
             if name is not None and name not in options:  # nor an attribute or an item of one
                 raise ValueError(f"no option {name!r}")
+            if width and not _FORMAT.fullmatch(width):
+                raise ValueError(f"a format {width[:20]!r}")
         return label.format_map(options)
     except (KeyError, ValueError, IndexError, TypeError) as error:
         raise ValueError(
@@ -276,8 +290,8 @@ def load_experiment(name: str | Path) -> Experiment:
     elif str(name).endswith(".toml"):
         where = str(name)
         try:
-            content = Path(name).read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            content = read_file(Path(name), ExperimentError, MAX_TOML_BYTES)
+        except OSError as error:
             raise ExperimentError(f"{name}: cannot be read ({error}).") from error
     else:
         raise ExperimentError(
@@ -285,11 +299,9 @@ def load_experiment(name: str | Path) -> Experiment:
             f"{', '.join(experiment_names())}, or a file that ends with .toml."
         )
     try:
-        return Experiment.model_validate(tomllib.loads(content))
-    except tomllib.TOMLDecodeError as error:
-        raise ExperimentError(f"{where}: expected TOML, found something else ({error}).") from error
+        return Experiment.model_validate(parse_toml(content, where, ExperimentError))
     except ValidationError as error:
-        raise ExperimentError(f"{where}: {_first(error)}.") from error
+        raise ExperimentError(f"{where}: {first_problem(error)}.") from error
 
 
 def changed(experiment: Experiment, **changes: Any) -> Experiment:
@@ -319,14 +331,15 @@ def changed(experiment: Experiment, **changes: Any) -> Experiment:
     try:
         return Experiment.model_validate(fields)
     except ValidationError as error:
-        raise ExperimentError(f"{experiment.name}: {_first(error)}.") from error
+        raise ExperimentError(f"{experiment.name}: {first_problem(error)}.") from error
 
 
-def _bundled(name: str) -> str:
-    return files("qpc_qiskit.experiments").joinpath(f"{name}.toml").read_text("utf-8")
+def _bundled(name: str) -> bytes:
+    return files("qpc_qiskit.experiments").joinpath(f"{name}.toml").read_bytes()
 
 
-def _first(error: ValidationError) -> str:
+def first_problem(error: ValidationError) -> str:
+    """The first thing that is wrong, with the entry in front of it."""
     first = error.errors()[0]
     message = first["msg"].removeprefix("Value error, ").rstrip(".")
     where = ".".join(map(str, first["loc"]))

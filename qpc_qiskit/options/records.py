@@ -1,8 +1,11 @@
 """Every option of a network and of a training run, checked before anything is built.
 
 An option that would have no effect is refused, so that a record of the options says what was done.
+Sizes have bounds far above what anybody trains: options come out of files as well, and nothing is
+to be built of one that asks for all memory there is.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self
@@ -10,6 +13,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 MAX_SEED = 2**63 - 1  # what torch's generators take as a signed number
+MAX_QUBITS = 14  # of a circuit
+MAX_ROTATIONS = 1000  # blocks of an ansatz times its qubits
+MAX_WEIGHTS = 2**30  # of a network, counted on the safe side
 
 
 class Options(BaseModel):
@@ -111,16 +117,16 @@ class NetConfig(Options):
     ] = "small"
     """Architecture; `qpc nets` says what each is. It decides the defaults of width,
     quantum-channels, hidden and dropout."""
-    in_channels: int = Field(1, ge=1)
+    in_channels: int = Field(1, ge=1, le=2**MAX_QUBITS)
     """Channels of an image."""
-    image_size: int = Field(8, ge=4)
+    image_size: int = Field(8, ge=4, le=2**14)
     """Height and width of an image."""
-    num_classes: int = Field(10, ge=2)
+    num_classes: int = Field(10, ge=2, le=2**20)
     """Outputs of the network."""
-    width: int = Field(16, ge=1)
+    width: int = Field(16, ge=1, le=2**MAX_QUBITS)
     """Channels that 3x3 convolutions give, and the first pointwise layer of the paper's block; 64
     in the paper's networks."""
-    quantum_channels: int = Field(32, ge=1)
+    quantum_channels: int = Field(32, ge=1, le=2**MAX_QUBITS)
     """Channels that the (last) pointwise layer gives; 128 in the paper's networks."""
     pointwise: Literal[
         "quantum",
@@ -134,11 +140,11 @@ class NetConfig(Options):
     ] = "quantum"
     """What stands where the quantum layers are: they, an ordinary 1x1 convolution, or a baseline
     with about as many parameters as they have."""
-    num_layers: int = Field(3, ge=1)
+    num_layers: int = Field(3, ge=1, le=MAX_ROTATIONS)
     """Blocks of the ansatz."""
     ansatz: Literal["strongly_entangling", "figure1", "circuit_centric"] = "strongly_entangling"
     """Name of the ansatz."""
-    num_qubits: int | None = Field(None, ge=1, le=14)
+    num_qubits: int | None = Field(None, ge=1, le=MAX_QUBITS)
     """Qubits of a circuit; by default the fewest that hold the channels."""
     bias_channel: bool = False
     """Add a constant channel to every pixel before encoding."""
@@ -146,9 +152,9 @@ class NetConfig(Options):
     """First angles: all of the circle, or near zero (standard deviation 0.1)."""
     norm_after: Literal["none", "batch"] = "none"
     """Batch norm after each pointwise layer, which the paper's quantum branch has not."""
-    patch_size: int = Field(3, ge=1)
+    patch_size: int = Field(3, ge=1, le=2**7)
     """Height and width of the patches of a quanvolution."""
-    hidden: int = Field(0, ge=0)
+    hidden: int = Field(0, ge=0, le=2**20)
     """Units of a fully connected layer before the last one, or none; 256 in the paper's
     networks."""
     head_norm: Literal["none", "batch", "layer"] = "none"
@@ -180,14 +186,37 @@ class NetConfig(Options):
             self._refuse_idle(_OF_POINTWISE, "without a quantum layer")
         elif self.pointwise not in ("quantum", "frozen", "no-entanglement"):
             self._refuse_idle(("init",), "without a quantum layer")
-        if architecture.widest is not None and self.num_qubits is not None:
-            encoded = architecture.widest(self) + self.bias_channel
-            if encoded > 2**self.num_qubits:
-                raise ValueError(
-                    f"{self.num_qubits} qubits hold {2**self.num_qubits} channels, the layer reads "
-                    f"{encoded}; give more qubits or fewer channels"
-                )
+        if architecture.widest is not None:
+            self._check_circuit(architecture.widest(self) + self.bias_channel)
+        self._check_size()
         return self
+
+    def _check_circuit(self, encoded: int) -> None:
+        """Refuse channels that the qubits do not hold, and an ansatz that is too long to build."""
+        most = MAX_QUBITS if self.num_qubits is None else self.num_qubits
+        if encoded > 2**most:
+            raise ValueError(
+                f"{most} qubits hold {2**most} channels, the layer reads {encoded}; give "
+                f"{'' if self.num_qubits is None else 'more qubits or '}fewer channels"
+            )
+        num_qubits = self.num_qubits or max(1, math.ceil(math.log2(encoded)))
+        if self.num_layers * num_qubits > MAX_ROTATIONS:
+            raise ValueError(
+                f"num_layers of {self.num_layers} on {num_qubits} qubits is too much: expected at "
+                f"most {MAX_ROTATIONS // num_qubits}"
+            )
+
+    def _check_size(self) -> None:
+        """Refuse a network whose weights would not fit; of every architecture it has fewer."""
+        channels = max(2 * self.width, self.quantum_channels)
+        features = channels * (self.image_size // 2 + 1) ** 2  # before the head, pooled once
+        weights = 9 * channels * max(channels, self.in_channels)
+        weights += features * (self.hidden or self.num_classes) + self.hidden * self.num_classes
+        if weights > MAX_WEIGHTS:
+            raise ValueError(
+                f"the network would have up to {weights:,} weights, expected at most "
+                f"{MAX_WEIGHTS:,}; give fewer channels, hidden units or classes, or smaller images"
+            )
 
 
 def _as_written(given: Any) -> Any:
@@ -202,11 +231,11 @@ StoredNetConfig = Annotated[NetConfig, BeforeValidator(_as_written)]
 class TrainConfig(Options):
     """How a network is trained. The same options and data give the same weights on one machine."""
 
-    epochs: int = Field(20, ge=1)
+    epochs: int = Field(20, ge=1, le=10**6)
     """Passes over the training images."""
-    batch_size: int = Field(128, ge=1)
+    batch_size: int = Field(128, ge=1, le=2**31)
     """Training images per step."""
-    test_batch_size: int = Field(64, ge=1)
+    test_batch_size: int = Field(64, ge=1, le=2**31)
     """Images per step of an evaluation; changes nothing but memory and time."""
     optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
     """Update rule."""
@@ -231,10 +260,10 @@ class TrainConfig(Options):
     """Precision of weights and arithmetic."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes a GPU when torch finds one."""
-    devices: int = Field(1, ge=1)
+    devices: int = Field(1, ge=1, le=2**10)
     """Processes on each machine, one per GPU or, on CPUs, sharing the cores; a batch is divided
     between all processes."""
-    num_nodes: int = Field(1, ge=1)
+    num_nodes: int = Field(1, ge=1, le=2**16)
     """Machines; start the same command on each with MASTER_ADDR, MASTER_PORT and NODE_RANK set."""
     engine: Literal["exact", "noisy"] = "exact"
     """What evaluates the quantum layers; noisy trains a network for the noise that it will see."""

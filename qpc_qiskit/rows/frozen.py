@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import json
-import struct
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from qiskit import QuantumCircuit, qpy
+from qiskit import QuantumCircuit
 from qiskit.exceptions import QiskitError
 from qiskit.quantum_info import SparsePauliOp
 
 from qpc_qiskit.circuits.parities import Inversion
-from qpc_qiskit.circuits.qpy import as_qpy
+from qpc_qiskit.circuits.qpy import circuits_from_bytes, circuits_to_bytes
+from qpc_qiskit.common.files import parse_json
 from qpc_qiskit.devices.forecast import ShotTimes
 from qpc_qiskit.devices.patches import Patch, Placement
 from qpc_qiskit.errors import EngineError
@@ -34,7 +33,7 @@ def freeze(prepared: Prepared) -> bytes:
     """
     circuits = list({id(part.circuit): part.circuit for part in prepared.parts}.values())
     which = {id(circuit): i for i, circuit in enumerate(circuits)}
-    body = as_qpy(circuits)
+    body = circuits_to_bytes(circuits)
     head = {
         "format": FORMAT,
         "parameters": [p.name for p in prepared.parts[0].parameters],
@@ -71,13 +70,13 @@ def thaw(content: bytes) -> Prepared:
     """
     line, _, body = content.partition(b"\n")
     try:
-        head: dict[str, Any] = json.loads(line)
+        head: dict[str, Any] = parse_json(line, "its first line", ValueError, finite=False)
         if head["format"] != FORMAT:
             raise EngineError(
                 f"The frozen circuit has format {head['format']}, this version reads {FORMAT}. Use "
                 "the qpc-qiskit that wrote it."
             )
-        circuits = qpy.load(io.BytesIO(body))
+        circuits = circuits_from_bytes(body)
         parts = tuple(_part(circuits[each["circuit"]], each, head) for each in head["parts"])
         placements = tuple(
             Placement(
@@ -93,7 +92,7 @@ def thaw(content: bytes) -> Prepared:
             for each in head["inversions"]
         )
         return Prepared(parts, placements, times, head["width"], inversions)
-    except (ValueError, KeyError, TypeError, IndexError, struct.error, QiskitError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, QiskitError) as error:
         raise EngineError(f"The frozen circuit cannot be read: {error}") from error
 
 

@@ -9,21 +9,20 @@ taken for one. Any engine can evaluate a loaded network.
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
 from safetensors import torch as safetensors_torch
 from torch import Tensor
 
 from qpc_qiskit import __version__
-from qpc_qiskit.common.files import write_bytes, write_text
+from qpc_qiskit.common.files import MAX_TEXT_BYTES, parse_json, read_file, write_bytes, write_text
 from qpc_qiskit.common.versions import library_versions
 from qpc_qiskit.errors import CheckpointError
 from qpc_qiskit.nets import ImageClassifier, build_net, quantum_layers
 from qpc_qiskit.options.choices import named_choices
-from qpc_qiskit.options.records import DataSource, Options, StoredNetConfig, TrainConfig
+from qpc_qiskit.options.records import DataSource, NetConfig, Options, StoredNetConfig, TrainConfig
 
 if TYPE_CHECKING:
     from qpc_qiskit.data.images import ImageData
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 WEIGHTS_FILE = "model.safetensors"
 RECORD_FILE = "model.json"
+_MAX_HEADER_BYTES = 2**20  # of a file of weights, that says where each is; 50 networks' worth
 
 
 class DataRecord(Options):
@@ -175,12 +175,54 @@ def load(folder: Path | str, device: str | torch.device = "cpu") -> tuple[ImageC
     """
     folder = Path(folder)
     record = read_record(folder)
-    state = _read_weights(folder / WEIGHTS_FILE, record)
-    model = build_net(record.net).to(getattr(torch, record.dtype))
-    _check_conventions(folder / RECORD_FILE, record, _conventions(model))
-    _check_state(folder / WEIGHTS_FILE, state, model.state_dict())
+    described = describe(folder / RECORD_FILE, record.net, record.dtype)
+    _check_conventions(folder / RECORD_FILE, record, _conventions(described))
+    path = folder / WEIGHTS_FILE
+    state = _read_weights(path, record, described.state_dict())
+    return build_with(path, state, described, RECORD_FILE).to(device).eval(), record
+
+
+def describe(path: Path, net: NetConfig, dtype: str) -> ImageClassifier:
+    """The network that a file describes, without memory for its weights.
+
+    Args:
+        path: of the file, for messages.
+        net: the architecture.
+        dtype: of the weights.
+
+    Raises:
+        CheckpointError: there is no such network.
+    """
+    try:
+        with torch.device("meta"):
+            return build_net(net).to(getattr(torch, dtype))
+    except (ValueError, RuntimeError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise CheckpointError(f"{path}: no network has this architecture: {reason}") from error
+
+
+def build_with(
+    path: Path, state: dict[str, Tensor], described: ImageClassifier, described_by: str
+) -> ImageClassifier:
+    """A network with weights that were read: memory is taken once they are seen to be its own.
+
+    Args:
+        path: of the weights, for messages.
+        state: the weights by name.
+        described: the network, of `describe`.
+        described_by: name of the file that describes it, for messages.
+
+    Returns:
+        The network on the CPU.
+
+    Raises:
+        CheckpointError: the weights are those of another architecture.
+    """
+    expected = described.state_dict()
+    _check_state(path, state, expected, described_by)
+    model = build_net(described.config).to(next(described.parameters()).dtype)
     model.load_state_dict(state)
-    return model.to(device).eval(), record
+    return model
 
 
 def read_record(folder: Path | str) -> Record:
@@ -190,10 +232,7 @@ def read_record(folder: Path | str) -> Record:
         CheckpointError: it is missing or corrupt, or its format is not known.
     """
     path = Path(folder) / RECORD_FILE
-    try:
-        content = json.loads(_read(path))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path}: expected JSON, found something else ({error}).") from error
+    content = parse_json(_read(path, MAX_TEXT_BYTES), path, CheckpointError)
     found = content.get("format_version") if isinstance(content, dict) else None
     if not isinstance(found, int):
         raise CheckpointError(f"{path}: expected a checkpoint record with a format_version.")
@@ -202,17 +241,34 @@ def read_record(folder: Path | str) -> Record:
         raise CheckpointError(
             f"{path}: expected format version {FORMAT_VERSION}, found {found}. {advice}"
         )
+    return validated(Record, content, path)
+
+
+_Kind = TypeVar("_Kind", bound=Options)
+
+
+def validated(kind: type[_Kind], content: object, path: Path) -> _Kind:
+    """A record of the plain values of a file.
+
+    Args:
+        kind: of the record.
+        content: the values.
+        path: of the file, for messages.
+
+    Raises:
+        CheckpointError: they are wrong; the message names the first entry that is.
+    """
     try:
-        return Record.model_validate(content)
+        return kind.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise CheckpointError(f"{path}: the entry {where!r} is wrong: {first['msg']}.") from error
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, max_bytes: int) -> bytes:
     try:
-        return path.read_bytes()
+        return read_file(path, CheckpointError, max_bytes)
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{path}: expected a checkpoint ({RECORD_FILE} and {WEIGHTS_FILE}), found none. "
@@ -222,8 +278,9 @@ def _read(path: Path) -> bytes:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error}).") from error
 
 
-def _read_weights(path: Path, record: Record) -> dict[str, Tensor]:
-    content = _read(path)
+def _read_weights(path: Path, record: Record, expected: dict[str, Tensor]) -> dict[str, Tensor]:
+    size = sum(tensor.numel() * tensor.element_size() for tensor in expected.values())
+    content = _read(path, size + _MAX_HEADER_BYTES)
     if hashlib.sha256(content).hexdigest() != record.weights_sha256:
         kind = "truncated" if len(content) < record.weights_bytes else "damaged or of another model"
         raise CheckpointError(
@@ -233,14 +290,16 @@ def _read_weights(path: Path, record: Record) -> dict[str, Tensor]:
         )
     try:
         return safetensors_torch.load(content)
-    except SafetensorError as error:
+    except Exception as error:  # a type of numbers that torch has not is a KeyError, for one
         raise CheckpointError(
-            f"{path}: expected a safetensors file, found another ({error})."
+            f"{path}: expected a safetensors file, found another ({str(error)[:300]})."
         ) from error
 
 
-def _check_state(path: Path, found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    what = f"{path} is a checkpoint of another architecture than {RECORD_FILE} describes: "
+def _check_state(
+    path: Path, found: dict[str, Tensor], expected: dict[str, Tensor], described_by: str
+) -> None:
+    what = f"{path} is a checkpoint of another architecture than {described_by} describes: "
     for name, tensor in expected.items():
         if name not in found:
             raise CheckpointError(
@@ -281,7 +340,8 @@ def _comparable(layer: dict[str, Any] | None) -> dict[str, Any]:
     if layer is None:
         return {"exists": False}
     conventions = layer.get("conventions", {})
-    return {"exists": True, **layer, "conventions": conventions.get("version")}
+    version = conventions.get("version") if isinstance(conventions, dict) else conventions
+    return {"exists": True, **layer, "conventions": version}
 
 
 def _conventions(model: ImageClassifier) -> dict[str, dict[str, Any]]:

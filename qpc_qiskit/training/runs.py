@@ -2,21 +2,22 @@
 
 import csv
 import io
-import json
 import math
+import zipfile
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import ValidationError
+from torch import Tensor
 
 from qpc_qiskit import __version__
-from qpc_qiskit.common.files import write_text
+from qpc_qiskit.common.files import parse_json, read_file, write_text
+from qpc_qiskit.common.pickles import MAX_OPERATIONS, check_for_torch
 from qpc_qiskit.errors import CheckpointError
 from qpc_qiskit.options.records import Options, StoredNetConfig, TrainConfig
-from qpc_qiskit.training.checkpoint import RECORD_FILE, WEIGHTS_FILE, DataRecord
+from qpc_qiskit.training.checkpoint import RECORD_FILE, WEIGHTS_FILE, DataRecord, validated
 
 RUN_FILE = "run.json"
 STATE_FILE = "last.ckpt"
@@ -32,6 +33,13 @@ RUN_FILES = (
     CURVES_FILE,
     RUN_FILE,
 )
+
+# What the state of a training refers to; storages are those of weights, moments and counts.
+_STATE_NAMES = {
+    "collections.OrderedDict",
+    "torch._utils._rebuild_tensor_v2",
+    *(f"torch.{name}Storage" for name in ("Float", "Double", "Long", "Int", "Bool")),
+}
 
 
 @dataclass(frozen=True)
@@ -128,12 +136,12 @@ def read_run(folder: Path | str) -> RunRecord:
     """
     path = Path(folder) / RUN_FILE
     try:
-        return RunRecord.model_validate(json.loads(path.read_bytes()))
+        content = read_file(path, CheckpointError)
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder} holds no run ({RUN_FILE} is missing).") from error
-    except (OSError, ValueError, ValidationError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{path}: expected the record of a run, found: {reason}.") from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error}).") from error
+    return validated(RunRecord, parse_json(content, path, CheckpointError), path)
 
 
 def read_state(folder: Path) -> dict[str, Any] | None:
@@ -146,10 +154,13 @@ def read_state(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        _check_archive(path)
+        # Mapped, a tensor cannot reach beyond the file, whatever size it says it has.
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         parse_history(state["history"])
-        if "state_dict" not in state:
-            raise KeyError("state_dict")
+        _check_tensors(state)
+        if not all(isinstance(each, Tensor) for each in state["state_dict"].values()):
+            raise TypeError("something else than tensors among the weights")
     except Exception as error:  # a damaged pickle raises almost anything
         raise CheckpointError(
             f"{path}: expected the state of an unfinished run, found a damaged file "
@@ -159,9 +170,58 @@ def read_state(folder: Path) -> dict[str, Any] | None:
     return state
 
 
+def _check_archive(path: Path) -> None:
+    """Refuse a file that unpacks to more than it has, or refers to more than tensors need.
+
+    Raises:
+        ValueError, zipfile.BadZipFile, PickleError: it is no state of a training.
+    """
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        if any(each.compress_type != zipfile.ZIP_STORED for each in entries):
+            raise ValueError("compressed parts")
+        if sum(each.file_size for each in entries) > path.stat().st_size:
+            raise ValueError("parts in each other")
+        if (damaged := archive.testzip()) is not None:
+            raise ValueError(f"another checksum of {damaged!r}")
+        (pickled,) = (each for each in entries if each.filename.lower().endswith("data.pkl"))
+        check_for_torch(archive.read(pickled), _STATE_NAMES)
+
+
+def _check_tensors(state: dict[str, Any]) -> None:
+    """Refuse tensors that have more values than are stored, which a copy would take memory for."""
+    level: list[Any] = [state]
+    num_values = 0
+    while level:
+        num_values += len(level)
+        if num_values > MAX_OPERATIONS:  # a list may be in itself, or twice in each of many
+            raise ValueError(f"more than {MAX_OPERATIONS:,} values")
+        inner: list[Any] = []
+        for each in level:
+            if isinstance(each, dict):
+                inner += each.values()
+            elif isinstance(each, list | tuple):
+                inner += each
+            elif isinstance(each, Tensor):
+                stored = each.untyped_storage().nbytes()
+                if each.numel() * each.element_size() > stored:
+                    raise ValueError(f"a tensor {tuple(each.shape)} of {stored} bytes")
+        level = inner
+
+
 def parse_history(rows: Sequence[dict[str, Any]]) -> list[EpochMetrics]:
-    """Metrics from the plain values in which a state file holds them."""
-    return [EpochMetrics(**row) for row in rows]
+    """Metrics from the plain values in which a state file holds them.
+
+    Raises:
+        TypeError, ValueError: they are not those of epochs 1, 2, ...
+    """
+    history = [EpochMetrics(**row) for row in rows]
+    for number, metrics in enumerate(history, 1):
+        if metrics.epoch != number:
+            raise ValueError(f"epoch {metrics.epoch} in the place of {number}")
+        if not all(map(math.isfinite, astuple(metrics))):
+            raise ValueError(f"not a finite number in epoch {number}")
+    return history
 
 
 def write_metrics(folder: Path, history: Sequence[EpochMetrics]) -> None:
@@ -181,21 +241,14 @@ def read_metrics(folder: Path) -> list[EpochMetrics]:
     """
     path = folder / METRICS_FILE
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        history = [
-            EpochMetrics(
-                int(row["epoch"]), *(float(row[field.name]) for field in fields(EpochMetrics)[1:])
-            )
-            for row in rows
-        ]
-        for number, metrics in enumerate(history, 1):
-            if metrics.epoch != number:
-                raise ValueError(f"epoch {metrics.epoch} in the place of {number}")
-            if not all(map(math.isfinite, astuple(metrics))):
-                raise ValueError(f"not a finite number in epoch {number}")
-        return history
-    except (OSError, KeyError, TypeError, ValueError) as error:
+        names = [field.name for field in fields(EpochMetrics)][1:]
+        return parse_history(
+            [
+                {"epoch": int(row["epoch"]), **{name: float(row[name]) for name in names}}
+                for row in _rows_of(path)
+            ]
+        )
+    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
         raise CheckpointError(
             f"{path}: expected one row per epoch, found a missing or damaged file ({error})."
         ) from error
@@ -214,7 +267,12 @@ def note_seconds(folder: Path, epoch: int, seconds: float) -> None:
 def read_seconds(folder: Path) -> dict[int, float]:
     """Seconds by epoch; empty where they are not known, since reports alone read them."""
     try:
-        with (folder / SECONDS_FILE).open(newline="", encoding="utf-8") as file:
-            return {int(row["epoch"]): float(row["seconds"]) for row in csv.DictReader(file)}
-    except (OSError, KeyError, TypeError, ValueError):
+        rows = _rows_of(folder / SECONDS_FILE)
+        return {int(row["epoch"]): float(row["seconds"]) for row in rows}
+    except (OSError, KeyError, TypeError, ValueError, csv.Error):
         return {}
+
+
+def _rows_of(path: Path) -> list[dict[str, str]]:
+    text = read_file(path, ValueError).decode()
+    return list(csv.DictReader(io.StringIO(text, newline="")))

@@ -11,13 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from qpc_qiskit import __version__
 from qpc_qiskit.errors import CheckpointError
-from qpc_qiskit.nets import ImageClassifier, build_net
+from qpc_qiskit.nets import ImageClassifier
 from qpc_qiskit.options.records import TrainConfig
-from qpc_qiskit.training.checkpoint import RECORD_FILE, DataRecord, Record, load
+from qpc_qiskit.training.checkpoint import (
+    RECORD_FILE,
+    DataRecord,
+    Record,
+    build_with,
+    describe,
+    load,
+)
 from qpc_qiskit.training.runs import (
     METRICS_FILE,
     RUN_FILE,
@@ -117,19 +122,13 @@ def _stopped(folder: Path) -> Training:
             f"Go on with: {go_on}"
         )
     history = tuple(parse_history(state["history"]))
-    model = build_net(run.net).to(getattr(torch, run.training.dtype))
     weights = {
         name.removeprefix(_OF_MODEL): tensor
         for name, tensor in state["state_dict"].items()
         if name.startswith(_OF_MODEL)
     }
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"{folder / STATE_FILE} holds other weights than {RUN_FILE} describes: "
-            f"{str(error).splitlines()[-1].strip()} Begin the run again with --force."
-        ) from error
+    described = describe(folder / RUN_FILE, run.net, run.training.dtype)
+    model = build_with(folder / STATE_FILE, weights, described, RUN_FILE)
     notes = [
         f"This training is not finished: {len(history)} of {run.training.epochs} epochs are done, "
         f"and everything here is of the last of them. Go on with: {go_on}"

@@ -42,7 +42,7 @@ from qpc_qiskit.common.progress import ImageProgress
 from qpc_qiskit.connector import use_engine
 from qpc_qiskit.data.images import ImageData, unit_images
 from qpc_qiskit.engines import Engine
-from qpc_qiskit.errors import EngineError, QPCError
+from qpc_qiskit.errors import CheckpointError, EngineError, QPCError
 from qpc_qiskit.nets import ImageClassifier, check_data
 from qpc_qiskit.options.records import TrainConfig
 from qpc_qiskit.plots.figures import plot_curves
@@ -65,6 +65,7 @@ from qpc_qiskit.training.runs import (
 with importing("train", "Training"):
     import lightning
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+    from lightning.pytorch.plugins.io import TorchCheckpointIO
     from lightning.pytorch.strategies import DDPStrategy
 
 __all__ = ["EpochMetrics", "TrainConfig", "TrainingInterrupted", "learning_rate", "train"]
@@ -142,7 +143,7 @@ def train(
             if state is not None and len(history) == config.epochs:
                 task.load_state_dict(state["state_dict"])
             else:
-                _fit(task, accelerator, state is not None)
+                _fit(task, accelerator, state)
             if is_main:
                 _plot(out_dir, model, data, task.history)
         except (StopRequested, SystemExit) as stop:  # Lightning makes SIGTERM a SystemExit
@@ -238,6 +239,13 @@ class _Task(lightning.LightningModule):
         self._data, self._config, self._out_dir = data, config, out_dir
         self._interrupts, self._bar = interrupts, bar
         self._started = time.perf_counter()
+        self.is_restoring = False
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.is_restoring = True
+
+    def on_train_start(self) -> None:
+        self.is_restoring = False
 
     def train_dataloader(self) -> _Batches:
         return _Batches(self._data, self._config, self.current_epoch, self._team)
@@ -343,7 +351,25 @@ class _Task(lightning.LightningModule):
         return loss / len(labels), correct / len(labels)
 
 
-def _fit(task: _Task, accelerator: str, resume: bool) -> None:
+class _CheckedState(TorchCheckpointIO):
+    """Gives Lightning the state that was read and checked, and no other file.
+
+    Args:
+        state: of the training; None where it begins.
+    """
+
+    def __init__(self, state: dict[str, Any] | None) -> None:
+        super().__init__()
+        self._state = state
+
+    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
+        """See `runs.read_state`."""
+        if self._state is None:  # on a SLURM cluster Lightning looks for files of its own
+            raise CheckpointError(f"{path}: a new training begins from no file; move it away.")
+        return self._state
+
+
+def _fit(task: _Task, accelerator: str, state: dict[str, Any] | None) -> None:
     config = task._config
     is_shared = config.devices * config.num_nodes > 1
     if is_shared:
@@ -355,7 +381,7 @@ def _fit(task: _Task, accelerator: str, resume: bool) -> None:
             devices=config.devices,
             num_nodes=config.num_nodes,
             strategy=DDPStrategy() if is_shared else "auto",
-            plugins=[LightningEnvironment()],
+            plugins=[LightningEnvironment(), _CheckedState(state)],
             reload_dataloaders_every_n_epochs=1,  # a new order of the images in every epoch
             logger=False,
             enable_checkpointing=False,
@@ -364,9 +390,17 @@ def _fit(task: _Task, accelerator: str, resume: bool) -> None:
             num_sanity_val_steps=0,
             default_root_dir=task._out_dir,
         )
-        state = task._out_dir / STATE_FILE if resume else None
-        with task._bar:
-            trainer.fit(task, ckpt_path=state, weights_only=True)
+        path = task._out_dir / STATE_FILE
+        try:
+            with task._bar:
+                trainer.fit(task, ckpt_path=path if state else None, weights_only=True)
+        except Exception as error:
+            if not task.is_restoring or isinstance(error, StopRequested | QPCError):
+                raise
+            raise CheckpointError(
+                f"{path}: expected the state of this training, found another "
+                f"({type(error).__name__}). Begin it again with force=True or --force."
+            ) from error
 
 
 def _optimizer(model: ImageClassifier, config: TrainConfig) -> torch.optim.Optimizer:

@@ -111,7 +111,7 @@ RELAXATION = 'name = "a"\n[[channels]]\nchannel = "thermal_relaxation"\n'
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("name", "noise.toml: expected TOML: Expected '=' after a key in a key/value pair"),
+        ("name", "noise.toml: expected TOML, found something else (Expected '=' after a key in a "),
         ("version = 1", "noise.toml: name: it is missing."),
         ("name = 3", "noise.toml: name: expected a name of letters, digits and . _ + -, that begi"),
         ('name = "a b"', "noise.toml: name: expected a name of letters, digits and"),
@@ -182,7 +182,7 @@ def test_bad_files(text, message, tmp_path):
     [
         ("a.txt", b"", "a.txt: expected a file whose name ends in .toml or .json"),
         ("a.toml", b"\xff\xfe", "a.toml: expected a text in UTF-8"),
-        ("a.json", b"{", "a.json: expected JSON: Expecting property name"),
+        ("a.json", b"{", "a.json: expected JSON, found something else (Expecting property name"),
         ("a.json", b"[]", r"a.json: expected a table of fields, got \[\]"),
         ("a.json", b'{"name": "x", "channels": null}', "channels: expected a list, got None"),
         ("missing.toml", None, "Cannot read .*missing.toml: No such file or directory"),

@@ -6,7 +6,7 @@ import qiskit
 from qiskit import QuantumCircuit, qpy
 from qiskit.circuit import Parameter, ParameterVector
 
-from qpc_qiskit.circuits.qpy import FAITHFUL_QPY, as_qpy
+from qpc_qiskit.circuits.qpy import FAITHFUL_QPY, circuits_to_bytes
 from qpc_qiskit.errors import EngineError
 
 INSTALLED = tuple(map(int, re.findall(r"\d+", qiskit.__version__)[:3]))
@@ -21,7 +21,7 @@ def test_circuits_come_back_or_are_refused(monkeypatch, version):
         circuit = QuantumCircuit(1)
         circuit.rz(angle, 0)
         try:
-            content = as_qpy([circuit])
+            content = circuits_to_bytes([circuit])
         except EngineError:
             if INSTALLED >= FAITHFUL_QPY:
                 raise
@@ -40,4 +40,4 @@ def test_a_circuit_that_is_written_wrongly(monkeypatch):
     circuit = QuantumCircuit(1)
     circuit.rx(Parameter("a"), 0)
     with pytest.raises(EngineError, match=r"Qiskit 2\.3\.0 writes an angle .* 'qiskit>=2\.3\.1'"):
-        as_qpy([circuit])
+        circuits_to_bytes([circuit])

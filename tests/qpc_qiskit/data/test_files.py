@@ -1,10 +1,17 @@
 import gzip
+import os
 import pickle
 import pickletools
+import subprocess
+import sys
+from pathlib import Path
 
+import hostile_pickles
 import numpy as np
 import pytest
 
+import qpc_qiskit
+from qpc_qiskit.data import files as image_files
 from qpc_qiskit.data.files import check_labels, read_cifar_bin, read_cifar_python, read_idx
 from qpc_qiskit.errors import DataError
 
@@ -108,16 +115,88 @@ def test_cifar_python_with_numpys_old_module_name(tmp_path):
     np.testing.assert_array_equal(read_cifar_python(path)[0].reshape(2, -1), batch[b"data"])
 
 
-class Malicious:
-    def __reduce__(self):
-        return (pytest.fail, ("the pickle ran code",))
+def test_hostile_pickles(tmp_path):
+    """In a process of their own, where the end of it by a signal is seen."""
+    done = subprocess.run(
+        [sys.executable, hostile_pickles.__file__, str(tmp_path)],
+        cwd=tmp_path,  # where a command of theirs would leave a file
+        env={**os.environ, "PYTHONPATH": str(Path(qpc_qiskit.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, (done.returncode, done.stdout, done.stderr)
+    good, *lines, memory = done.stdout.splitlines()
+    assert good == "a good one: (1, 3, 32, 32), [3]"
+    assert list(tmp_path.iterdir()) == []
+    refused = [line.partition(": DataError: ")[0] for line in lines if ": DataError: " in line]
+    assert refused == list(hostile_pickles.HOSTILE)
+    assert len(refused) >= 20
+    assert int(memory.removeprefix("memory: ")) < 500
 
 
-def test_cifar_python_runs_nothing(tmp_path):
+def test_batch_of_python_2(tmp_path):
+    """The operations of the original files, and of numpy's arrays by columns."""
+    python2 = pickle_of_python_2(some_bytes(2, 3072).tobytes(), 2, [7, 1])
     path = tmp_path / "data_batch_1"
-    path.write_bytes(pickle.dumps({"data": Malicious()}))
-    with pytest.raises(DataError, match=r"data_batch_1: expected arrays .*found a reference to"):
-        read_cifar_python(path)
+    path.write_bytes(python2)
+    images, labels = read_cifar_python(path)
+    np.testing.assert_array_equal(images.reshape(2, -1), some_bytes(2, 3072))
+    assert labels.tolist() == [7, 1]
+    by_columns = {"data": np.asfortranarray(some_bytes(2, 3072)), "labels": [7, 1]}
+    path.write_bytes(pickle.dumps(by_columns, 2))
+    np.testing.assert_array_equal(read_cifar_python(path)[0], images)
+
+
+def pickle_of_python_2(content, count, labels):
+    """By hand, as Python 2 and its numpy wrote `data_batch_1`: text of bytes, memo, old names."""
+
+    def short(text):
+        return b"U" + bytes([len(text)]) + text
+
+    return (
+        b"\x80\x02}q\x01("
+        + short(b"batch_label")
+        + b"q\x02"
+        + short(b"training batch 1 of 5")
+        + b"q\x03"
+        + short(b"labels")
+        + b"q\x04]q\x05("
+        + b"".join(b"K" + bytes([label]) for label in labels)
+        + b"e"
+        + short(b"data")
+        + b"q\x06cnumpy.core.multiarray\n_reconstruct\nq\x07cnumpy\nndarray\nq\x08K\x00\x85"
+        + short(b"b")
+        + b"\x87Rq\x09(K\x01K"
+        + bytes([count])
+        + b"M\x00\x0c\x86cnumpy\ndtype\nq\x0a"
+        + short(b"u1")
+        + b"K\x00K\x01\x87Rq\x0b(K\x03"
+        + short(b"|")
+        + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T"
+        + len(content).to_bytes(4, "little")
+        + content
+        + b"tb"
+        + short(b"filenames")
+        + b"q\x0c]q\x0d("
+        + b"".join(short(b"camion_s_00%d.png" % i) for i in range(count))
+        + b"eu."
+    )
+
+
+def test_what_a_gzip_file_unpacks_to_is_bounded(tmp_path, monkeypatch):
+    """By what its header states, and that by what is ever read."""
+    path = tmp_path / "images.gz"
+    path.write_bytes(gzip.compress(idx_bytes(some_bytes(2, 3)) + bytes(10**7)))
+    taken = []
+    monkeypatch.setattr(image_files, "read_at_most", lambda f, n: taken.append(n) or f.read(n))
+    with pytest.raises(DataError, match=r"expected 6 bytes .* found 7.*longer than it says"):
+        read_idx(path, 2)
+    assert taken == [12, 7]
+    monkeypatch.undo()
+    path.write_bytes(gzip.compress(b"\0\0\x08\x02\0\1\0\0\0\0\xff\xff" + bytes(1000)))
+    with pytest.raises(DataError, match="at most 1073741824 bytes of data, found a header that"):
+        read_idx(path, 2)
 
 
 @pytest.mark.parametrize(
