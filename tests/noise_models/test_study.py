@@ -46,7 +46,10 @@ shots = ["exact", 64, 256]
 mitigation = ["none", "readout", "zne"]
 """
 SMALL = StudySpec.from_toml(TRAIN + GRID)
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # of tornado, when it closes
+pytestmark = [
+    pytest.mark.usefixtures("undrawn"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # of tornado, when it closes
+]
 
 
 @pytest.fixture(scope="module")
@@ -268,9 +271,8 @@ def test_a_full_disk_keeps_what_is_finished(part, finished_part, tmp_path, monke
         original(folder, key, values)
 
     monkeypatch.setattr(study, "save_cell", save)
-    expected = (
-        rf"No space left on device\. 4 of {finished_part.about['num_cells']} cells are finished"
-    )
+    total = finished_part.about["num_cells"]
+    expected = rf"No space left on device\. 4 of {total} cells are finished"
     with pytest.raises(StudyError, match=f"{expected} and kept. Make room, and run the same again"):
         run_study(part, tmp_path, workers=0)
     monkeypatch.undo()
