@@ -1,4 +1,4 @@
-"""Random numbers per test, the `--seed` and `--hardware` flags, and Hypothesis' profile.
+"""Random numbers per test, the `--seed` and `--hardware` flags, Hypothesis' profile, `undrawn`.
 
 `pythonpath = ["tests"]` in pyproject.toml makes `cases`, `references` and `conformance` importable
 from every test file, at any depth.
@@ -12,16 +12,10 @@ import os
 # busy core make them a hundred times slower.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-import numpy as np
 import pytest
-import torch
-from hypothesis import settings
 
-# No deadline: two shared cores. Derandomised: a red test is red for everybody.
-settings.register_profile(
-    "qpc", deadline=None, database=None, derandomize=True, max_examples=30, print_blob=True
-)
-settings.load_profile("qpc")
+# torch, NumPy and Hypothesis are loaded where they are needed: the process that hands the tests to
+# others needs none of them, and these wait for it.
 
 
 def pytest_addoption(parser):
@@ -33,6 +27,18 @@ def pytest_addoption(parser):
 
 def pytest_report_header(config):
     return f"seed: {config.getoption('seed')} (change it with --seed)"
+
+
+def pytest_collectstart(collector):
+    """Hypothesis' profile, before the first file that uses it."""
+    if isinstance(collector, pytest.Module) and "hypothesis" in collector.path.read_text("utf-8"):
+        from hypothesis import settings
+
+        # No deadline: two shared cores. Derandomised: a red test is red for everybody.
+        settings.register_profile(
+            "qpc", deadline=None, database=None, derandomize=True, max_examples=30, print_blob=True
+        )
+        settings.load_profile("qpc")
 
 
 def pytest_collection_modifyitems(config, items):
@@ -105,9 +111,30 @@ def shared_seed(request):
 
 @pytest.fixture
 def rng(test_seed):
+    import numpy as np
+
     return np.random.default_rng(test_seed)
 
 
 @pytest.fixture
 def generator(test_seed):
+    import torch
+
     return torch.Generator().manual_seed(test_seed)
+
+
+@pytest.fixture(scope="module")
+def undrawn():
+    """Trainings and experiments whose figure is not drawn, which takes longer than a tiny training.
+
+    For whole modules, with `pytestmark = pytest.mark.usefixtures("undrawn")`.
+    """
+
+    def write(path, *_drawn):
+        path.write_bytes(b"not drawn")
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("plot_curves", "plot_experiment"):
+            patch.setattr(f"qpc_qiskit.figures.{name}", write)
+        patch.setattr("qpc_qiskit.training.plot_curves", write)
+        yield

@@ -46,7 +46,10 @@ shots = ["exact", 64, 256]
 mitigation = ["none", "readout", "zne"]
 """
 SMALL = StudySpec.from_toml(TRAIN + GRID)
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # of tornado, when it closes
+pytestmark = [
+    pytest.mark.usefixtures("undrawn"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # of tornado, when it closes
+]
 
 
 @pytest.fixture(scope="module")
