@@ -21,9 +21,12 @@ from pathlib import Path
 from subprocess import PIPE, CompletedProcess
 from types import ModuleType
 
+import pytest
+
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
+        "durable_crashes", "ledgers", "posting",
         "hardware_runs.durable_engine.dispatch", "hardware_runs.standin", "noise_models.words",
         "qpc_cli.app",
         "qpc_qiskit.engines.estimator", "qpc_qiskit.engines.exact", "qpc_qiskit.engines.noisy",
@@ -32,6 +35,14 @@ CONTEXT.set_forkserver_preload(
     ]
 )  # fmt: skip
 SECONDS = 120
+_TESTS = Path(__file__).parent
+
+
+def start(process):
+    """Start a process of `CONTEXT`; the first one starts the process that all are forked from."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (_TESTS, _TESTS.parent))))
+        process.start()
 
 
 class _Descriptor:
@@ -75,7 +86,7 @@ class Process:
                 [end if end is None else _Descriptor(end) for end in theirs],
             ),
         )
-        self._process.start()
+        start(self._process)
         self.pid = self._process.pid
         for end, file in zip(theirs, ours, strict=True):
             if file:

@@ -1,20 +1,9 @@
-"""Other processes for tests, forked from one that has loaded what they need.
+"""Functions of tests in other processes, forked from one that has loaded what they need."""
 
-A fresh interpreter takes six seconds of a processor for torch, Qiskit and IBM's client. A fork of
-the tests' own process would lack the threads that have begun there.
-"""
-
-import multiprocessing
 import os
 import traceback
-from pathlib import Path
 
-import pytest
-
-SECONDS = 100
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["durable_crashes", "ledgers", "posting"])
-_TESTS = Path(__file__).parent
+from preloaded import CONTEXT, SECONDS, start
 
 
 def elsewhere(act, *arguments):
@@ -51,9 +40,7 @@ def _begin(act, arguments):
     reading, writing = CONTEXT.Pipe(duplex=False)
     given = (dict(os.environ), writing, act, arguments)
     process = CONTEXT.Process(target=_answer, args=given, daemon=True)
-    with pytest.MonkeyPatch.context() as patch:  # the first one starts the process to fork from
-        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (_TESTS, _TESTS.parent))))
-        process.start()
+    start(process)
     writing.close()
     return process, reading
 
