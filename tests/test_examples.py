@@ -56,7 +56,8 @@ def own_network(tmp_path_factory):
 def test_own_network_prints_what_the_tutorial_says(own_network):
     _, printed = own_network
     told = "".join(blocks(text_of("docs/tutorial-own-network.md"), "text"))
-    assert_about(printed, told, 0.015)
+    # Trained under six settings of the kernels: 98.1 to 98.9 %, with noise 97.8 to 98.6 %.
+    assert_about(printed, told, 0.03)
 
 
 def test_own_network_is_the_tutorial():
