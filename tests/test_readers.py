@@ -24,6 +24,7 @@ from qiskit.circuit import Parameter
 
 from hardware_runs.checkpoints.run_settings import parse_options
 from hardware_runs.checkpoints.usage import UsageError
+from hardware_runs.reports.replay import _is_plain
 from noise_models.snapshots import Snapshot
 from noise_models.study.cell_files import cell_path, load_cell, save_cell
 from noise_models.study.run import load_study
@@ -421,3 +422,188 @@ def test_hostile_values(text_reader, data):
         return
     changed = replaced(value, path, other)
     text_reader((tomli_w.dumps if is_toml else json.dumps)(changed).encode())
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"width": 10**12}, r"'net\.width' is wrong: Input should be less than or equal to 16384"),
+        ({"hidden": 10**12}, r"'net\.hidden' is wrong"),
+        ({"num_layers": 10**12}, r"'net\.num_layers' is wrong"),
+        ({"width": 9000, "num_layers": 900}, "num_layers of 900 on 14 qubits is too much"),
+        # Each is allowed, all of them are 800 GB of weights.
+        (
+            {"width": 4096, "hidden": 2**20},
+            r"up to 215,\d{3},\d{3},\d{3} weights",
+        ),
+        (
+            {"width": 64, "hidden": 2**20},
+            r"up to 3,\d{3},\d{3},\d{3} weights",
+        ),
+        # A gigabyte, which the file of weights has not.
+        ({"hidden": 2**18}, "another architecture than .* describes: expected 'layers"),
+    ],
+)
+def test_a_network_that_asks_for_all_memory(tmp_path, monkeypatch, options, match):
+    """It is refused by its options, or by the shapes of the weights, before any is made."""
+    checkpoint_in(tmp_path)
+    stopped_training_in(tmp_path)
+
+    def build(config, **options):
+        assert torch.empty(0).device.type == "meta"
+        return build_net(config, **options)
+
+    monkeypatch.setattr("qpc_qiskit.training.checkpoint.build_net", build)
+    for name in ("model.json", "run.json"):
+        record = json.loads((tmp_path / name).read_text())
+        record["net"].update(options)
+        (tmp_path / name).write_text(json.dumps(record))
+    with pytest.raises(CheckpointError, match=match):
+        load(tmp_path)
+    (tmp_path / "model.json").unlink()
+    with pytest.raises(CheckpointError, match=match):
+        open_training(tmp_path)
+
+
+def test_weights_that_are_longer_than_any_of_the_network(tmp_path):
+    with (checkpoint_in(tmp_path) / "model.safetensors").open("r+b") as file:
+        file.truncate(2**40)  # of which the disk has none
+    with pytest.raises(CheckpointError, match=r"safetensors: expected a file of at most 1,\d{3},"):
+        load(tmp_path)
+
+
+def test_conventions_of_another_type(tmp_path):
+    record = json.loads((checkpoint_in(tmp_path) / "model.json").read_text())
+    record["quantum_layers"]["layers.pointwise"]["conventions"] = [1]
+    (tmp_path / "model.json").write_text(json.dumps(record))
+    with pytest.raises(CheckpointError, match="trained with conventions"):
+        load(tmp_path)
+
+
+def rewritten(pickled):
+    """The state with another pickle in it."""
+
+    def change(path):
+        parts = parts_of(path)
+        (name,) = (name for name in parts if name.endswith("data.pkl"))
+        archive_of(path, {**parts, name: pickled})
+
+    return change
+
+
+def with_rows(*rows):
+    def change(path):
+        state = torch.load(path, weights_only=True)
+        torch.save({**state, "history": list(rows)}, path)
+
+    return change
+
+
+def with_weights(weights):
+    def change(path):
+        state = torch.load(path, weights_only=True)
+        torch.save({**state, "state_dict": weights}, path)
+
+    return change
+
+
+def larger_than_stored(path):
+    """A weight of 4 values that says it has 2**30, one after the other."""
+    parts = parts_of(path)
+    (name,) = (name for name in parts if name.endswith("data.pkl"))
+    for old, new in ((b"K\4tq", b"J\0\0\0\x40tq"), (b"K\0K\4\x85", b"K\0J\0\0\0\x40\x85")):
+        assert old in parts[name]
+        parts[name] = parts[name].replace(old, new, 1)
+    archive_of(path, parts)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda path: archive_of(path, parts_of(path), zipfile.ZIP_DEFLATED), "ValueError"),
+        (rewritten(b"\x80\2})" + b"\x85" * 200_000 + b"K\1s."), "PickleError"),
+        (rewritten(b"\x80\2cos\nsystem\n)R."), "PickleError"),
+        (rewritten(b"\x80\2ctorch\nTensor\nJ\0\0\0\x40\x85R."), "PickleError"),
+        (rewritten(b"\x80\2(ios\nsystem\n."), "PickleError"),
+        (rewritten(b"\x80\2}q\0(X\7\0\0\0history](e" + b"X\1\0\0\0ah\0u."), "ValueError"),
+        (larger_than_stored, "Error"),
+        (with_rows({**EPOCH, "lr": "0.1"}), "TypeError"),
+        (with_rows({**EPOCH, "epoch": 2}), "ValueError"),
+        (with_rows({"epoch": 1}), "TypeError"),
+        (with_weights({"model.a": torch.zeros(1).expand(10**12)}), "ValueError"),
+        (with_weights({"model.a": "text"}), "TypeError"),
+        (with_weights([1]), "AttributeError"),
+    ],
+)
+def test_hostile_state_of_a_training(tmp_path, change, match):
+    """It is not unpacked, nothing in it is called, and no tensor is larger than what is stored."""
+    change(stopped_training_in(tmp_path) / "last.ckpt")
+    with pytest.raises(CheckpointError, match=rf"found a damaged file \({match}|\w+{match}\)"):
+        read_state(tmp_path)
+
+
+def test_parquet_of_more_values_than_bytes(tmp_path, monkeypatch):
+    save_cell(tmp_path, "abc", {"predictions": np.zeros(1000)})
+    monkeypatch.setattr("noise_models.study.cell_files._MAX_VALUES", 999)
+    assert load_cell(tmp_path, "abc") is None
+    load_study(study_in(tmp_path)).summary.to_parquet(tmp_path / "summary.parquet")
+    monkeypatch.setattr("noise_models.study.tables._MAX_VALUES", 10)
+    with pytest.raises(StudyError, match="expected at most 10 values, found"):
+        load_study(tmp_path)
+
+
+@pytest.mark.parametrize("place", [36, 40], ids=["qubits", "bits"])
+def test_circuits_on_a_billion_qubits(tmp_path, place):
+    """749 bytes of QPY were read for minutes, into gigabytes."""
+    frozen = frozen_file(tmp_path)
+    head, _, circuits = frozen.good.partition(b"\n")
+    hostile = circuits[: place - 3] + b"\x40\0\0\0" + circuits[place + 1 :]
+    assert not frozen(head + b"\n" + hostile)
+    with pytest.raises(EngineError, match=r"cannot be read: no circuits .*1,073,741,824"):
+        thaw(head + b"\n" + hostile)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("qubit[2] q", "qubit[200000000] q"),
+        ("qubit[2] q", "qubit[2000 * 100000] q"),
+        ("sx q[0];", "for int i in [0:1000000000] { sx q[0]; }"),
+        ("sx q[0];", "gate a b { sx b; sx b; } a q[0];"),
+    ],
+)
+def test_circuits_in_text_that_grow(old, new):
+    """Where a ledger holds such a circuit for a layer, its exact values are not known."""
+    circuit = QuantumCircuit(2)
+    circuit.rx(Parameter("a"), 0)
+    told = make_spec(4, 2, ansatz=circuit).to_dict()
+    assert _is_plain(told["circuit"])
+    assert not _is_plain(told["circuit"].replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    ("reader", "old", "new", "match"),
+    [
+        (experiment_file, b'label = "', b'label = "{lr:>99999999999}', "a format '>99999999999'"),
+        (experiment_file, b'label = "', b'label = "{lr:{width}}', "a format '{width}'"),
+        (
+            experiment_file,
+            b"[[lines]]",
+            b"[[lines]]\nlabel = 'a'\ngrid = {"
+            + b", ".join(b'"training.a%d" = %s' % (i, b"[1, 2, 3]") for i in range(40))
+            + b"}\n[[lines]]",
+            "expected at most 10,000 trainings",
+        ),
+    ],
+)
+def test_a_file_that_asks_for_all_time(tmp_path, reader, old, new, match):
+    reader = reader(tmp_path)
+    assert old in reader.good
+    reader.path.write_bytes(reader.good.replace(old, new, 1))
+    with pytest.raises(reader.errors, match=match):
+        reader.read(reader.path)
+
+
+def test_options_from_a_file_without_an_end():
+    with pytest.raises(UsageError, match="at most 33,554,432 bytes, found a longer one"):
+        parse_options("@/dev/zero")

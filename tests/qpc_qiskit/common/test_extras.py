@@ -16,7 +16,7 @@ from qpc_cli.environment import environment
 from qpc_qiskit.common.extras import EXTRAS, importing, require
 from qpc_qiskit.errors import MissingExtra, QPCError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PACKAGES = ("qpc_qiskit", "noise_models", "hardware_runs")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 GATED = {
@@ -105,6 +105,7 @@ def test_importing(monkeypatch):
     old = ModuleType("pyarrow")
     old.__spec__, old.__path__ = None, []
     monkeypatch.setitem(sys.modules, "pyarrow", old)
+    monkeypatch.delitem(sys.modules, "pyarrow.parquet", raising=False)
     expected = r"^A table needs pyarrow in another version than \d\S*\. Install"
     with pytest.raises(MissingExtra, match=expected), importing("studies", "A table"):
         from pyarrow import Table  # noqa: F401
