@@ -155,7 +155,7 @@ def main(folder):
 
 
 def _most_memory():
-    """In MB. What `getrusage` tells begins, on Linux, with that of the process we were forked from."""
+    """In MB. On Linux `getrusage` begins with what the process had that this was forked from."""
     status = Path("/proc/self/status")
     if status.exists():
         return int(re.search(r"VmHWM:\s*(\d+) kB", status.read_text())[1]) // 1000
