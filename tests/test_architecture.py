@@ -43,10 +43,10 @@ def test_old_names_work_for_one_version(old):
 
 
 def test_names_of_modules_that_became_packages():
-    from noise_models.study.run import load_study, run_study
-    from qpc_qiskit.data.images import load
-    from qpc_qiskit.options.records import NetConfig, TrainConfig
-    from qpc_qiskit.training.trainer import train
+    from noise_models.study import load_study, run_study
+    from qpc_qiskit.data import load
+    from qpc_qiskit.options import NetConfig, TrainConfig
+    from qpc_qiskit.training import train
 
     for thing in (load_study, run_study, load, NetConfig, TrainConfig, train):
         assert callable(thing)

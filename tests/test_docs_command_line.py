@@ -108,10 +108,10 @@ def test_environment_variables():
 
 def test_files_that_commands_write_are_told():
     """Names of files from the modules that write them."""
-    from noise_models.study.run import run as study
+    from noise_models.study import run as study
     from qpc_cli import run as cli_run
     from qpc_qiskit.experiments import folder
-    from qpc_qiskit.training.trainer import runs
+    from qpc_qiskit.training import runs
 
     for name in (*runs.RUN_FILES, study.RESULTS_FILE, folder.SECONDS_FILE, cli_run.LEDGER):
         assert f"`{name}`" in PAGE

@@ -14,9 +14,9 @@ import qpc_qiskit
 from qpc_cli import support as cli_support
 from qpc_qiskit.backends import runtime
 from qpc_qiskit.nets import NetConfig, build_net
+from qpc_qiskit.training import trainer as training
 from qpc_qiskit.training.checkpoint import load, read_record, save
 from qpc_qiskit.training.checkpoint import make_record as make
-from qpc_qiskit.training.trainer import trainer as training
 
 PYTHON_QPC = (sys.executable, "-m", "qpc_qiskit")
 

@@ -10,8 +10,8 @@ from torch import equal
 from qpc_qiskit.data.images import load
 from qpc_qiskit.nets import NetConfig, build_net
 from qpc_qiskit.options.records import TrainConfig
+from qpc_qiskit.training import trainer as training
 from qpc_qiskit.training.checkpoint import read_record
-from qpc_qiskit.training.trainer import trainer as training
 
 NOISY = "--engine=noisy"
 

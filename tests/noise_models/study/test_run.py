@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 
 from noise_models.spec import NoiseSpec
+from noise_models.study import cell_files, cells, load_study, run_study
+from noise_models.study import run as study
 from noise_models.study.executors import ALLOWED_FAILURES, InProcess, open_executor
 from noise_models.study.figures import draw_figures
 from noise_models.study.report import write_report
-from noise_models.study.run import cell_files, cells, load_study, run_study
-from noise_models.study.run import run as study
 from noise_models.study.spec import StudySpec
 from noise_models.study.tables import read_table, write_table
 from qpc_qiskit.connector import use_engine
@@ -220,7 +220,7 @@ def test_a_cell_that_kills_its_workers_is_named_and_the_others_kept(
         import os
         import signal
 
-        from noise_models.study.run import cells
+        from noise_models.study import cells
 
         if task.mitigation == "zne" and task.shots == 64 and "-2-1-" in task.folder:
             os.kill(os.getpid(), signal.SIGKILL)

@@ -10,6 +10,7 @@ from sklearn.metrics import confusion_matrix as sklearn_confusion
 from sklearn.metrics import f1_score
 
 from noise_models.builders import compose, depolarizing, readout
+from noise_models.study import statistics
 from noise_models.study.measures import (
     average_fidelity,
     circuit_quality,
@@ -19,7 +20,6 @@ from noise_models.study.measures import (
 )
 from noise_models.study.report import _crossing as crossing_text
 from noise_models.study.report import _reach as reach_text
-from noise_models.study.run import statistics
 from noise_models.study.tables import GROUP, PLAIN_MEANS, records, summarise, thresholds
 
 

@@ -28,8 +28,8 @@ from qpc_qiskit.experiments.results import (
     read_results,
 )
 from qpc_qiskit.experiments.spec import changed
+from qpc_qiskit.training import trainer as training
 from qpc_qiskit.training.trainer import TrainingInterrupted
-from qpc_qiskit.training.trainer import trainer as training
 
 EXPERIMENT = Experiment.model_validate(
     {

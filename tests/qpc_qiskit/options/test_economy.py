@@ -4,6 +4,7 @@ import pytest
 
 from qpc_qiskit.circuits.brickwall import DEPTHS
 from qpc_qiskit.circuits.encoder import ENCODERS, make_encoder
+from qpc_qiskit.options import economy
 from qpc_qiskit.options.economy import (
     BEST,
     PLAIN,
@@ -14,7 +15,6 @@ from qpc_qiskit.options.economy import (
     read_economy,
     split_encoder,
 )
-from qpc_qiskit.options.records import economy
 
 SHORT = Economy(
     encoder="brickwall", absorb_tail=True, patches=None, gap=1, references=12, calibrate=False

@@ -8,8 +8,8 @@ from qpc_qiskit.data.images import load as load_data
 from qpc_qiskit.errors import CheckpointError
 from qpc_qiskit.nets import BUILDERS, NetConfig, build_net
 from qpc_qiskit.options.records import ARCHITECTURES, TrainConfig
+from qpc_qiskit.training import checkpoint
 from qpc_qiskit.training.checkpoint import DataRecord, load, make_record, read_record, save
-from qpc_qiskit.training.trainer import checkpoint
 
 SMALL = NetConfig(width=4, quantum_channels=4, num_layers=1)
 

@@ -13,11 +13,11 @@ from qpc_qiskit.data.images import load
 from qpc_qiskit.errors import CheckpointError, DataError, EngineError, QPCError
 from qpc_qiskit.nets import NetConfig, build_net
 from qpc_qiskit.options.records import TrainConfig
+from qpc_qiskit.training import trainer as training
 from qpc_qiskit.training.checkpoint import load as load_checkpoint
 from qpc_qiskit.training.evaluation import predict, score
 from qpc_qiskit.training.runs import note_seconds, read_seconds
 from qpc_qiskit.training.trainer import TrainingInterrupted, learning_rate, train
-from qpc_qiskit.training.trainer import trainer as training
 
 NET = NetConfig(width=4, quantum_channels=4, num_layers=1, dropout=0.5)
 CONFIG = TrainConfig(epochs=3, batch_size=32, augment="flips", seed=5)
