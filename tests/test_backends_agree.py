@@ -92,8 +92,8 @@ def test_exact_equals_noiseless_aer(num_qubits, ansatz, generator):
     assert engine.last_report.max_std == 0
 
 
-# Devices: fake_torino and fake_fez have cz, fake_sherbrooke ecr, fake_manila cx. Every device,
-# number of qubits and ansatz stands in the quick tier, not every combination.
+# Devices: fake_torino and fake_fez have cz, fake_sherbrooke ecr, fake_manila cx. Every
+# such gate, number of qubits and kind of ansatz stands in the quick tier, not every combination.
 
 
 @cache
@@ -183,10 +183,10 @@ class TestDevices:
         ("device", "num_qubits", "ansatz"),
         [
             ("fake_torino", 2, "circuit_centric"),
-            ("fake_fez", 3, "strongly_entangling"),
             ("fake_sherbrooke", 2, "strongly_entangling"),
             ("fake_manila", 4, "strongly_entangling"),
             *thorough(
+                ("fake_fez", 3, "strongly_entangling"),
                 ("fake_torino", 4, "strongly_entangling"),
                 ("fake_fez", 4, "circuit_centric"),
                 ("fake_sherbrooke", 3, "circuit_centric"),
@@ -209,10 +209,10 @@ class TestDevices:
         ("device", "num_qubits", "ansatz"),
         [
             ("fake_torino", 2, "circuit_centric"),
-            ("fake_fez", 1, "figure1"),
             ("fake_sherbrooke", 2, "user"),
             ("fake_manila", 4, "strongly_entangling"),
             *thorough(
+                ("fake_fez", 1, "figure1"),
                 ("fake_torino", 4, "user"),
                 ("fake_fez", 4, "circuit_centric"),
                 ("fake_sherbrooke", 4, "figure1"),

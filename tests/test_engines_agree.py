@@ -99,7 +99,7 @@ class TestEstimatorEngineOnStatevectors(EvsConformance):
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)
     @pytest.mark.parametrize(
         "case",
-        thorough_if(lambda c: c.num_qubits > 3, [c for c in CASES if c.num_qubits < 7]),
+        thorough_if(lambda c: c.num_qubits > 2, [c for c in CASES if c.num_qubits < 7]),
         ids=str,
     )
     def test_values_equal_the_reference(self, engine, case, dtype, shared_seed):

@@ -35,7 +35,7 @@ def maps_to_rows(maps):
     return maps[0, :, 0, :].T
 
 
-@pytest.mark.parametrize("case", thorough_if(lambda case: case.num_qubits > 3, CASES), ids=str)
+@pytest.mark.parametrize("case", thorough_if(lambda case: case.num_qubits > 2, CASES), ids=str)
 def test_equals_qiskit_statevector(case, generator):
     """More qubits in the quick tier: Aer's statevectors, in the next test."""
     layer = case.layer(generator)

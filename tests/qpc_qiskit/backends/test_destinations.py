@@ -263,9 +263,9 @@ class TestOnAPatch:
         assert 1 < len(fidelities(gap=1)) < len(usual)
 
     def test_faulty_qubits_are_left_alone(self):
-        free = destinations.embedded(template_of(), FakeTorino()).placement.patch.qubits
+        free = destinations.embedded(template_of(), FakeManilaV2()).placement.patch.qubits
         service = RecordingService(noisy=False)
-        backend = service.backend("ibm_torino")
+        backend = service.backend("ibm_manila")
         told = backend.properties()
 
         class Told:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from qiskit.quantum_info import Pauli, Statevector, random_unitary
 from references import amplitudes
-from tiers import thorough_if
+from tiers import thorough, thorough_if
 
 from qpc_qiskit.circuits.brickwall import (
     DEPTHS,
@@ -102,7 +102,9 @@ def test_prepares_the_direction(n, kind, generator):
         assert 1 - fidelity == pytest.approx(float(reported), abs=1e-13)
 
 
-@pytest.mark.parametrize(("n", "count"), [(2, 300), (3, 300), (4, 200), (5, 100), (6, 40)])
+@pytest.mark.parametrize(
+    ("n", "count"), [(2, 300), (3, 300), (4, 200), *thorough((5, 100), (6, 40))]
+)
 @pytest.mark.parametrize("kind", [gaussian, post_relu, sparse])
 def test_nearly_every_fit_is_within_tolerance(n, count, kind, generator):
     found = fit(canonical_directions(kind(count, 2**n, generator)), n)

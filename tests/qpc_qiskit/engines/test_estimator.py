@@ -16,6 +16,7 @@ from qiskit.providers.fake_provider import GenericBackendV2
 from qiskit_aer.primitives import EstimatorV2 as AerEstimatorV2
 
 from qpc_qiskit import EstimatorEngine, ExactEngine, use_engine
+from qpc_qiskit.backends.aer import AerEstimator
 from qpc_qiskit.engines.estimator import checked_precision
 from qpc_qiskit.errors import BudgetError, EngineError, QPCError
 from qpc_qiskit.rows.gradients import Spsa
@@ -113,7 +114,7 @@ class TestWhatIsSent:
         pixels = torch.cat([plain, -2.5 * plain, plain[:1], torch.zeros(2, 5).double()])
         pixels[-1] = -0.0
         weights = weights_of(CASE, generator)
-        once, every = Spy(), Spy()
+        once, every = Spy(AerEstimator()), Spy(AerEstimator())
         engine = EstimatorEngine(once)
         found = engine.evs(SPEC, pixels, weights)
         assert once.num_rows == engine.last_report.num_executions == (3 + 1) * 3

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from qiskit.quantum_info import Statevector
-from qiskit_ibm_runtime.fake_provider import FakeFez
+from qiskit_ibm_runtime.fake_provider import FakeFez, FakeLagosV2
 
 from qpc_qiskit import EstimatorEngine, make_spec
 from qpc_qiskit.backends.destinations import embedded
@@ -48,6 +48,7 @@ def test_full_width_of_a_device():
     assert found.template.observables == prepared.template.observables
 
 
+@pytest.mark.slow
 def test_another_process_gets_the_same_values(tmp_path, rng):
     """More than ten parameters: their order must not become that of their names."""
     prepared = EstimatorEngine().prepare(make_spec(8, 3, ansatz="circuit_centric"))
@@ -82,8 +83,8 @@ def test_broken_and_newer_content():
 
 
 PACKINGS = [
-    {"num_patches": 3, "gap": 1},
-    {"num_patches": 3, "encoder": "brickwall", "absorb_tail": True},
+    {"num_patches": 2, "gap": 1},
+    {"num_patches": 2, "encoder": "brickwall", "absorb_tail": True},
 ]
 
 
@@ -94,16 +95,16 @@ def bound(prepared, row):
 
 
 @pytest.mark.parametrize(
-    ("options", "width"), zip(PACKINGS, ("full", None), strict=True), ids=["plain", "shallow"]
+    ("options", "width"), list(zip(PACKINGS, ("full", None), strict=True)), ids=["plain", "shallow"]
 )
 def test_many_patches(options, width, rng):
-    backend = FakeFez()
+    backend = FakeLagosV2()
     engine = EstimatorEngine.from_backend(backend, precision=0, **options)
     prepared = engine.prepare(make_spec(8, 3))
     if width is not None:
         prepared = replace(prepared, width=backend.num_qubits)
     found = thaw(freeze(prepared))
-    assert found.num_patches == 3
+    assert found.num_patches == 2
     assert found.width == prepared.width
     names = [p.name for p in prepared.template.parameters]
     assert [p.name for p in found.template.parameters] == names
@@ -111,7 +112,7 @@ def test_many_patches(options, width, rng):
     row = rng.uniform(0, 6, len(names))
     assert bound(found, row) == bound(prepared, row)
     assert found.template.observables == prepared.template.observables
-    assert len(found.inversions) == (3 if "absorb_tail" in options else 0)
+    assert len(found.inversions) == (2 if "absorb_tail" in options else 0)
     for one, other in zip(found.inversions, prepared.inversions, strict=True):
         for name, array in vars(one).items():
             np.testing.assert_array_equal(array, getattr(other, name))
