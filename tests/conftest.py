@@ -135,6 +135,6 @@ def undrawn():
 
     with pytest.MonkeyPatch.context() as patch:
         for name in ("plot_curves", "plot_experiment"):
-            patch.setattr(f"qpc_qiskit.figures.{name}", write)
-        patch.setattr("qpc_qiskit.training.plot_curves", write)
+            patch.setattr(f"qpc_qiskit.plots.figures.{name}", write)
+        patch.setattr("qpc_qiskit.training.trainer.plot_curves", write)
         yield

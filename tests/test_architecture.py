@@ -52,7 +52,7 @@ def test_names_of_modules_that_became_packages():
         assert callable(thing)
 
 
-@pytest.mark.parametrize("module", ["qpc_qiskit", "qpc_cli.submit"])
+@pytest.mark.parametrize("module", ["qpc_qiskit", "hardware_runs.submit"])
 def test_old_programs_work_for_one_version(module):
     done = subprocess.run(
         [sys.executable, "-W", "always", "-m", module, "--help"],

@@ -12,7 +12,7 @@ from qpc_cli.app import app
 from qpc_cli.submit import app as batch_script
 
 PAGE = (ROOT / "docs" / "command-line.md").read_text("utf-8")
-PACKAGES = ("qpc_qiskit", "noise_models", "hardware_runs")
+PACKAGES = ("qpc_qiskit", "noise_models", "hardware_runs", "qpc_cli")
 
 
 def leaves(command, name):

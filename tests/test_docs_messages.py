@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("qpc_qiskit", "noise_models", "hardware_runs")
+PACKAGES = ("qpc_qiskit", "noise_models", "hardware_runs", "qpc_cli")
 ELSEWHERE = {
     "make: Python 3.11 or newer is needed": ROOT / "Makefile",
     "Insufficient memory to run circuit": "qiskit-aer",

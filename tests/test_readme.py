@@ -94,6 +94,7 @@ def test_tables_in_toml_are_what_they_are_said_to_be():
         "docs/noise-studies.md": StudySpec.from_dict,
         "docs/tutorial-noise-study.md": StudySpec.from_dict,
         "docs/noise.md": NoiseSpec.from_dict,
+        "docs/backends.md": lambda table: table["project"]["entry-points"]["qpc_qiskit.backends"],
     }
     shown = {
         name_of(page): found for page in PAGES if (found := blocks(page.read_text("utf-8"), "toml"))

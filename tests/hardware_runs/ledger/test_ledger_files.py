@@ -413,11 +413,11 @@ def test_an_installation_without_migrations(path, tmp_path):
 
 
 def test_migrations_are_package_data():
-    """Every Python file and template that alembic needs is in a listed package."""
+    """Every Python file and template that alembic needs is in a package."""
     assert {p.name for p in MIGRATIONS.iterdir()} >= {"__init__.py", "env.py", "script.py.mako"}
     project = (Path(hardware_runs.__file__).parents[1] / "pyproject.toml").read_text()
-    for package in ("ledger", "migrations", "migrations.versions"):
-        assert f'"hardware_runs.{package}",' in project
+    assert '"hardware_runs*"' in project
+    assert (MIGRATIONS / "versions" / "__init__.py").exists()
     assert '"hardware_runs.migrations" = ["script.py.mako"]' in project
 
 

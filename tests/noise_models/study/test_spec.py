@@ -54,7 +54,10 @@ def test_a_data_set_and_noise_for_training_lie_beside_the_file(tmp_path):
     [
         ("noise = []", r"grid\[0\].noise: the grid is empty: expected at least one kind of noise"),
         ('noise = ["ideal"]\nshots = []', r"grid\[0\].shots: the grid is empty"),
-        ('noise = ["ideal"]\nshots = [0]', 'expected a number of shots of 1 or more, or "exact"'),
+        (
+            'noise = ["ideal"]\nshots = [0]',
+            'expected a number of shots from 1 to 1,000,000,000, or "exact"',
+        ),
         ('noise = ["ideal"]\nencoder = ["qft"]', "expected an encoder, one of multiplexor"),
         ('noise = ["ideal"]\nmitigation = ["dd"]', "dynamical decoupling.*can do nothing here"),
         ('noise = ["ideal"]\nrepeats = 2', "repeats has no effect on exact values"),

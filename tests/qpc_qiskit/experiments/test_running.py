@@ -278,7 +278,7 @@ def test_two_processes_share_the_work(done, data, tmp_path):
 
 OTHER = """
 import os, signal, sys
-from qpc_qiskit import training
+from qpc_qiskit.training import trainer as training
 from qpc_qiskit.data.images import load
 from qpc_qiskit.experiments import Experiment, run_experiment
 

@@ -276,7 +276,9 @@ def test_a_training_without_a_finished_epoch(folder):
 def test_a_training_whose_state_is_of_another_network(folder):
     stop(folder)
     rewrite(folder / "run.json", lambda run: run["net"].update(width=3))
-    with pytest.raises(CheckpointError, match=r"last.ckpt holds other weights than run.json"):
+    with pytest.raises(
+        CheckpointError, match=r"last.ckpt is a checkpoint of another architecture than run.json"
+    ):
         open_training(folder)
 
 
