@@ -318,7 +318,7 @@ def test_a_disk_that_cannot_be_read_is_no_damaged_cell(tmp_path, monkeypatch):
     path = cell_files.cell_path(tmp_path, "ab")
     path.parent.mkdir(parents=True)
     path.touch()
-    monkeypatch.setattr(parquet, "read_table", read)
+    monkeypatch.setattr(parquet, "read_metadata", read)
     with pytest.raises(OSError, match="Input/output error"):
         cell_files.load_cell(tmp_path, "ab")
     assert path.exists()
