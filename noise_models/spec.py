@@ -236,6 +236,7 @@ _OUR_WORDS = {
     "a valid integer": "an integer",
     "a valid ": "a ",
     "greater than or equal to 1": "1 or more",
+    "less than or equal to": "at most",
 }
 """For pydantic's, after whose `Input should be` they stand."""
 

@@ -27,6 +27,7 @@ from hardware_runs.checkpoints.usage import UsageError
 from hardware_runs.reports.replay import _is_plain
 from noise_models.snapshots import Snapshot
 from noise_models.study.cell_files import cell_path, load_cell, save_cell
+from noise_models.study.plan import Plan
 from noise_models.study.run import load_study
 from noise_models.study.spec import StudySpec
 from noise_models.words import load_noise
@@ -602,6 +603,16 @@ def test_a_file_that_asks_for_all_time(tmp_path, reader, old, new, match):
     reader.path.write_bytes(reader.good.replace(old, new, 1))
     with pytest.raises(reader.errors, match=match):
         reader.read(reader.path)
+
+
+def test_blocks_of_a_study(tmp_path):
+    study = """name = "a"
+    [train.big]
+    num_layers = [1000000000000]
+    [[grid]]
+    noise = [{noise = "bit_flip", strengths = [0.01]}]"""
+    with pytest.raises(NoiseError, match=r"^train\.big\.net\.num_layers: expected at most 1000,"):
+        Plan(StudySpec.from_toml(study), tmp_path)
 
 
 def test_options_from_a_file_without_an_end():

@@ -11,7 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from noise_models.snapshots import Snapshot, best_qubits
+from noise_models.spec import problem_of
 from noise_models.study.cells import Task, implementation
 from noise_models.study.mitigated_noise import problem_of_mitigation
 from noise_models.study.noise import FixedNoise, NoiseResolver, fixed
@@ -351,7 +354,12 @@ def _to_train(
     images = data[train.data]
     options = train.net.model_dump(exclude={"in_channels", "image_size", "num_classes"})
     for layers in train.num_layers or (train.net.num_layers,):
-        config = config_for(images, **(options | {"num_layers": layers}))
+        chosen = options | {"num_layers": layers}
+        try:
+            config = config_for(images, **chosen)
+        except ValidationError as error:  # of blocks, or with the sizes of the images
+            wrong = problem_of(error, chosen, f"train.{name}.net")
+            raise NoiseError(wrong) from None
         widths = _widths(config, f"train.{name}")
         # What decides the network, wherever its files lie: a path is told by what is there.
         told_data = train.data.model_dump(mode="json")

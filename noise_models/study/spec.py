@@ -27,7 +27,7 @@ from noise_models.words import KINDS, is_file
 from qpc_qiskit.common.files import parse_toml
 from qpc_qiskit.errors import NoiseError
 from qpc_qiskit.options.economy import ENCODERS, is_encoder
-from qpc_qiskit.options.records import DataSource, NetConfig, TrainConfig
+from qpc_qiskit.options.records import MAX_SEED, DataSource, NetConfig, TrainConfig
 
 FORMAT = 1
 _MAX_ROWS = 10**6
@@ -41,7 +41,9 @@ _Name = Annotated[
         "a name of letters, digits and . _ + -, that begins with a letter or digit", _NAME.fullmatch
     ),
 ]
-_Seed = Annotated[int, Field(strict=True), expects("a seed of 0 or more", lambda s: s >= 0)]
+_Seed = Annotated[
+    int, Field(strict=True), expects("a seed of 0 or more", lambda s: 0 <= s <= MAX_SEED)
+]
 _Seeds = Annotated[
     tuple[_Seed, ...],
     expects(

@@ -154,7 +154,7 @@ class _Machine:
     def _extend(self, items: list[Any]) -> None:
         into = self.stack[-1]
         if type(into) is not list:
-            raise PickleError(f"a {type(into).__name__} that is appended to")
+            raise PickleError(f"a {type(into).__name__.lower()} that is appended to")
         into += items
 
     def set_item(self, _: object) -> None:
@@ -167,10 +167,10 @@ class _Machine:
     def _set(self, items: list[Any]) -> None:
         into = self.stack[-1]
         if type(into) is not dict:
-            raise PickleError(f"a {type(into).__name__} whose items are set")
+            raise PickleError(f"a {type(into).__name__.lower()} whose items are set")
         for key, value in zip(items[::2], items[1::2], strict=True):
             if type(key) not in (str, bytes):  # the hash of a tuple is that of its parts
-                raise PickleError(f"a {type(key).__name__} as a key")
+                raise PickleError(f"a {type(key).__name__.lower()} as a key")
             into[key] = value
 
     def refer(self, argument: str | None) -> None:
@@ -203,7 +203,7 @@ class _Machine:
     def set_state(self, _: object) -> None:
         state, called = self.stack.pop(), self.stack[-1]
         if type(called) is not Call or called.state is not None:
-            raise PickleError(f"the state of a {type(called).__name__}")
+            raise PickleError(f"the state of a {type(called).__name__.lower()}")
         called.state = state
 
 

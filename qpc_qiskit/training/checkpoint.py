@@ -263,7 +263,8 @@ def validated(kind: type[_Kind], content: object, path: Path) -> _Kind:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise CheckpointError(f"{path}: the entry {where!r} is wrong: {first['msg']}.") from error
+        reason = first["msg"].removeprefix("Value error, ")
+        raise CheckpointError(f"{path}: the entry {where!r} is wrong: {reason}.") from error
 
 
 def _read(path: Path, max_bytes: int) -> bytes:

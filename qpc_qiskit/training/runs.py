@@ -194,8 +194,6 @@ def _check_tensors(state: dict[str, Any]) -> None:
     num_values = 0
     while level:
         num_values += len(level)
-        if num_values > MAX_OPERATIONS:  # a list may be in itself, or twice in each of many
-            raise ValueError(f"more than {MAX_OPERATIONS:,} values")
         inner: list[Any] = []
         for each in level:
             if isinstance(each, dict):
@@ -206,6 +204,8 @@ def _check_tensors(state: dict[str, Any]) -> None:
                 stored = each.untyped_storage().nbytes()
                 if each.numel() * each.element_size() > stored:
                     raise ValueError(f"a tensor {tuple(each.shape)} of {stored} bytes")
+            if num_values + len(inner) > MAX_OPERATIONS:  # a list may be in itself, or in many
+                raise ValueError(f"more than {MAX_OPERATIONS:,} values")
         level = inner
 
 

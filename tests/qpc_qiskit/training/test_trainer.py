@@ -340,6 +340,28 @@ def test_state_without_weights(data, tmp_path, monkeypatch):
         run(data, tmp_path, resume=True)
 
 
+def test_state_of_another_training(data, tmp_path, monkeypatch):
+    """What Lightning stumbles over is told; and a folder is no address, whatever it is called."""
+    monkeypatch.chdir(tmp_path)
+    folder = Path("http-run")
+    interrupt(data, folder, 1, monkeypatch)
+    state = state_of(folder)
+    for missing in ("loops", "optimizer_states"):
+        other = {name: value for name, value in state.items() if name != missing}
+        torch.save({**other, "loops": other.get("loops", {})}, folder / "last.ckpt")
+        with pytest.raises(CheckpointError, match=r"last\.ckpt: expected the state of this train"):
+            run(data, folder, resume=True)
+    torch.save(state, folder / "last.ckpt")
+    _, history = run(data, folder, resume=True)
+    assert len(history) == 3
+
+
+def test_no_file_of_others_begins_a_training(tmp_path):
+    """Lightning looks for one by itself on a SLURM cluster."""
+    with pytest.raises(CheckpointError, match="a new training begins from no file; move it away"):
+        training._CheckedState(None).load_checkpoint(tmp_path / "hpc_ckpt_1.ckpt")
+
+
 def test_truncated_state(data, tmp_path, monkeypatch):
     interrupt(data, tmp_path, 1, monkeypatch)
     path = tmp_path / "last.ckpt"
