@@ -12,6 +12,7 @@ from types import ModuleType
 
 import pytest
 
+import qpc_qiskit
 from qpc_qiskit.environment import environment
 from qpc_qiskit.errors import MissingExtra, QPCError
 from qpc_qiskit.extras import EXTRAS, importing, require
@@ -46,6 +47,11 @@ def test_the_table_is_that_of_the_package():
     (everything,) = declared["all"]
     assert set(re.findall(r"\w+", everything.partition("[")[2])) == set(EXTRAS)
     assert set(declared) == {*EXTRAS, "all", "test", "dev", "bench", "docs"}
+
+
+def test_one_version():
+    (cited,) = re.findall(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text("utf-8"), re.M)
+    assert PROJECT["version"] == cited == qpc_qiskit.__version__
 
 
 def third_party(body, *, everywhere):
