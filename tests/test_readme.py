@@ -17,6 +17,7 @@ from readme import PAGES, ROOT, anchors, blocks, five_commands, links, name_of
 from hardware_runs.standin import Rules, Standin
 from noise_models.spec import NoiseSpec
 from noise_models.study.spec import StudySpec
+from qpc_qiskit.backends.named import GROUP
 from qpc_qiskit.experiments.spec import Experiment
 
 TUTORIALS = ("docs/tutorial-own-network.md", "docs/tutorial-noise-study.md")
@@ -90,11 +91,11 @@ def test_no_page_of_the_site_is_left_out():
 def test_tables_in_toml_are_what_they_are_said_to_be():
     """Experiments, noise studies and noise that the pages show can be read."""
     kinds = {
+        "docs/backends.md": lambda found: found["project"]["entry-points"][GROUP],
         "docs/experiments.md": Experiment.model_validate,
         "docs/noise-studies.md": StudySpec.from_dict,
         "docs/tutorial-noise-study.md": StudySpec.from_dict,
         "docs/noise.md": NoiseSpec.from_dict,
-        "docs/backends.md": lambda table: table["project"]["entry-points"]["qpc_qiskit.backends"],
     }
     shown = {
         name_of(page): found for page in PAGES if (found := blocks(page.read_text("utf-8"), "toml"))

@@ -12,12 +12,13 @@ from types import ModuleType
 
 import pytest
 
+import qpc_qiskit
 from qpc_cli.environment import environment
 from qpc_qiskit.common.extras import EXTRAS, importing, require
 from qpc_qiskit.errors import MissingExtra, QPCError
 
 ROOT = Path(__file__).parents[3]
-PACKAGES = ("qpc_qiskit", "noise_models", "hardware_runs")
+PACKAGES = ("qpc_qiskit", "noise_models", "hardware_runs", "qpc_cli")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 GATED = {
     "hardware_runs/ledger/": "runs",
@@ -46,6 +47,11 @@ def test_the_table_is_that_of_the_package():
     (everything,) = declared["all"]
     assert set(re.findall(r"\w+", everything.partition("[")[2])) == set(EXTRAS)
     assert set(declared) == {*EXTRAS, "all", "test", "dev", "bench", "docs"}
+
+
+def test_one_version():
+    (cited,) = re.findall(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text("utf-8"), re.M)
+    assert PROJECT["version"] == cited == qpc_qiskit.__version__
 
 
 def third_party(body, *, everywhere):
