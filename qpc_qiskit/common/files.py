@@ -120,7 +120,7 @@ def parse_json(text: str | bytes, where: object, error: MakeError, *, finite: bo
 
 
 def parse_toml(text: str | bytes, where: object, error: MakeError) -> dict[str, Any]:
-    """Plain values of a TOML document; see `parse_json`."""
+    """Plain values of a TOML document; see `parse_json`. In TOML inf and nan are numbers."""
     try:
         if len(text) > MAX_TOML_BYTES:
             raise ValueError(f"more than {MAX_TOML_BYTES:,} bytes")
@@ -128,7 +128,7 @@ def parse_toml(text: str | bytes, where: object, error: MakeError) -> dict[str, 
         if max(line.count(".") for line in text.split("\n")) > MAX_POINTS:
             raise ValueError(f"a line with more than {MAX_POINTS} points")
         value = tomllib.loads(text)
-        _check_values(value, finite=True)
+        _check_values(value, finite=False)
     except (ValueError, RecursionError) as problem:
         raise error(
             f"{where}: expected TOML, found something else ({_reason(problem)})."

@@ -108,8 +108,6 @@ def test_json_that_is_refused(text, match):
         (b"a = '\xff'", "codec can't decode"),
         ("a = " + "1" * 5000, "a whole number of thousands of digits"),
         ("a = 0x" + "f" * 5000, "a whole number of more than 20 digits"),
-        ("a = inf", "the number inf"),
-        ("a = 1e999", "the number inf"),
         ("a = " + "[" * 10**4, "more than 100 levels of lists and tables"),
         ("a = " + "{a = " * 10**4, "more than 100 levels of lists and tables"),
         (".".join("a" * 200) + " = 1", "more than 100 levels of lists and tables"),
