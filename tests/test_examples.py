@@ -6,7 +6,7 @@ import textwrap
 import tomllib
 from pathlib import Path
 
-import preloaded
+import processes
 import pytest
 from readme import ROOT, blocks, commands
 
@@ -19,7 +19,7 @@ def text_of(path):
 
 
 def run(*words, cwd):
-    return preloaded.run(words, cwd=cwd, check=True).stdout
+    return processes.run(words, cwd=cwd, check=True).stdout
 
 
 def words_and_numbers(text):

@@ -10,7 +10,7 @@ import tomllib
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import preloaded
+import processes
 import pytest
 from readme import PAGES, ROOT, anchors, blocks, five_commands, links, name_of
 
@@ -38,7 +38,7 @@ LONG = ("docs/backends.md", "docs/noise-studies.md")
 def test_the_examples_print_what_they_say(page, tmp_path):
     text = (ROOT / page).read_text()
     code = "\n".join(blocks(text, "python"))
-    done = preloaded.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, check=True)
+    done = processes.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, check=True)
     assert done.stdout == "".join(blocks(text, "text"))
 
 
@@ -120,7 +120,7 @@ def test_the_five_commands(tmp_path):
     with Standin(Rules()) as standin:
         environment = {**os.environ, **standin.environment()}
         for words in commands:
-            done = preloaded.run([*qpc, *words[1:]], cwd=tmp_path, env=environment)
+            done = processes.run([*qpc, *words[1:]], cwd=tmp_path, env=environment)
             assert done.returncode in ((0, 75) if "submit" in words else (0,)), done.stderr
         jobs = standin.records()["jobs"]
     assert len(jobs) == 1

@@ -47,7 +47,8 @@ def test_presets_have_the_medians_of_their_devices(name):
         error = 1 - average_gate_fidelity(channel, Operator(np.eye(2**size)))
         assert error == pytest.approx(median(device.target, gate), rel=2e-3)
     (readout,) = (c for c in spec.channels if isinstance(c, Readout))
-    told = [device.properties().qubit_property(q) for q in range(device.num_qubits)]
+    properties = device.properties()  # which are read from a file each time
+    told = [properties.qubit_property(q) for q in range(device.num_qubits)]
     for mine, theirs in (
         (readout.p1_given_0, "prob_meas1_prep0"),
         (readout.p0_given_1, "prob_meas0_prep1"),

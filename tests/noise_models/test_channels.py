@@ -4,16 +4,18 @@ import math
 
 import noise_references as textbook
 import numpy as np
-import pennylane as qml
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from later import later
 from qiskit.quantum_info import Operator, SuperOp, average_gate_fidelity
 
 from noise_models import builders
 from noise_models.building import crosstalk_error, error_of
 from noise_models.channels import GateChannel
 from qpc_qiskit.errors import NoiseError
+
+qml = later("pennylane")
 
 TIMES = {"sx": 35.0, "x": 70.0, "cx": 400.0}
 ONE_QUBIT = {
@@ -106,10 +108,10 @@ def test_crosstalk(angle):
 @pytest.mark.parametrize(
     ("channel", "theirs"),
     [
-        (builders.bit_flip, qml.BitFlip),
-        (builders.phase_flip, qml.PhaseFlip),
-        (builders.amplitude_damping, qml.AmplitudeDamping),
-        (builders.phase_damping, qml.PhaseDamping),
+        (builders.bit_flip, lambda p, wires: qml.BitFlip(p, wires=wires)),
+        (builders.phase_flip, lambda p, wires: qml.PhaseFlip(p, wires=wires)),
+        (builders.amplitude_damping, lambda p, wires: qml.AmplitudeDamping(p, wires=wires)),
+        (builders.phase_damping, lambda p, wires: qml.PhaseDamping(p, wires=wires)),
         # PennyLane's parameter is the probability of any of X, Y, Z.
         (builders.depolarizing, lambda p, wires: qml.DepolarizingChannel(3 * p / 4, wires=wires)),
         (

@@ -137,7 +137,7 @@ RELAXATION = 'name = "a"\n[[channels]]\nchannel = "thermal_relaxation"\n'
             FLIP.replace("0.1", "-0.1"),
             "noise.toml: channels[0].probability: expected a probability from 0 to 1, got -0.1.",
         ),
-        (FLIP.replace("0.1", "nan"), "found something else (the number nan)"),
+        (FLIP.replace("0.1", "nan"), "expected a probability from 0 to 1, got nan."),
         (FLIP.replace("0.1", '"0.1"'), "expected a probability from 0 to 1, got '0.1'."),
         (FLIP.replace("probability", "p"), "noise.toml: channels[0].probability: it is missing."),
         (FLIP + "p = 1", "noise.toml: channels[0].p: there is no such field."),

@@ -8,6 +8,8 @@ from qpc_cli.app import app
 from qpc_qiskit.experiments import experiment_names
 from qpc_qiskit.experiments.locking import locked
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 TINY = """
 name = "tiny"
 title = "Tiny"

@@ -4,15 +4,16 @@ import json
 
 import pytest
 from command_line import TINY, failing, qpc
+from later import later
 from safetensors.torch import load_file
 from torch import equal
 
 from qpc_qiskit.data.images import load
 from qpc_qiskit.nets import NetConfig, build_net
 from qpc_qiskit.options.records import TrainConfig
-from qpc_qiskit.training import trainer as training
 from qpc_qiskit.training.checkpoint import read_record
 
+training = later("qpc_qiskit.training.trainer")
 NOISY = "--engine=noisy"
 
 

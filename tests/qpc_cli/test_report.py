@@ -20,6 +20,19 @@ def run(tmp_path_factory):
 
 
 @pytest.fixture
+def undrawn_report(monkeypatch):
+    """Reports whose figures are empty files: one test draws them."""
+
+    def write(path, *_drawn):
+        path = path.with_name(f"{path.name}.png")
+        path.touch()
+        return [path]
+
+    for name in ("history", "confusion", "predictions", "circuit"):
+        monkeypatch.setattr(f"qpc_qiskit.training.model_page.plot_{name}", write)
+
+
+@pytest.fixture
 def moved(tmp_path):
     """A checkpoint whose data are not where they were."""
     model = build_net(NetConfig(image_size=28, width=2, quantum_channels=2, num_layers=1))
@@ -46,6 +59,7 @@ def test_a_report_of_a_training(run):
     qpc("evaluate", run)  # the folder is a checkpoint as before
 
 
+@pytest.mark.usefixtures("undrawn_report")
 def test_json_is_one_object(run, tmp_path):
     told = json.loads(qpc("report", run, "--json", "--images=9", "--out", tmp_path / "it").stdout)
     assert told["page"] == str(tmp_path / "it" / "report.html")
@@ -54,6 +68,7 @@ def test_json_is_one_object(run, tmp_path):
     assert len(told["figures"]) == len(list((tmp_path / "it" / "figures").iterdir()))
 
 
+@pytest.mark.usefixtures("undrawn_report")
 def test_without_its_data_everything_else_is_told(moved):
     result = qpc("report", moved)
     page = Page((moved / "report" / "report.html").read_text())
@@ -65,6 +80,7 @@ def test_without_its_data_everything_else_is_told(moved):
     assert "Test images" not in page.headings
 
 
+@pytest.mark.usefixtures("undrawn_report")
 def test_other_data_are_said_to_be_others(run, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     path = tmp_path / "run" / "model.json"
@@ -74,6 +90,7 @@ def test_other_data_are_said_to_be_others(run, tmp_path):
     assert "not those of the training" in qpc("report", tmp_path / "run", "--images=1").stdout
 
 
+@pytest.mark.usefixtures("undrawn_report")
 def test_a_training_that_was_stopped(run, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     (tmp_path / "run" / "model.json").unlink()
@@ -85,6 +102,7 @@ def test_a_training_that_was_stopped(run, tmp_path):
     assert "no epoch of this training is finished" in message
 
 
+@pytest.mark.usefixtures("undrawn_report")
 def test_wrong_usage_is_one_line(run, moved, tmp_path):
     message = failing("report", tmp_path / "none", exit_code=1)
     assert message == f"qpc: {tmp_path / 'none'}: expected the folder of a training, found none."
@@ -101,6 +119,7 @@ def test_a_folder_without_a_training(tmp_path):
     assert "expected a checkpoint" in failing("report", tmp_path, exit_code=1)
 
 
+@pytest.mark.usefixtures("undrawn_report")
 def test_a_model_that_does_not_say_its_data(tmp_path):
     model = build_net(NetConfig(width=2, quantum_channels=2, num_layers=1))
     save(tmp_path, model, make_record(model))

@@ -97,7 +97,7 @@ def test_as_ibms_estimator_does_it(word, noise, options):
     assert (np.abs(found - exact(noise, "none")) > 5 * stds[0].numpy()).any()
 
 
-@pytest.mark.parametrize("twirls", [False, True])
+@pytest.mark.parametrize("twirls", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_zero_noise_extrapolation_as_ibms_estimator_does_it(twirls):
     """Its line is weighted by shot noise, ours is not: the points of both lines are compared."""
     circuits, model, observables = run(COHERENT)
@@ -211,6 +211,7 @@ def test_readout_inverted_by_calibration_circuits():
     check_batches((found - b) / a, WITH_READOUT, "readout")
 
 
+@pytest.mark.slow  # quick: as IBM's estimator extrapolates
 def test_folded_circuits_extrapolated():
     circuits, model, observables = run(WITH_READOUT)
     runs = [folded(circuit, scale) for scale in (1, 3, 5) for circuit in circuits]
@@ -227,6 +228,7 @@ def folded(circuit, scale):
     return result
 
 
+@pytest.mark.slow  # quick: as IBM's estimator twirls
 def test_random_twirls():
     """Every cx between random Paulis and what they become behind it; one twirl for each shot."""
     circuits, model, observables = run(COHERENT)

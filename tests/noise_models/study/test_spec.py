@@ -11,7 +11,7 @@ from qpc_qiskit.data.images import load_source
 from qpc_qiskit.errors import BackendError, CheckpointError, NoiseError
 from qpc_qiskit.nets import build_net, config_for
 from qpc_qiskit.options.records import DataSource, TrainConfig
-from qpc_qiskit.training.trainer import train
+from qpc_qiskit.training.checkpoint import DataRecord, make_record, save
 
 ROOT = Path(__file__).parents[3]
 TRAIN = "[train.digits]\ndata = {train_images = 60, test_images = 30}\nnet = {width = 2}\n"
@@ -254,7 +254,7 @@ def test_a_device_is_what_it_is_calibrated_to(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Networks that a study may be given, none of them trained for long."""
+    """Networks that a study may be given; their records say that they are trained."""
     folder = tmp_path_factory.mktemp("runs")
 
     def made(name, seed, num_test=30, epochs=1, **net):
@@ -262,7 +262,8 @@ def runs(tmp_path_factory):
         data = load_source(source)
         config = config_for(data, **({"width": 2, "num_layers": 1} | net))
         training = TrainConfig(epochs=epochs, seed=seed)
-        train(build_net(config, seed=seed), data, training, folder / name, progress=False)
+        model = build_net(config, seed=seed)
+        save(folder / name, model, make_record(model, DataRecord.of(data), training))
 
     made("first", 0)
     made("seed", 1)

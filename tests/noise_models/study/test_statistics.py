@@ -5,9 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
-from sklearn.metrics import confusion_matrix as sklearn_confusion
-from sklearn.metrics import f1_score
+from later import later
 
 from noise_models.builders import compose, depolarizing, readout
 from noise_models.study import statistics
@@ -21,6 +19,8 @@ from noise_models.study.measures import (
 from noise_models.study.report import _crossing as crossing_text
 from noise_models.study.report import _reach as reach_text
 from noise_models.study.tables import GROUP, PLAIN_MEANS, records, summarise, thresholds
+
+stats = later("scipy.stats")
 
 
 def test_intervals_over_seeds_are_students(rng):
@@ -95,12 +95,14 @@ def test_holm_by_hand():
 
 
 def test_classification_as_scikit_learn_has_it(rng):
+    from sklearn import metrics
+
     labels, predictions = rng.integers(0, 5, size=(2, 100))
     labels[labels == 3] = 2  # a class that is predicted and never right
     found = statistics.confusion_matrix(labels, predictions, 6)
-    assert (found == sklearn_confusion(labels, predictions, labels=range(6))).all()
+    assert (found == metrics.confusion_matrix(labels, predictions, labels=range(6))).all()
     assert statistics.macro_f1(found) == pytest.approx(
-        f1_score(labels, predictions, average="macro")
+        metrics.f1_score(labels, predictions, average="macro")
     )
 
 

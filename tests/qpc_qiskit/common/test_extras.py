@@ -180,9 +180,9 @@ loaded = {{"torch", "qiskit"}} & set(sys.modules)
 assert not loaded, loaded
 
 import importlib, pkgutil
-import hardware_runs, noise_models, qpc_qiskit
+import hardware_runs, noise_models, qpc_cli, qpc_qiskit
 refused = set()
-for room in (qpc_qiskit, noise_models, hardware_runs):
+for room in (qpc_qiskit, noise_models, hardware_runs, qpc_cli):
     for module in pkgutil.walk_packages(room.__path__, room.__name__ + ".", lambda name: None):
         if module.name.endswith("__main__") or ".migrations." in module.name:
             continue

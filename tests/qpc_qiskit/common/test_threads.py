@@ -1,12 +1,11 @@
 """Workers for ranges of pixels."""
 
 import os
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from threading import current_thread
 
+import processes
 import pytest
 import torch
 from cases import Case
@@ -15,7 +14,6 @@ from qpc_qiskit.common import threads
 from qpc_qiskit.common.threads import run_in_workers, split_ranges
 
 CPU = torch.device("cpu")
-ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True)
@@ -134,12 +132,4 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_makes_its_own_workers():
     """As a DataLoader's worker does; without care it would wait for its parent's threads."""
-    done = subprocess.run(
-        [sys.executable, "-c", FORK],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    assert done.returncode == 0, done.stderr
+    processes.run([sys.executable, "-c", FORK], check=True)

@@ -22,7 +22,6 @@ from qpc_qiskit.training.model_page import write_model_report
 from qpc_qiskit.training.model_report import gate_count, image_encoding, model_report, twin_config
 from qpc_qiskit.training.predictions import MOST_WRONG, SHOWN_IMAGES, predict_images
 from qpc_qiskit.training.trained import open_training
-from qpc_qiskit.training.trainer import train
 
 TINY = NetConfig(width=4, quantum_channels=4, num_layers=1)
 EPOCHS = 2
@@ -36,6 +35,8 @@ def data():
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory):
     """Folder of a finished training; it must not be changed."""
+    from qpc_qiskit.training.trainer import train
+
     folder = tmp_path_factory.mktemp("trained") / "digits"
     train(build_net(TINY), data, TrainConfig(epochs=EPOCHS), folder, progress=False)
     return folder

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from later import later
 from safetensors.torch import load_file
 
 import qpc_qiskit
@@ -19,8 +20,8 @@ from qpc_qiskit.nets import build_net, config_for
 from qpc_qiskit.options.records import TrainConfig
 from qpc_qiskit.training.processes import Team, is_main_process
 from qpc_qiskit.training.runs import read_state
-from qpc_qiskit.training.trainer import _Batches, train
 
+training = later("qpc_qiskit.training.trainer")
 HERE = Path(__file__).parent
 
 TEAMS = [[Team(rank, count) for rank in range(count)] for count in (1, 2, 3)]
@@ -40,10 +41,10 @@ def test_shares_make_the_batch_and_its_mean(team, size):
 def test_all_processes_draw_the_same_batches():
     data = load("digits").subset(50, 10)
     config = TrainConfig(batch_size=16, augment="flips-crops")
-    whole = list(_Batches(data, config, 3))
+    whole = list(training._Batches(data, config, 3))
     for rank in range(2):
         for (images, labels), (mine, own) in zip(
-            whole, _Batches(data, config, 3, Team(rank, 2)), strict=True
+            whole, training._Batches(data, config, 3, Team(rank, 2)), strict=True
         ):
             assert torch.equal(mine, images[rank::2])
             assert torch.equal(own, labels[rank::2])
@@ -79,7 +80,7 @@ def run(out, progress=False, **options):
     data = load("digits").subset(101, 41)
     model = build_net(config_for(data, width=4, quantum_channels=4, dropout=0.0), seed=1)
     model.layers.stem[1] = torch.nn.Identity()
-    return train(model, data, TrainConfig(**CONFIG | options), out, progress=progress)
+    return training.train(model, data, TrainConfig(**CONFIG | options), out, progress=progress)
 
 
 def in_two_processes(out, **options):

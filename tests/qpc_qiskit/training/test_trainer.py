@@ -7,17 +7,20 @@ from pathlib import Path
 import matplotlib as mpl
 import pytest
 import torch
+from later import later
 
 from qpc_qiskit import __version__
 from qpc_qiskit.data.images import load
 from qpc_qiskit.errors import CheckpointError, DataError, EngineError, QPCError
 from qpc_qiskit.nets import NetConfig, build_net
 from qpc_qiskit.options.records import TrainConfig
-from qpc_qiskit.training import trainer as training
+from qpc_qiskit.plots.figures import plot_curves
 from qpc_qiskit.training.checkpoint import load as load_checkpoint
 from qpc_qiskit.training.evaluation import predict, score
 from qpc_qiskit.training.runs import note_seconds, read_seconds
-from qpc_qiskit.training.trainer import TrainingInterrupted, learning_rate, train
+
+training = later("qpc_qiskit.training.trainer")
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 NET = NetConfig(width=4, quantum_channels=4, num_layers=1, dropout=0.5)
 CONFIG = TrainConfig(epochs=3, batch_size=32, augment="flips", seed=5)
@@ -30,7 +33,7 @@ def data():
 
 def run(data, folder, config=CONFIG, net=NET, **options):
     model = build_net(net, seed=config.seed)
-    history = train(model, data, config, folder, progress=False, **options)
+    history = training.train(model, data, config, folder, progress=False, **options)
     return model, history
 
 
@@ -49,7 +52,9 @@ def stop_in_epoch(monkeypatch, epoch, send):
 def interrupt(data, folder, epoch, monkeypatch, config=CONFIG, signum=signal.SIGINT):
     with monkeypatch.context() as patch:
         stop_in_epoch(patch, epoch, lambda: signal.raise_signal(signum))
-        with pytest.raises(TrainingInterrupted, match=f"Stopped after {epoch} of 3 epochs"):
+        with pytest.raises(
+            training.TrainingInterrupted, match=f"Stopped after {epoch} of 3 epochs"
+        ):
             run(data, folder, config)
 
 
@@ -74,7 +79,8 @@ def assert_same(ours, theirs):
         assert ours == theirs
 
 
-def test_run_leaves_what_it_promises(data, tmp_path, capfd):
+def test_run_leaves_what_it_promises(data, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(training, "plot_curves", plot_curves)
     model, history = run(data, tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {
@@ -139,7 +145,9 @@ def test_stopped_twice_and_before_the_first_epoch_was_done(data, tmp_path, monke
     assert not (tmp_path / "parts" / "last.ckpt").exists()
     with monkeypatch.context() as patch:
         stop_in_epoch(patch, 2, lambda: signal.raise_signal(signal.SIGTERM))
-        with pytest.raises(TrainingInterrupted, match=r"2 of 3 .*qpc train --resume --out .*parts"):
+        with pytest.raises(
+            training.TrainingInterrupted, match=r"2 of 3 .*qpc train --resume --out .*parts"
+        ):
             run(data, tmp_path / "parts", resume=True)
     parts, _ = run(data, tmp_path / "parts", resume=True)
     assert_same(parts.state_dict(), whole.state_dict())
@@ -154,7 +162,7 @@ def test_stop_during_the_evaluation(data, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(training._Task, "_score", stop_then_score)
-        with pytest.raises(TrainingInterrupted, match="Stopped after 0 of 3 epochs"):
+        with pytest.raises(training.TrainingInterrupted, match="Stopped after 0 of 3 epochs"):
             run(data, tmp_path)
     run(data, tmp_path, resume=True)
 
@@ -233,10 +241,10 @@ def test_learning_rate_is_torchs_cosine():
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], config.lr)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 7, config.eta_min)
     for epoch in range(7):
-        assert learning_rate(config, epoch) == pytest.approx(scheduler.get_last_lr()[0])
+        assert training.learning_rate(config, epoch) == pytest.approx(scheduler.get_last_lr()[0])
         optimizer.step()
         scheduler.step()
-    assert learning_rate(TrainConfig(schedule="constant", lr=0.3), 5) == 0.3
+    assert training.learning_rate(TrainConfig(schedule="constant", lr=0.3), 5) == 0.3
 
 
 @pytest.mark.parametrize(
@@ -427,7 +435,7 @@ def test_training_outside_of_the_main_thread(data, tmp_path):
 
 def test_progress_says_epoch_loss_and_accuracies(data, tmp_path, capsys):
     model = build_net(NET)
-    history = train(model, data, TrainConfig(epochs=1), tmp_path)
+    history = training.train(model, data, TrainConfig(epochs=1), tmp_path)
     output = capsys.readouterr()
     assert output.out == ""
     assert f"epoch 1/1  loss {history[0].train_loss:.4f}  accuracy" in output.err
