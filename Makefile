@@ -8,7 +8,8 @@ THREADS ?= 1
 # More arguments for pytest. CI asks for --cov, which takes a third to two fifths more time.
 PYTEST_ARGS ?=
 # Neighbours stay together, which share what a module prepares; who is done first takes over.
-PYTEST = OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+# Compiled once (pytest rewrites their assertions), whatever the environment says of bytecode.
+PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 .PHONY: demo test test-all lint bench docs clean
 
