@@ -1,4 +1,4 @@
-"""A layer of two qubits on a vendor's local backend; the argument is the distribution of its client."""
+"""A layer of two qubits on a local backend of a vendor, given by the distribution of its client."""
 
 import sys
 

@@ -83,7 +83,9 @@ def properties(service: Service, request: Request, name: str) -> Any:
     before = request.first("updated_before")
     limit = float("inf") if before is None else seconds_of(before)
     times = [time for time in service.calibrations if time <= limit]
-    return programs.properties(known(name), times)
+    faults = service.script.fire(("not_operational",), request.route)
+    found = programs.properties(known(name), times)
+    return programs.not_operational(found, [each for fault in faults for each in fault.qubits])
 
 
 def status(service: Service, request: Request, name: str) -> Any:

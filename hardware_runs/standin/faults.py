@@ -26,6 +26,7 @@ Kind = Literal[
     "no_usage",
     "closed_session",
     "recalibrated",
+    "not_operational",
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -48,7 +49,12 @@ OF_JOBS: tuple[Kind, ...] = (
 """Decided when a job is accepted."""
 
 RESULTS = "GET /jobs/*/results"
-_ROUTES: dict[Kind, str] = {"lag": "GET /jobs", "truncated": RESULTS, "corrupted": RESULTS}
+_ROUTES: dict[Kind, str] = {
+    "lag": "GET /jobs",
+    "truncated": RESULTS,
+    "corrupted": RESULTS,
+    "not_operational": "GET /backends/*/properties",
+}
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,7 @@ class Fault:
         `status_after`, `cut_after`: the same two, but what was asked for has been done.
         `truncated`, `corrupted`: half of a result; a result with bits changed.
         `lag`: the listing leaves out jobs younger than `seconds`.
+        `not_operational`: a device says that of its `qubits`.
     On a job that is accepted:
         `failed`: ends as FAILED with `message`; `code` and `factor` (of the forecast usage, 0 as
             for errors of the system).
@@ -94,6 +101,8 @@ class Fault:
     message: str = "the stand-in was told to fail"
     seconds: float = 0.0
     factor: float | None = None
+    qubits: tuple[tuple[int, ...], ...] = ()
+    """Each (q,) a qubit, each (q, p) the gates on two, in both directions."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

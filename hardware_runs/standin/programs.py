@@ -11,7 +11,7 @@ import io
 import json
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
@@ -103,6 +103,22 @@ def properties(name: str, calibrations: list[float]) -> dict[str, Any]:
         if entry["name"].endswith("_error"):
             entry["value"] = min(0.5, entry["value"] * _DRIFT ** len(calibrations))
     return {**found, "last_update_date": date}
+
+
+def not_operational(properties: dict[str, Any], where: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """What a device says when some of its qubits, or gates on two of them, are out of order."""
+    if not where:
+        return properties
+    found = deepcopy(properties)
+    broken = {"name": "operational", "unit": "", "value": 0, "date": found["last_update_date"]}
+    wanted = [set(each) for each in where]
+    for qubit, entries in enumerate(found["qubits"]):
+        if {qubit} in wanted:
+            entries[:] = [each for each in entries if each["name"] != "operational"] + [broken]
+    for gate in found["gates"]:
+        if len(gate["qubits"]) == 2 and set(gate["qubits"]) in wanted:
+            gate["parameters"].append(broken)
+    return found
 
 
 @cache

@@ -57,6 +57,7 @@ with importing("ibm", "Every backend of IBM's"):
     from qiskit_ibm_runtime.executor_estimator import Estimator
     from qiskit_ibm_runtime.executor_estimator.finalize_options import finalize_estimator_options
     from qiskit_ibm_runtime.fake_provider.fake_backend import FakeBackendV2
+    from qiskit_ibm_runtime.models import GateConfig
     from qiskit_ibm_runtime.options_models import EstimatorOptions
     from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
@@ -78,7 +79,7 @@ def fake_devices() -> dict[str, type[FakeBackendV2]]:
 
 
 def ibm_backends(service: QiskitRuntimeService | None = None) -> list[BackendV2]:
-    """The devices of an account, with what they tell of themselves.
+    """The devices of an account; `read_target` asks each what it tells of itself.
 
     Args:
         service: None: that of the client's saved account or environment.
@@ -91,8 +92,6 @@ def ibm_backends(service: QiskitRuntimeService | None = None) -> list[BackendV2]
         found = list(service.backends(simulator=False))
         if not found:
             _ask(service)
-        for backend in found:
-            _ = backend.target  # fetched now
     except Exception as error:
         raise _no_access("IBM's devices", error) from error
     return found
@@ -109,18 +108,56 @@ def ibm_backend(
         use_fractional_gates: whether it has gates of any angle.
 
     Raises:
-        BackendError: no account, no access, or no such device.
+        BackendError: no account, no access, no such device, or none whose description is whole.
     """
     try:
         if service is None:
             service = QiskitRuntimeService()
         try:
-            return service.backend(name, use_fractional_gates=use_fractional_gates)
+            found = service.backend(name, use_fractional_gates=use_fractional_gates)
         except QiskitBackendNotFoundError:
             _ask(service)
             raise
     except Exception as error:  # an account, a network or a name: the client has errors for each
         raise _no_access(name, error) from error
+    read_target(found)
+    return found
+
+
+def read_target(backend: BackendV2) -> None:
+    """Have the client ask for a device's properties and build its target, which it keeps.
+
+    Args:
+        backend: of IBM's service.
+
+    Raises:
+        BackendError: it cannot.
+    """
+    try:
+        _say_where_instructions_are(backend.configuration(), backend.properties())
+        _ = backend.target
+    except Exception as error:  # of the network, or of whatever the properties lack
+        raise BackendError(
+            f"{backend.name}: its target cannot be built from what the service tells of it "
+            f"({type(error).__name__}: {error}). `qpc backends --ibm` lists the other devices."
+        ) from error
+
+
+def _say_where_instructions_are(configuration: Any, properties: Any) -> None:
+    """Give each instruction that has properties and no coupling map the map of its properties.
+
+    Such is `reset`. The client (0.51) begins such a map with the first properties; where those are
+    of a qubit that is not operational, its TypeError is all that is known of the device.
+    """
+    gates = {gate.name: gate for gate in configuration.gates}
+    places: dict[str, list[list[int]]] = {}
+    for told in properties.gates if properties else ():
+        places.setdefault(told.gate, []).append(list(told.qubits))
+    for name, coupling_map in places.items():
+        if name not in gates:
+            configuration.gates.append(GateConfig(name, [], "", coupling_map=coupling_map))
+        elif not getattr(gates[name], "coupling_map", None):
+            gates[name].coupling_map = coupling_map
 
 
 def _ask(service: QiskitRuntimeService) -> None:

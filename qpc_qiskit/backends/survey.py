@@ -49,7 +49,7 @@ class DeviceSummary:
     calibration_time: str | None = None
     """ISO 8601, in UTC; None: it does not tell."""
     note: str | None = None
-    """What the IBM client warns of."""
+    """What the IBM client warns of, or why nothing is told."""
 
 
 @dataclass(frozen=True)
@@ -115,14 +115,21 @@ def find_summary(name: str) -> tuple[DeviceSummary, BackendV2 | None]:
 
 
 def ibm_summaries() -> list[DeviceSummary]:
-    """The devices of the saved account.
+    """The devices of the saved account; the note of one that cannot be described says why.
 
     Raises:
         BackendError: no account, or no access.
     """
     from qpc_qiskit.backends import runtime
 
-    return [summarise(backend) for backend in runtime.ibm_backends()]
+    def summary(backend: BackendV2) -> DeviceSummary:
+        try:
+            runtime.read_target(backend)
+        except BackendError as error:
+            return DeviceSummary(backend.name, note=str(error))
+        return summarise(backend)
+
+    return [summary(backend) for backend in runtime.ibm_backends()]
 
 
 def summarise(backend: BackendV2, note: str | None = None) -> DeviceSummary:

@@ -17,9 +17,10 @@ from qiskit_ibm_runtime.exceptions import (
     RuntimeJobNotFound,
 )
 
-from hardware_runs.standin import Fault, Remote
+from hardware_runs.standin import Fault, Remote, programs
+from qpc_qiskit.backends import runtime
 from qpc_qiskit.backends.named import find_backend
-from qpc_qiskit.backends.runtime import ibm_backends
+from qpc_qiskit.backends.survey import best_patch, ibm_summaries
 from qpc_qiskit.errors import BackendError
 
 pytestmark = pytest.mark.usefixtures("no_backoff")
@@ -590,7 +591,7 @@ def test_a_refused_token_is_told_where_no_device_is_found(start):
     service = standin.service()
     standin.add_fault(Fault("status", status=401, times=None, route="GET *"))
     with pytest.raises(BackendError, match="IBM's devices: IBMNotAuthorizedError"):
-        ibm_backends(service)
+        runtime.ibm_backends(service)
     with pytest.raises(BackendError, match="ibm_manila: IBMNotAuthorizedError"):
         find_backend("ibm_manila", service=service)
 
@@ -598,3 +599,51 @@ def test_a_refused_token_is_told_where_no_device_is_found(start):
 def test_a_device_that_is_not_there(start):
     with pytest.raises(BackendError, match="ibm_atlantis: QiskitBackendNotFoundError"):
         find_backend("ibm_atlantis", service=start().service())
+
+
+# Devices as they are.
+
+
+def find_broken(start, name, *qubits):
+    standin = start(faults=[Fault("not_operational", times=None, qubits=qubits)])
+    return find_backend(name, service=standin.service())
+
+
+@pytest.mark.parametrize("name", ["ibm_manila", "ibm_torino", "ibm_fez"])
+@pytest.mark.parametrize("broken", [[(0,)], [(3,)], [(0,), (1,)], [(0, 1)]])
+def test_broken_qubits_and_gates_are_not_in_the_target(start, name, broken):
+    target = find_broken(start, name, *broken).target
+    places = {qubits for op in target.operation_names for qubits in target[op] or () if qubits}
+    for where in broken:
+        assert not any(set(where) <= set(qubits) for qubits in places)
+    assert target["reset"].keys() == target["measure"].keys()
+    assert len(target["measure"]) == target.num_qubits - sum(len(where) == 1 for where in broken)
+
+
+def test_the_best_patch_is_without_broken_qubits(start):
+    best = best_patch(find_backend("ibm_lagos", service=start().service()), 3)
+    other = best_patch(find_broken(start, "ibm_lagos", best.qubits[:1]), 3)
+    assert not {best.qubits[0]} & set(other.qubits)
+
+
+def test_a_device_all_of_whose_qubits_are_broken(start):
+    backend = find_broken(start, "ibm_manila", *((qubit,) for qubit in range(5)))
+    assert "no 2 connected healthy qubits: 0 of its 5" in best_patch(backend, 2).problem
+
+
+def test_a_device_that_cannot_be_described_is_told_and_hides_no_other(start, monkeypatch):
+    standin = start()
+    properties = programs.properties
+
+    def told(name, times):
+        return properties(name, times) | ({"qubits": [[]]} if name == "ibm_manila" else {})
+
+    monkeypatch.setattr(programs, "properties", told)
+    service = standin.service()
+    with pytest.raises(BackendError, match="ibm_manila: its target cannot be built from what"):
+        find_backend("ibm_manila", service=service)
+    monkeypatch.setattr(runtime, "QiskitRuntimeService", lambda: service)
+    notes = {summary.name: summary.note for summary in ibm_summaries()}
+    assert "its target cannot be built" in notes.pop("ibm_manila")
+    assert len(notes) > 3
+    assert not any(notes.values())
