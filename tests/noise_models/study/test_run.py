@@ -473,7 +473,8 @@ def test_a_study_that_was_published_without_its_cells(finished_part, tmp_path):
     found = load_study(tmp_path)
     for name in ("summary", "thresholds"):
         ours, theirs = getattr(found, name), getattr(finished_part, name)
-        pd.testing.assert_frame_equal(ours, theirs, check_exact=True, check_dtype=False)
+        # pandas 2 does not read the last bit of a number as it was written.
+        pd.testing.assert_frame_equal(ours, theirs, rtol=1e-12, atol=0, check_dtype=False)
     drawn = {each.path.stem for each in draw_figures(found, tmp_path / "figures")}
     assert "sweep-tiny-strength" in drawn
     assert not [name for name in drawn if name.endswith(("-qubits", "-margins"))]
