@@ -12,15 +12,14 @@ import shutil
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+from later import later
 from ledgers import NO_POSTGRES, POSTGRES, admin, postgres_schema
-from sqlalchemy import text
 from typer.testing import CliRunner
 
-from hardware_runs.ledger import Ledger
 from hardware_runs.standin import Rules, Standin
-from later import later
-from noise_models.snapshots import load_snapshot
+from noise_models.snapshots import Snapshot
 from noise_models.spec import NoiseSpec
 from noise_models.words import parse_noise
 from qpc_cli.app import app
@@ -93,7 +92,8 @@ def test_logits_of_a_checkpoint(unpacked, expected, name, engine):
     }
     with use_engine(model, engines[engine]()):
         logits = predict(model, images, 64)
-    assert logits.numpy() == pytest.approx(expected["logits"][name][engine], rel=1e-4, abs=1e-5)
+    told = np.array(expected["logits"][name][engine])
+    np.testing.assert_allclose(logits.numpy(), told, rtol=1e-4, atol=1e-5)
 
 
 def test_evaluation_of_a_checkpoint(unpacked, expected):
@@ -103,6 +103,7 @@ def test_evaluation_of_a_checkpoint(unpacked, expected):
     assert found["loss"] == pytest.approx(epoch["test_loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_report_of_a_training(old):
     folder = old("window")
     qpc("report", folder)
@@ -140,14 +141,15 @@ def test_a_stopped_experiment_goes_on(old, expected):
 
 
 def test_files_of_noise(unpacked):
-    snapshot = load_snapshot(unpacked / "manila.json")
-    assert snapshot.num_qubits == 2
+    snapshot = Snapshot.load(unpacked / "manila.json")
+    assert snapshot.target.num_qubits == 2
     for name in ("noise.toml", "heron.toml"):
         spec = NoiseSpec.load(unpacked / name)
         assert NoiseSpec.from_toml(spec.to_toml()) == spec
         spec.build()
 
 
+@pytest.mark.slow
 def test_a_stopped_study_goes_on(old, expected):
     folder, spec = old("study"), old("study.toml")
     kept = {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")}
@@ -156,22 +158,25 @@ def test_a_stopped_study_goes_on(old, expected):
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     ours = table((folder / "summary.csv").read_text("utf-8"))
     theirs = table(expected["study"])
+    assert len(ours) == len(theirs)
     for mine, other in zip(ours, theirs, strict=True):
-        exact = other["shots"] == 0
-        for key in other if exact else ("noise", "strength", "shots", "ideal_accuracy"):
-            value = pytest.approx(other[key], **FLOAT32) if other[key] != "" else ""
-            assert mine[key] == value, key
+        # Shots are drawn again where angles differ in the last bit.
+        names = other if other["shots"] == 0 else ("noise", "strength", "ideal_accuracy")
+        for name in names:
+            is_number = isinstance(other[name], float)
+            told = pytest.approx(other[name], **FLOAT32) if is_number else other[name]
+            assert mine[name] == told, name
 
 
 # Runs
 
 
-def read_on(ledger, unpacked, expected, tmp_path):
+def collected(ledger, unpacked, expected):
     """The runs that finished on a snapshot and stopped on it, in any database."""
     at = f"--ledger={ledger}"
     found = {run["run"]: run["state"] for run in qpc("run", "list", at, "--json")["runs"]}
     assert found["packed"] == "done"
-    assert found["stopped"] == "pending"
+    assert found["stopped"] == "unfinished"
     for name, model in (("packed", "digits"), ("stopped", "paper")):
         found = qpc("run", "collect", name, f"--model={unpacked / model}", at, "--json")
         told = expected["run"][name]
@@ -182,28 +187,36 @@ def read_on(ledger, unpacked, expected, tmp_path):
         tolerance = 1e-3 if name == "packed" else 0.5
         assert found["loss"] == pytest.approx(told["loss"], rel=tolerance)
         assert found["exact_accuracy"] == told["exact_accuracy"]
+
+
+def test_runs_on_a_snapshot(old, unpacked, expected):
+    collected(old("ledger.sqlite"), unpacked, expected)
+
+
+@pytest.mark.slow
+def test_report_of_a_run(old, unpacked, tmp_path):
     report = tmp_path / "report"
-    given = (f"--model={unpacked / 'digits'}", f"--out={report}", "--simulate=0", at)
-    qpc("run", "report", "packed", *given)
+    given = (f"--model={unpacked / 'digits'}", f"--ledger={old('ledger.sqlite')}")
+    qpc("run", "report", "packed", f"--out={report}", "--simulate=0", *given)
     assert json.loads((report / "report.json").read_text("utf-8"))
     assert (report / "report.html").exists()
 
 
-def test_runs_on_a_snapshot(old, unpacked, expected, tmp_path):
-    read_on(old("ledger.sqlite"), unpacked, expected, tmp_path)
-
-
+@pytest.mark.slow
 @pytest.mark.skipif(not POSTGRES, reason=NO_POSTGRES)
 def test_runs_in_postgresql(unpacked, expected, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # logs lie in runs/
     name = "qpc_test_before"
     with postgres_schema(name) as url:
         dump = (unpacked / "postgresql.sql").read_text("utf-8")
-        with admin().connect() as connection:
+        server = admin()
+        with server.connect() as connection:
             connection.connection.cursor().execute(dump.replace("public.", f"{name}."))
-        read_on(url, unpacked, expected, tmp_path)
+        server.dispose()
+        collected(url, unpacked, expected)
 
 
+@pytest.mark.slow
 def test_jobs_under_way(old, unpacked, expected):
     """One job was sent, the other one of the first layer was not; the second layer follows."""
     at = f"--ledger={old('ledger.sqlite')}"
@@ -214,18 +227,11 @@ def test_jobs_under_way(old, unpacked, expected):
         for _ in range(3):
             standin.advance(HOURS)
             found = qpc(*given)
-            states.append((found["state"], len(standin.records()["jobs"])))
-    assert states == [("pending", 2), ("pending", 4), ("done", 4)]
+            states.append(found["state"])
+        assert states == ["pending", "pending", "done"]
+        assert len(standin.records()["jobs"]) == 4  # none twice
     told = expected["run"]["pending"]
     for key in ("images", "shots", "economy", "jobs", "executions", "predicted_qpu_seconds"):
         assert found[key] == pytest.approx(told[key]), key
     assert found["used_qpu_seconds"] == pytest.approx(told["used_qpu_seconds"], rel=1e-6)
     assert found["max_logit_difference"] < 1  # of 64 shots
-
-
-def test_what_a_run_was_begun_with(old):
-    with Ledger(old("ledger.sqlite")) as ledger:
-        for name in ("packed", "stopped", "pending"):
-            run = ledger.get_run(name)
-            assert ledger.chunks(run.id)
-            assert run.settings["shots"] == 64

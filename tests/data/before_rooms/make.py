@@ -1,7 +1,7 @@
 """Makes files.tar.gz beside it: what qpc-qiskit wrote at commit 76c6126, before it was in rooms.
 
-    git worktree add ../old 76c6126 && cd ../old && python .../make.py   # with its packages
-    .ci/postgres python .../make.py                                      # for postgresql.sql as well
+    git worktree add ../old 76c6126 && cd ../old   # and install it there
+    .ci/postgres python .../tests/data/before_rooms/make.py
 
 What is half done was stopped by SIGINT. expected.json tells what 76c6126 made of copies of it.
 """
@@ -18,8 +18,11 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
-sys.path.insert(0, os.getcwd())
+sys.path.insert(0, str(Path.cwd()))
 
+from qpc_qiskit.checkpoint import load
+from qpc_qiskit.cli import app
+from qpc_qiskit.evaluation import predict
 from typer.testing import CliRunner
 
 from hardware_runs.ledger import Ledger
@@ -27,13 +30,9 @@ from hardware_runs.standin import Rules, Standin
 from noise_models import study
 from noise_models.words import parse_noise
 from qpc_qiskit import training
-from qpc_qiskit.checkpoint import load
-from qpc_qiskit.cli import app
 from qpc_qiskit.connector import use_engine
 from qpc_qiskit.data import load_source
 from qpc_qiskit.engines import EstimatorEngine, NoisyEngine
-from qpc_qiskit.evaluation import predict
-from qpc_qiskit.options import DataSource
 
 TINY = ("--train-images=60", "--test-images=20", "--num-layers=1", "--quantum-channels=4", "--json")
 PAPER = ("--net=paper-fig3a", "--width=4", "--hidden=4", "--dropout=0")
@@ -232,8 +231,6 @@ def packed(out, path):
                 data = each.read_bytes()
                 info.size = len(data)
                 archive.addfile(info, io.BytesIO(data))
-                print(f"{len(data):9,} {info.name}")
-    print(f"{path.stat().st_size:9,} {path}")
 
 
 if __name__ == "__main__":
