@@ -21,11 +21,15 @@ from typer.testing import CliRunner
 from hardware_runs.standin import Rules, Standin
 from noise_models.snapshots import Snapshot
 from noise_models.spec import NoiseSpec
+from noise_models.study.cells import versions
 from noise_models.words import parse_noise
 from qpc_cli.app import app
 
 checkpoint = later("qpc_qiskit.training.checkpoint")
-pytestmark = pytest.mark.usefixtures("undrawn", "quick_runs")
+pytestmark = [
+    pytest.mark.usefixtures("undrawn", "quick_runs"),
+    pytest.mark.filterwarnings("ignore:patch_size is called kernel_size"),
+]
 
 ARCHIVE = Path(__file__).parent / "data" / "before_rooms" / "files.tar.gz"
 HOURS = 7200
@@ -156,6 +160,9 @@ def test_a_stopped_study_goes_on(old, expected):
     assert len(kept) == 2
     qpc("noise", "study", spec, f"--out={folder}", "--workers=0")
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert len(list((folder / "networks").iterdir())) == 1  # it is not trained again
+    if dict(versions()) == expected["versions"]:  # else all cells are evaluated by these
+        assert len(list((folder / "cells").rglob("*.parquet"))) == 6
     ours = table((folder / "summary.csv").read_text("utf-8"))
     theirs = table(expected["study"])
     assert len(ours) == len(theirs)

@@ -176,7 +176,7 @@ def twin_config(config: NetConfig) -> NetConfig | None:
         return None
     name = _TWINS.get(config.name, config.name)
     idle = set(ARCHITECTURES[name].idle) | set(ARCHITECTURES["small-classical"].idle)
-    idle -= {"patch_size"} - set(ARCHITECTURES[name].idle)
+    idle -= {"kernel_size"} - set(ARCHITECTURES[name].idle)
     kept = {key: value for key, value in config.model_dump().items() if key not in idle}
     classical = {} if name in _TWINS.values() else {"pointwise": "classical"}
     return NetConfig(**{**kept, **classical, "name": name})

@@ -121,7 +121,7 @@ def test_train_with_a_preset(tmp_path):
         (["--preset=weak"], "--preset must be one of paper-literal, "),
         (["--preset=strong", "--resume"], "--preset has no effect with --resume"),
         (["--pointwise=spline"], "--pointwise: Input should be 'quantum'"),
-        (["--patch-size=2"], "patch_size would have no effect on the network small"),
+        (["--kernel-size=2"], "kernel_size would have no effect on the network small"),
         (["--devices=200"], "200 processes cannot share a batch of 128 images"),
     ],
 )

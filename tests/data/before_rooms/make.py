@@ -27,7 +27,7 @@ from typer.testing import CliRunner
 
 from hardware_runs.ledger import Ledger
 from hardware_runs.standin import Rules, Standin
-from noise_models import study
+from noise_models import cells, study
 from noise_models.words import parse_noise
 from qpc_qiskit import training
 from qpc_qiskit.connector import use_engine
@@ -131,7 +131,7 @@ def logits_of(folder, noise):
 
 
 def make(out):
-    expected = {"train": {}, "logits": {}, "run": {}}
+    expected = {"train": {}, "logits": {}, "run": {}, "versions": dict(cells.versions())}
 
     # Trainings: finished, and one stopped in its second epoch.
     nets = {
