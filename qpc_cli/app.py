@@ -52,7 +52,7 @@ from qpc_qiskit.common.extras import require
 from qpc_qiskit.errors import MissingExtra
 from qpc_qiskit.options.economy import NAMES, Economy
 from qpc_qiskit.options.presets import PRESETS
-from qpc_qiskit.options.records import KERNEL_SIZE_WAS, DataSource, NetConfig, TrainConfig
+from qpc_qiskit.options.records import DataSource, NetConfig, TrainConfig
 
 if TYPE_CHECKING:
     from qpc_qiskit.engines import EstimatorEngine, NoisyEngine
@@ -210,7 +210,7 @@ def train(
         net_options, training_options = options(NetConfig, name="net"), options(TrainConfig)
         if patch_size is not None:
             typer.echo("qpc: --patch-size is called --kernel-size now.", err=True)
-            net_options[KERNEL_SIZE_WAS] = patch_size
+            net_options = {"kernel_size": patch_size} | net_options
         if preset is not None:
             net_options = PRESETS[preset].net | net_options
             training_options = PRESETS[preset].training | training_options

@@ -46,7 +46,7 @@ class GateCount:
 
 @dataclass(frozen=True)
 class LayerReport:
-    """A quantum layer."""
+    """Circuits and weights of a quantum layer."""
 
     name: str
     in_channels: int
@@ -80,7 +80,7 @@ class Parameters:
 
     @classmethod
     def of(cls, network: str, table: ParameterTable) -> Parameters:
-        """From the counts."""
+        """Numbers of parameters of a network whose layers were counted."""
         layers = tuple(asdict(layer) for layer in table.layers)
         return cls(network, table.total, table.trainable, table.pointwise, layers)
 
