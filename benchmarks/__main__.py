@@ -21,13 +21,10 @@ NAMES = (
     "primitives",
     "aer",
     "noisy",
-    "noise_aware",
     "devices",
     "brickwall",
-    "hardware_economy",
-    "defaults",
+    "qpu_seconds",
     "memory",
-    "breakdown",
     "imports",
 )
 

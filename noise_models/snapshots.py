@@ -28,7 +28,7 @@ from types import SimpleNamespace
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from qiskit.circuit import Delay, Gate, Measure, Parameter, Reset
 from qiskit.circuit.library.standard_gates import get_standard_gate_name_mapping
 from qiskit.providers import BackendV2, Options, QubitProperties
@@ -36,7 +36,7 @@ from qiskit.transpiler import InstructionProperties, Target
 from qiskit_aer.noise import NoiseModel, ReadoutError
 
 from noise_models.channels import Probability, expects
-from noise_models.spec import problem_of, read_text, shown
+from noise_models.spec import read_text, validated
 from qpc_qiskit.backends.destinations import calibration_time, noise_of_target, placed_on
 from qpc_qiskit.circuits.encoder import make_encoder
 from qpc_qiskit.circuits.spec import make_spec
@@ -55,11 +55,11 @@ _Wire = Annotated[int, Field(strict=True, ge=0)]
 _OTHERS = {"measure": Measure(), "reset": Reset(), "delay": Delay(Parameter("t"))}
 
 
-class _Part(BaseModel):
+class _SnapshotPart(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
-class QubitCalibration(_Part):
+class QubitCalibration(_SnapshotPart):
     """Of one qubit; None: not told."""
 
     t1_seconds: _Time | None = None
@@ -72,7 +72,7 @@ class QubitCalibration(_Part):
     """Probability to report 0 for 1."""
 
 
-class GateCalibration(_Part):
+class GateCalibration(_SnapshotPart):
     """Of one gate at one place."""
 
     name: str
@@ -95,7 +95,7 @@ class Median:
     nanoseconds: int | None
 
 
-class Snapshot(_Part):
+class Snapshot(_SnapshotPart):
     """The calibration of some qubits of a device."""
 
     format: Literal[1] = 1
@@ -325,12 +325,7 @@ class Snapshot(_Part):
         Raises:
             NoiseError: one line that names the source, the field, what was expected and what came.
         """
-        if not isinstance(data, dict):
-            raise NoiseError(f"{source}: expected a table of fields, got {shown(data)}.")
-        try:
-            return cls.model_validate(data)
-        except ValidationError as error:
-            raise NoiseError(f"{source}: {problem_of(error, data)}") from None
+        return validated(cls, data, source)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, without what is not told."""

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 SUFFIXES = (".toml", ".json")
+_Record = TypeVar("_Record", bound=BaseModel)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 
 
@@ -121,12 +122,7 @@ class NoiseSpec(BaseModel):
         Raises:
             NoiseError: one line that names the source, the field, what was expected and what came.
         """
-        if not isinstance(data, dict):
-            raise NoiseError(f"{source}: expected a table of fields, got {shown(data)}.")
-        try:
-            return cls.model_validate(data)
-        except ValidationError as error:
-            raise NoiseError(f"{source}: {problem_of(error, data)}") from None
+        return validated(cls, data, source)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, without what is None."""
@@ -188,6 +184,20 @@ def read_text(path: Path) -> str:
         raise NoiseError(f"Cannot read {path}: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise NoiseError(f"{path}: expected a text in UTF-8.") from error
+
+
+def validated(kind: type[_Record], data: Any, source: str) -> _Record:
+    """A record from plain values.
+
+    Raises:
+        NoiseError: one line that names the source, the field, what was expected and what came.
+    """
+    if not isinstance(data, dict):
+        raise NoiseError(f"{source}: expected a table of fields, got {shown(data)}.")
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        raise NoiseError(f"{source}: {problem_of(error, data)}") from None
 
 
 def problem_of(error: ValidationError, data: Any, within: str = "") -> str:

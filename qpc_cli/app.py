@@ -160,7 +160,8 @@ def train(
     bias_channel: Annotated[bool | None, _net("bias_channel", "--bias-channel")] = None,
     init: Annotated[str | None, _net("init")] = None,
     norm_after: Annotated[str | None, _net("norm_after")] = None,
-    patch_size: Annotated[int | None, _net("patch_size")] = None,
+    kernel_size: Annotated[int | None, _net("kernel_size")] = None,
+    patch_size: Annotated[int | None, typer.Option(hidden=True)] = None,
     hidden: Annotated[int | None, _net("hidden")] = None,
     head_norm: Annotated[str | None, _net("head_norm")] = None,
     dropout: Annotated[float | None, _net("dropout")] = None,
@@ -207,6 +208,9 @@ def train(
         if data_dir is not None:
             data_options["data_dir"] = str(data_dir.resolve())
         net_options, training_options = options(NetConfig, name="net"), options(TrainConfig)
+        if patch_size is not None:
+            typer.echo("qpc: --patch-size is called --kernel-size now.", err=True)
+            net_options = {"kernel_size": patch_size} | net_options
         if preset is not None:
             net_options = PRESETS[preset].net | net_options
             training_options = PRESETS[preset].training | training_options

@@ -50,7 +50,8 @@ def options_told(text):
 
 
 def options_of(command):
-    options = {o for each in command.params for o in (*each.opts, *each.secondary_opts)}
+    shown = [each for each in command.params if not getattr(each, "hidden", False)]
+    options = {o for each in shown for o in (*each.opts, *each.secondary_opts)}
     return {o for o in options if o.startswith("-")} - {"-h", "--help"}
 
 

@@ -440,6 +440,6 @@ def _identity(record: Record) -> str:
     """Of weights and architecture; what was measured or written down later does not count."""
     # Runs that were begun before there was a head norm go on: without one, nothing is said of it.
     later = {"head_norm"} if record.net.head_norm == "none" else set()
-    net = record.net.model_dump_json(exclude=later)
+    net = record.net.told(exclude=later)
     text = f"{record.weights_sha256} {record.dtype} {net}"
     return hashlib.sha256(text.encode()).hexdigest()

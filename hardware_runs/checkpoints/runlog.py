@@ -52,7 +52,7 @@ def run_log(path: Path, run: str) -> Iterator[None]:
         run: name of the run.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    handler = _Handler(path, run)
+    handler = _FileHandler(path, run)
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
@@ -64,7 +64,7 @@ def run_log(path: Path, run: str) -> Iterator[None]:
         handler.close()
 
 
-class _Handler(logging.Handler):
+class _FileHandler(logging.Handler):
     """Every line is one `write` to a file opened for appending, so that processes may share it."""
 
     def __init__(self, path: Path, run: str) -> None:

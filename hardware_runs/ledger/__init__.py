@@ -20,7 +20,6 @@ expired, `take_over` gives it to exactly one other. That one looks the tag up (`
 `record_job`) before it may post again.
 """
 
-from types import TracebackType
 from typing import Self
 
 from qpc_qiskit.common.extras import importing
@@ -82,12 +81,7 @@ class Ledger(Runs, Blocks, Intents, Jobs, Results, Sessions, Budgets, Cancelling
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
 

@@ -23,7 +23,7 @@ OpenEngine = Callable[[Economy], EstimatorEngine]
 
 @dataclass(frozen=True, kw_only=True)
 class Sent:
-    """What rows take."""
+    """Jobs and executions that rows take."""
 
     num_executions: int
     """Of circuits, those of reference rows included."""
@@ -33,7 +33,7 @@ class Sent:
 
     @property
     def qpu_seconds(self) -> float | None:
-        """Of all jobs."""
+        """QPU seconds of all jobs; None: not known, or no device."""
         return None if self.seconds is None else math.fsum(self.seconds)
 
 

@@ -145,12 +145,12 @@ class RunPlan:
 
     @property
     def num_executions(self) -> int:
-        """Of all layers."""
+        """Executions of circuits in all layers."""
         return sum(layer.num_executions for layer in self.layers)
 
     @property
     def num_jobs(self) -> int:
-        """Of all layers."""
+        """Jobs of all layers."""
         return sum(layer.num_jobs for layer in self.layers)
 
     @property

@@ -44,7 +44,7 @@ class LayerReport:
 
     layer: str
     num_pixels: int
-    """Frozen."""
+    """Whose rows are frozen."""
     num_pixels_expected: int | None
     num_executions: int
     num_executions_done: int
@@ -82,7 +82,7 @@ class PatchReport:
     num_features: int
     """That reference rows tell something of, over all jobs."""
     num_not_calibrated: int
-    """Of these."""
+    """Of these, left as measured."""
     problems: tuple[str, ...]
     """Why jobs found it bad."""
 
@@ -145,7 +145,7 @@ class JobReport:
 
 @dataclass(frozen=True, kw_only=True)
 class UsageReport:
-    """QPU time."""
+    """QPU time of a run: its budget, what was used, what was predicted."""
 
     max_seconds: float | None
     """The budget; None: no limit."""

@@ -53,7 +53,7 @@ def usage(service: Service, request: Request) -> Any:
 
 
 def backends(service: Service, request: Request) -> Any:
-    """All devices."""
+    """Names and numbers of qubits of all devices."""
     devices = [
         {
             "name": name,
@@ -74,12 +74,12 @@ def known(name: str) -> str:
 
 
 def configuration(service: Service, request: Request, name: str) -> Any:
-    """Of a device."""
+    """Gates, coupling and delays of a device."""
     return programs.configuration(known(name))
 
 
 def properties(service: Service, request: Request, name: str) -> Any:
-    """Of a device, as calibrated at a time."""
+    """Calibration of a device at a time."""
     before = request.first("updated_before")
     limit = float("inf") if before is None else seconds_of(before)
     times = [time for time in service.calibrations if time <= limit]
@@ -89,7 +89,7 @@ def properties(service: Service, request: Request, name: str) -> Any:
 
 
 def status(service: Service, request: Request, name: str) -> Any:
-    """Of a device."""
+    """Whether a device takes jobs, and how many wait for it."""
     known(name)
     waiting = sum(
         job.backend == name and not service.state(job).is_final for job in service.store.jobs()

@@ -34,18 +34,7 @@ BEFORE: tuple[Kind, ...] = ("status", "cut", "expired_token")
 """Instead of what was asked for."""
 AFTER: tuple[Kind, ...] = ("status_after", "cut_after", "truncated", "corrupted")
 """What was asked for is done, its answer is lost or spoilt."""
-OF_JOBS: tuple[Kind, ...] = (
-    "failed",
-    "cancelled",
-    "too_long",
-    "too_large",
-    "queue",
-    "usage",
-    "pending_usage",
-    "no_usage",
-    "closed_session",
-    "recalibrated",
-)
+OF_JOBS = tuple(kind for kind in KINDS if kind not in (*BEFORE, *AFTER, "lag"))
 """Decided when a job is accepted."""
 
 RESULTS = "GET /jobs/*/results"

@@ -15,7 +15,7 @@ PREFIX = "/experimental/api/v1"
 
 @dataclass(frozen=True)
 class Request:
-    """What came."""
+    """A request of the client."""
 
     method: str
     path: str
@@ -47,7 +47,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """What goes back."""
+    """What a request is answered with."""
 
     status: int
     body: Any = None

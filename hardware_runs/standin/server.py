@@ -13,7 +13,6 @@ import traceback
 from collections.abc import Callable, Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from qiskit_ibm_runtime import QiskitRuntimeService
@@ -23,7 +22,7 @@ from hardware_runs.standin.protocol import INSTANCE, PREFIX, Request
 from hardware_runs.standin.remote import CONTROL, METHODS
 from hardware_runs.standin.routes import answer
 from hardware_runs.standin.service import Rules, Service
-from hardware_runs.standin.store import Store
+from hardware_runs.standin.store import RecordStore
 
 if TYPE_CHECKING:
     from typing import Self
@@ -62,7 +61,7 @@ class Standin:
             raise ValueError(
                 f"The stand-in is for this machine only; {host} is no loopback address."
             )
-        self._store = Store(path)
+        self._store = RecordStore(path)
         self._service = Service(self._store, rules or Rules(), clock, faults)
         try:
             self._http = _Server((host, port), self._service)
@@ -127,12 +126,7 @@ class Standin:
         os.environ.update(environment)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         for name, value in self._outer.items():
             if value is None:
                 os.environ.pop(name, None)

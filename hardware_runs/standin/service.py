@@ -13,7 +13,7 @@ from typing import Any
 from hardware_runs.standin.faults import Fault, Script
 from hardware_runs.standin.protocol import Refusal
 from hardware_runs.standin.records import Job, SessionRecord, State, cancel, closing_time, state_of
-from hardware_runs.standin.store import Store
+from hardware_runs.standin.store import RecordStore
 from hardware_runs.standin.tokens import Tokens
 
 TOKEN = "stand-in-" + "0" * 35
@@ -53,7 +53,7 @@ class Service:
 
     def __init__(
         self,
-        store: Store,
+        store: RecordStore,
         rules: Rules,
         clock: Callable[[], float] = time.time,
         faults: Iterable[Fault] = (),
@@ -71,7 +71,7 @@ class Service:
 
     @property
     def now(self) -> float:
-        """The time."""
+        """Seconds since the epoch, by the clock and what was added to it."""
         return self._clock() + float(self.store.fact("advanced", lambda: 0.0))
 
     def advance(self, seconds: float) -> None:
@@ -162,7 +162,7 @@ class Service:
 
     @property
     def used_seconds(self) -> float:
-        """Of the instance."""
+        """QPU seconds that all jobs of the instance have used."""
         return sum(self.state(job).usage_seconds for job in self.store.jobs())
 
     @property

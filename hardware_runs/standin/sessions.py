@@ -36,7 +36,7 @@ def open_session(service: Service, request: Request) -> Any:
 
 
 def get_session(service: Service, request: Request, session_id: str) -> Any:
-    """Its details."""
+    """State, limits and times of a session."""
     return _about_session(service, service.session(session_id))
 
 

@@ -27,7 +27,7 @@ CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 
 
-class Store:
+class RecordStore:
     """Records that are on disk before a method returns; one connection, behind a lock.
 
     Args:
@@ -105,7 +105,7 @@ class Store:
             return list(self._jobs.values())
 
     def job(self, job_id: str) -> Job | None:
-        """One of them."""
+        """The job of an id; None: there is none."""
         return self._jobs.get(job_id)
 
     def jobs_of(self, session_id: str) -> list[Job]:
@@ -157,7 +157,7 @@ class Store:
             return list(self._sessions.values())
 
     def session(self, session_id: str) -> SessionRecord | None:
-        """One of them."""
+        """The session of an id; None: there is none."""
         return self._sessions.get(session_id)
 
     # Requests.

@@ -61,12 +61,12 @@ class OnDask:
 
     @property
     def address(self) -> str:
-        """Of the scheduler."""
+        """Where the scheduler listens."""
         return str(self._client.scheduler.address)
 
     @property
     def pids(self) -> list[int]:
-        """Of the workers."""
+        """Process ids of the workers."""
         return list(self._client.run(os.getpid).values())
 
     def run(

@@ -15,7 +15,15 @@ from noise_models.study.measures import MARGIN_EDGES
 from noise_models.study.run import StudyRun
 from noise_models.study.statistics import mean_interval
 from noise_models.study.tables import GROUP, records
-from qpc_qiskit.plots.panels import Line, Panel, Points, Table, plot_lines, plot_pareto, plot_tables
+from qpc_qiskit.plots.panels import (
+    Curve,
+    HeatMap,
+    Panel,
+    Points,
+    plot_lines,
+    plot_pareto,
+    plot_tables,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -366,11 +374,11 @@ def _typical(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.loc[chosen]
 
 
-def _line(label: str, frame: pd.DataFrame, x: str = "strength") -> Line:
+def _line(label: str, frame: pd.DataFrame, x: str = "strength") -> Curve:
     frame = frame.sort_values(x)
     low, high = (list(100 * frame[f"accuracy_{side}"]) for side in ("low", "high"))
     has_band = bool(np.isfinite(low).all())
-    return Line(
+    return Curve(
         label,
         list(frame[x]),
         list(100 * frame["accuracy"]),
@@ -379,9 +387,9 @@ def _line(label: str, frame: pd.DataFrame, x: str = "strength") -> Line:
     )
 
 
-def _band(label: str, x: Sequence[float], found: Sequence[Any]) -> Line:
+def _band(label: str, x: Sequence[float], found: Sequence[Any]) -> Curve:
     has_band = all(math.isfinite(each.low) for each in found)
-    return Line(
+    return Curve(
         label,
         list(x),
         [each.mean for each in found],
@@ -390,13 +398,13 @@ def _band(label: str, x: Sequence[float], found: Sequence[Any]) -> Line:
     )
 
 
-def _table(title: str, frame: pd.DataFrame, rows: str) -> Table:
+def _table(title: str, frame: pd.DataFrame, rows: str) -> HeatMap:
     table = frame.pivot_table(index=rows, columns="strength", values="drop", sort=False)
     table = table[sorted(table.columns)]
     if rows == "num_layers":
         table = table.sort_index()
     values = (100 * table.to_numpy()).tolist()
-    return Table(title, [str(v) for v in table.index], [f"{v:g}" for v in table.columns], values)
+    return HeatMap(title, [str(v) for v in table.index], [f"{v:g}" for v in table.columns], values)
 
 
 def _marks(told: Sequence[dict[str, Any]]) -> list[tuple[float, str]]:

@@ -256,7 +256,7 @@ class Plan:
             task = Task(
                 str(network.folder),
                 record.weights_sha256,
-                record.net.model_dump_json(),
+                record.net.told(),
                 *_data_of(network.folder, record),
                 self.spec.test_images,
                 self._noise(axis, strength, max(network.widths)),
@@ -370,7 +370,7 @@ def _to_train(
         for seed in seeds:
             training = TrainConfig.model_validate(train.training.model_dump() | {"seed": seed})
             told_training = training.model_dump(mode="json") | {"noise": content}
-            told = [told_data, config.model_dump(mode="json"), told_training]
+            told = [told_data, json.loads(config.told()), told_training]
             digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
             folder = out / "networks" / f"{name}-{layers}-{seed}-{digest}"
             job = TrainJob(folder, train.data, config, training)

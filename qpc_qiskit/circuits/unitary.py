@@ -1,7 +1,7 @@
 """Unitaries of all kernels at once, in torch, from the same circuit that Qiskit runs.
 
-`lower` reads an ansatz once into a `Program`; `unitaries` evaluates it for weights (K, P). The
-number of torch calls depends on the number of blocks alone, neither on the kernels nor on the
+`lower` reads an ansatz once into a `UnitaryProgram`; `unitaries` evaluates it for weights (K, P).
+The number of torch calls depends on the number of blocks alone, neither on the kernels nor on the
 gates: all rotation matrices of all kernels come from one broadcast expression, runs of one-qubit
 gates are multiplied for every qubit and block together, and each block is then applied as a few
 small batched products followed by the permutation that its two-qubit gates amount to.
@@ -43,7 +43,7 @@ class Block:
 
 
 @dataclass(frozen=True, eq=False)
-class Program:
+class UnitaryProgram:
     """An ansatz, lowered: tensors on one device, float64 and complex128."""
 
     angle_scale: Tensor
@@ -93,8 +93,8 @@ class _Scheduler:
 
 @lru_cache(maxsize=256)
 @torch.inference_mode(False)  # the cached tensors serve later calls that need gradients
-def lower(ansatz: Ansatz, device: torch.device) -> Program:
-    """Read an ansatz into a `Program` on `device` (cached).
+def lower(ansatz: Ansatz, device: torch.device) -> UnitaryProgram:
+    """Read an ansatz into a `UnitaryProgram` on `device` (cached).
 
     Raises:
         AnsatzError: the circuit holds a gate other than rx, ry, rz, sx, x, id, cx.
@@ -124,7 +124,7 @@ def lower(ansatz: Ansatz, device: torch.device) -> Program:
             raise AnsatzError(f"The ansatz holds {name!r}, which has no torch form.")
     groups = _group_sizes(n)
     num_gates = len(paulis) + len(_FIXED)
-    return Program(
+    return UnitaryProgram(
         angle_scale=torch.from_numpy(np.array(scales).T.copy()).to(device),
         angle_offset=torch.tensor(offsets, dtype=torch.float64, device=device),
         paulis=torch.tensor(paulis, dtype=torch.complex128, device=device),
@@ -215,7 +215,7 @@ def _apply_group(matrices: Tensor, state: Tensor, low: int) -> Tensor:
     return (matrices[:, None] @ split).reshape(kernels, dimension, columns)
 
 
-def _group_matrices(program: Program, weights: Tensor) -> list[tuple[Tensor, ...]]:
+def _group_matrices(program: UnitaryProgram, weights: Tensor) -> list[tuple[Tensor, ...]]:
     """For each group of qubits the products of its one-qubit gates: B matrices (K, d, d).
 
     Computed in float64, which costs little at this size: rounding adds up over the gates, angles

@@ -42,6 +42,7 @@ from qpc_qiskit.errors import ExperimentError
 from qpc_qiskit.options.presets import PRESETS, Preset
 from qpc_qiskit.options.records import (
     IMAGE_SHAPES,
+    KERNEL_SIZE_WAS,
     MAX_SEED,
     DataSource,
     NetConfig,
@@ -215,6 +216,7 @@ class Experiment(Options):
         if training.engine != "exact":
             raise ValueError(f"line {line.label!r}: an experiment is trained on the exact engine")
         known = training.model_dump(exclude=_NO_OPTIONS) | net.model_dump()
+        known[KERNEL_SIZE_WAS] = net.kernel_size
         label = _filled_in(line.label, known)
         against = dict.fromkeys(_filled_in(other, known) for other in line.against)
         if line.grid:  # one of its lines may be what the others are compared with

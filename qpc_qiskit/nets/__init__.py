@@ -5,7 +5,7 @@ that normalise the images are buffers of the network, so that a checkpoint needs
 
     architectures.py   the networks: the paper's, stronger ones, twins, references
     pointwise.py       the quantum layer, and baselines with as many parameters in its place
-    quanvolution.py    the quantum layer on patches
+    quanvolution.py    the quantum layer on windows
     replace.py         quantum layers into any network
     reference.py       two small networks for that
     counts.py          parameters, layer by layer

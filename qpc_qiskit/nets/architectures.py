@@ -92,19 +92,20 @@ def _strong_classical(config: NetConfig) -> nn.Sequential:
 
 
 def _quanvolution(config: NetConfig) -> nn.Sequential:
-    """Patches overlap and the maps are pooled as in `small`, so that the heads are equal."""
+    """Windows overlap and the maps are pooled as in `small`, so that the heads are equal."""
     pools = 1 if config.image_size < LARGE_IMAGE else 2
-    patches = QuanvolutionLayer(
+    layer = QuanvolutionLayer(
         config.in_channels,
         config.quantum_channels,
-        config.patch_size,
-        padding=config.patch_size // 2,
+        config.kernel_size,
+        padding=config.kernel_size // 2,
         make=lambda inputs, outputs: pointwise(config, inputs, outputs),
     )
-    size = config.image_size + 1 - config.patch_size % 2  # even patches see one position more
+    size = config.image_size + 1 - config.kernel_size % 2  # even windows see one position more
     pooled: list[nn.Module] = [nn.MaxPool2d(2) for _ in range(pools)]
     head = _head(config, config.quantum_channels, size // 2**pools)
-    return nn.Sequential(OrderedDict(patches=patches, pools=nn.Sequential(*pooled), head=head))
+    # Checkpoints and ledgers know the layer by this name.
+    return nn.Sequential(OrderedDict(patches=layer, pools=nn.Sequential(*pooled), head=head))
 
 
 def _mobilenet(config: NetConfig) -> nn.Sequential:

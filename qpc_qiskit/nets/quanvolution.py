@@ -1,4 +1,4 @@
-"""A quantum convolution over patches, on the same engines as the pointwise layer."""
+"""A quantum convolution over windows, on the same engines as the pointwise layer."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,20 +12,20 @@ class QuanvolutionLayer(nn.Module):
     """k x k convolution with quantum circuits as kernels: unfold, then a pointwise layer.
 
     (B, C, H, W) -> (B, C_out, H', W'), H' = (H + 2*padding - k) // stride + 1. The C*k*k values of
-    a patch are the channels of one pixel of the `pointwise` layer inside, in the order of torch's
+    a window are the channels of one pixel of the `pointwise` layer inside, in the order of torch's
     `Unfold` (channel, row, column): amplitude-encoded into n qubits, n the fewest that hold them,
     and measured by the same engines, on hardware too. The paper's layer is k = 1.
 
-    The quanvolution of Henderson et al. encodes each value of a patch as the angle of a qubit of
+    The quanvolution of Henderson et al. encodes each value of a window as the angle of a qubit of
     its own and leaves the circuit random (`pointwise="frozen"` in a `NetConfig` does the latter);
-    here k*k*C values need log2 of as many qubits, and a patch's magnitude is discarded: one that is
-    the same colour everywhere says nothing of its brightness, unless `bias_channel=True`.
+    here k*k*C values need log2 of as many qubits, and a window's magnitude is discarded: one that
+    is the same colour everywhere says nothing of its brightness, unless `bias_channel=True`.
 
     Args:
         in_channels: C.
         out_channels: C_out.
         kernel_size: k.
-        stride: of the patches.
+        stride: of the windows.
         padding: zeros around the image.
         make: what builds the pointwise layer from its numbers of channels and `options`.
         options: arguments of `make`; those of `QuantumPointwiseConv2d` unless it is given.
@@ -62,7 +62,7 @@ class QuanvolutionLayer(nn.Module):
         self.pointwise = make(in_channels * kernel_size**2, out_channels, **options)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Apply the circuits to every patch.
+        """Apply the circuits to every window.
 
         Args:
             images: (B, C, H, W), dtype of the weights.
@@ -71,7 +71,7 @@ class QuanvolutionLayer(nn.Module):
             (B, C_out, H', W').
 
         Raises:
-            ValueError: wrong number of axes or channels, or images smaller than a patch.
+            ValueError: wrong number of axes or channels, or images smaller than a window.
         """
         if images.ndim != 4 or images.shape[1] != self.in_channels:
             raise ValueError(
@@ -84,10 +84,10 @@ class QuanvolutionLayer(nn.Module):
                 f"QuanvolutionLayer expected images of at least {self.kernel_size} pixels a side, "
                 f"padding of {self.padding} included, got {tuple(images.shape)}."
             )
-        patches = nn.functional.unfold(
+        windows = nn.functional.unfold(
             images, self.kernel_size, padding=self.padding, stride=self.stride
         )
-        maps: Tensor = self.pointwise(patches.unflatten(2, sizes))
+        maps: Tensor = self.pointwise(windows.unflatten(2, sizes))
         return maps
 
     def _steps(self, size: int) -> int:

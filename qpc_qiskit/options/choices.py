@@ -133,10 +133,10 @@ _ARCHITECTURE = {
         _IS_TWIN.replace("{twin}", "strong"),
     ),
     "quanvolution": _Texts(
-        "not the paper's: the layer reads {patch_size}x{patch_size} patches of the raw image, at "
+        "not the paper's: the layer reads {kernel_size}x{kernel_size} windows of the raw image, at "
         "every position, then a linear head",
-        "every {patch_size}x{patch_size} patch of all image channels is one pixel of "
-        "{patch_values} channels, zeros around the image; no classical stem",
+        "every {kernel_size}x{kernel_size} window of all image channels is one pixel of "
+        "{window_values} channels, zeros around the image; no classical stem",
         _SILENT.format(elsewhere="there are no others"),
         "2x2 max-pools after the layer",
         "'small', which reads single pixels behind a classical stem",
@@ -177,7 +177,7 @@ def _architecture(net: NetConfig, layers: Mapping[str, Conventions]) -> dict[str
     numbers = net.model_dump() | {
         "half": max(1, net.width // 2),
         "double": 2 * net.width,
-        "patch_values": net.in_channels * net.patch_size**2,
+        "window_values": net.in_channels * net.kernel_size**2,
     }
     place, before, after, pools, rival = (
         text.format_map(numbers) for text in _ARCHITECTURE[net.name]
@@ -236,7 +236,7 @@ def _quantum(net: NetConfig, layers: Mapping[str, Conventions]) -> dict[str, str
 
     bias = "; a constant bias channel is added" if net.bias_channel else ""
     rule = "given" if net.num_qubits else "the fewest that hold the encoded channels"
-    entangled, patches = net.pointwise != "no-entanglement", net.name == "quanvolution"
+    entangled, windows = net.pointwise != "no-entanglement", net.name == "quanvolution"
 
     def ansatz(layer: Conventions) -> str:
         if entangled:
@@ -267,7 +267,7 @@ def _quantum(net: NetConfig, layers: Mapping[str, Conventions]) -> dict[str, str
         "A12": f"{net.num_layers} blocks",
         "A13": f"init '{net.init}'" + (", never trained" if net.pointwise == "frozen" else ""),
         "A18": convention("channel_order", "qubit_order")
-        + ("; a patch's channels are ordered by image channel, row, column" if patches else ""),
+        + ("; a window's channels are ordered by image channel, row, column" if windows else ""),
         "A19": convention("feature_order"),
         "A20": "weights shared by all pixels; none shared between circuits or layers",
     }

@@ -6,7 +6,8 @@ to be built of one that asks for all memory there is.
 """
 
 import math
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self
 
@@ -16,6 +17,7 @@ MAX_SEED = 2**63 - 1  # what torch's generators take as a signed number
 MAX_QUBITS = 14  # of a circuit
 MAX_ROTATIONS = 1000  # blocks of an ansatz times its qubits
 MAX_WEIGHTS = 2**30  # of a network, counted on the safe side
+KERNEL_SIZE_WAS = "patch_size"  # "patch" means qubits of a device
 
 
 class Options(BaseModel):
@@ -43,13 +45,13 @@ class Architecture:
     """Most channels that one of its pointwise layers reads; None where they cannot be chosen."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """Where its defaults differ from those of `NetConfig`."""
-    idle: tuple[str, ...] = ("patch_size",)
+    idle: tuple[str, ...] = ("kernel_size",)
     """Options that have no effect on it."""
 
 
 _OF_CIRCUITS = ("num_layers", "ansatz", "num_qubits", "bias_channel", "init")
 _OF_POINTWISE = (*_OF_CIRCUITS, "norm_after")
-_CLASSICAL = ("patch_size", "pointwise", *_OF_POINTWISE)
+_CLASSICAL = ("kernel_size", "pointwise", *_OF_POINTWISE)
 _PAPER = {"width": 64, "quantum_channels": 128, "hidden": 256, "dropout": 0.5}
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -81,20 +83,20 @@ ARCHITECTURES: dict[str, Architecture] = {
         "the block of Fig. 3(b) behind the same stem", defaults=_PAPER, idle=_CLASSICAL
     ),
     "quanvolution": Architecture(
-        "quantum circuits on patches of the image itself, then a linear head",
-        lambda net: net.in_channels * net.patch_size**2,
+        "quantum circuits on windows of the image itself, then a linear head",
+        lambda net: net.in_channels * net.kernel_size**2,
         idle=("width",),
     ),
     "mobilenet-tiny": Architecture(
         "two depthwise-separable blocks whose 1x1 convolutions are exchanged",
         lambda net: max(net.width, net.quantum_channels),
-        idle=("patch_size", "norm_after"),
+        idle=("kernel_size", "norm_after"),
     ),
     "resnet-bottleneck-tiny": Architecture(
         "two residual bottlenecks whose 1x1 convolutions are exchanged, shortcuts included",
         lambda net: max(net.width, net.quantum_channels),
         {"width": 8},
-        ("patch_size", "norm_after"),
+        ("kernel_size", "norm_after"),
     ),
 }
 """Every architecture by the name that a `NetConfig` gives; `nets.BUILDERS` builds them."""
@@ -152,8 +154,8 @@ class NetConfig(Options):
     """First angles: all of the circle, or near zero (standard deviation 0.1)."""
     norm_after: Literal["none", "batch"] = "none"
     """Batch norm after each pointwise layer, which the paper's quantum branch has not."""
-    patch_size: int = Field(3, ge=1, le=2**7)
-    """Height and width of the patches of a quanvolution."""
+    kernel_size: int = Field(3, ge=1, le=2**7)
+    """Height and width of the windows that a quanvolution reads."""
     hidden: int = Field(0, ge=0, le=2**20)
     """Units of a fully connected layer before the last one, or none; 256 in the paper's
     networks."""
@@ -169,6 +171,10 @@ class NetConfig(Options):
     def _fill_in(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
+        if KERNEL_SIZE_WAS in given:
+            message = f"{KERNEL_SIZE_WAS} is called kernel_size now; this version reads it still"
+            warnings.warn(message, DeprecationWarning, stacklevel=3)
+            given = _renamed(given)
         name = given.get("name", "small")
         found = ARCHITECTURES.get(name) if isinstance(name, str) else None
         filled = {**found.defaults, **given} if found else dict(given)
@@ -190,6 +196,11 @@ class NetConfig(Options):
             self._check_circuit(architecture.widest(self) + self.bias_channel)
         self._check_size()
         return self
+
+    def told(self, exclude: Set[str] = frozenset()) -> str:
+        """As JSON for digests: under the names by which old ledgers and studies know the fields."""
+        told = self.model_dump_json(exclude=set(exclude))
+        return told.replace('"kernel_size":', f'"{KERNEL_SIZE_WAS}":')
 
     def _check_circuit(self, encoded: int) -> None:
         """Refuse channels that the qubits do not hold, and an ansatz that is too long to build."""
@@ -219,9 +230,18 @@ class NetConfig(Options):
             )
 
 
+def _renamed(given: dict[str, Any]) -> dict[str, Any]:
+    """Options under the names that they have now."""
+    if KERNEL_SIZE_WAS in given and "kernel_size" in given:
+        raise ValueError(
+            f"{KERNEL_SIZE_WAS} is the old name of kernel_size; give the new one alone"
+        )
+    return {"kernel_size" if key == KERNEL_SIZE_WAS else key: given[key] for key in given}
+
+
 def _as_written(given: Any) -> Any:
     """Files from before there was a head norm mean a network without one."""
-    return {"head_norm": "none", **given} if isinstance(given, dict) else given
+    return {"head_norm": "none", **_renamed(given)} if isinstance(given, dict) else given
 
 
 StoredNetConfig = Annotated[NetConfig, BeforeValidator(_as_written)]

@@ -27,7 +27,7 @@ _FEW = 8  # numbers that are written at an axis, each
 
 
 @dataclass(frozen=True)
-class Line:
+class Curve:
     """A line of a figure."""
 
     label: str
@@ -43,13 +43,13 @@ class Panel:
     """Lines on one pair of axes."""
 
     title: str
-    lines: Sequence[Line]
+    lines: Sequence[Curve]
     levels: Sequence[tuple[float, str]] = ()
     """Horizontal lines: value and label."""
 
 
 @dataclass(frozen=True)
-class Table:
+class HeatMap:
     """A heat map on one pair of axes."""
 
     title: str
@@ -136,7 +136,7 @@ def plot_lines(
 
 def plot_tables(
     path: Path,
-    tables: Sequence[Table],
+    tables: Sequence[HeatMap],
     *,
     xlabel: str,
     ylabel: str,
@@ -164,7 +164,7 @@ def plot_tables(
     low, high = min([*known, 0.0]), max([*known, 1e-9])
     colours = colormaps["cividis"]
 
-    def draw(axes: "Axes", table: Table) -> None:
+    def draw(axes: "Axes", table: HeatMap) -> None:
         axes.imshow(table.values, cmap=colours, vmin=low, vmax=high, aspect="auto")
         axes.set_xticks(range(len(table.columns)), table.columns, rotation=60, fontsize=7)
         axes.set_yticks(range(len(table.rows)), table.rows, fontsize=8)

@@ -49,7 +49,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Span:
-    """Something that lasted."""
+    """A bar of a time line."""
 
     row: str
     kind: str

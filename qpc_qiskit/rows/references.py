@@ -103,7 +103,7 @@ def _extremal_direction(unitary: NDArray[np.complex128], signs: Array, *, larges
 
 
 @dataclass(frozen=True, eq=False)
-class Line:
+class ScaleFit:
     """measured = scale * exact + offset, fitted; all NaN where there is no line."""
 
     scale: float
@@ -123,7 +123,7 @@ class Line:
     """Largest minus smallest exact value."""
 
 
-def fit_scale(exact: Array, measured: Array, stds: Array) -> Line:
+def fit_scale(exact: Array, measured: Array, stds: Array) -> ScaleFit:
     """Weighted least squares for a line; nothing is rejected, outliers show in chi2.
 
     Standard errors that were estimated from the same shots favour values that came out near -1 and
@@ -139,7 +139,7 @@ def fit_scale(exact: Array, measured: Array, stds: Array) -> Line:
     span = float(np.ptp(exact)) if num else 0.0
     if span < 1e-9:
         nan = math.nan
-        return Line(nan, nan, np.full((2, 2), nan), nan, nan, nan, num, span)
+        return ScaleFit(nan, nan, np.full((2, 2), nan), nan, nan, nan, num, span)
     is_known = bool((np.isfinite(stds) & (stds > 0)).all())
     weights = 1 / stds**2 if is_known else np.ones(num)
     total = weights.sum()
@@ -155,7 +155,7 @@ def fit_scale(exact: Array, measured: Array, stds: Array) -> Line:
         chi2 = math.nan
     rms = math.sqrt(squares.mean())
     noise = math.sqrt((stds**2).mean()) if is_known else math.nan
-    return Line(float(scale), float(offset), covariance, float(chi2), rms, noise, num, span)
+    return ScaleFit(float(scale), float(offset), covariance, float(chi2), rms, noise, num, span)
 
 
 @dataclass(frozen=True, eq=False)

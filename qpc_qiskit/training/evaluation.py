@@ -24,7 +24,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Difference:
+class LogitDifference:
     """How far two sets of predictions for the same images are apart."""
 
     agreement: float
@@ -110,7 +110,7 @@ def accuracy_interval(accuracy: float, num_images: int) -> tuple[float, float]:
     return float(found.low), float(found.high)
 
 
-def compare(logits: Tensor, reference: Tensor) -> Difference:
+def compare(logits: Tensor, reference: Tensor) -> LogitDifference:
     """Compare logits with those of another engine.
 
     Args:
@@ -118,4 +118,4 @@ def compare(logits: Tensor, reference: Tensor) -> Difference:
         reference: likewise.
     """
     same = int((logits.argmax(1) == reference.argmax(1)).sum())
-    return Difference(same / len(logits), float((logits - reference).abs().max()))
+    return LogitDifference(same / len(logits), float((logits - reference).abs().max()))

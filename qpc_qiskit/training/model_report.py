@@ -46,7 +46,7 @@ class GateCount:
 
 @dataclass(frozen=True)
 class LayerReport:
-    """A quantum layer."""
+    """Circuits and weights of a quantum layer."""
 
     name: str
     in_channels: int
@@ -80,7 +80,7 @@ class Parameters:
 
     @classmethod
     def of(cls, network: str, table: ParameterTable) -> Parameters:
-        """From the counts."""
+        """Numbers of parameters of a network whose layers were counted."""
         layers = tuple(asdict(layer) for layer in table.layers)
         return cls(network, table.total, table.trainable, table.pointwise, layers)
 
@@ -176,7 +176,7 @@ def twin_config(config: NetConfig) -> NetConfig | None:
         return None
     name = _TWINS.get(config.name, config.name)
     idle = set(ARCHITECTURES[name].idle) | set(ARCHITECTURES["small-classical"].idle)
-    idle -= {"patch_size"} - set(ARCHITECTURES[name].idle)
+    idle -= {"kernel_size"} - set(ARCHITECTURES[name].idle)
     kept = {key: value for key, value in config.model_dump().items() if key not in idle}
     classical = {} if name in _TWINS.values() else {"pointwise": "classical"}
     return NetConfig(**{**kept, **classical, "name": name})

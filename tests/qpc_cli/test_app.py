@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 from command_line import TINY, failing, qpc
-from fakes import RecordingService
+from fakes import recording
 from later import later
 from processes import PIPE, Process
 from qiskit import qasm3, qpy
 
 import qpc_qiskit
+from hardware_runs.standin import programs
 from qpc_cli import support as cli_support
 from qpc_qiskit.backends import runtime
 from qpc_qiskit.nets import NetConfig, build_net
@@ -121,12 +122,18 @@ def test_train_with_a_preset(tmp_path):
         (["--preset=weak"], "--preset must be one of paper-literal, "),
         (["--preset=strong", "--resume"], "--preset has no effect with --resume"),
         (["--pointwise=spline"], "--pointwise: Input should be 'quantum'"),
-        (["--patch-size=2"], "patch_size would have no effect on the network small"),
+        (["--kernel-size=2"], "kernel_size would have no effect on the network small"),
         (["--devices=200"], "200 processes cannot share a batch of 128 images"),
     ],
 )
 def test_wrong_usage_of_train(arguments, match):
     assert match in failing("train", *arguments, exit_code=2)
+
+
+def test_the_kernel_size_under_its_old_name():
+    told, wrong = qpc("train", "--patch-size=2", exit_code=2).stderr.splitlines()
+    assert told == "qpc: --patch-size is called --kernel-size now."
+    assert "kernel_size would have no effect on the network small" in wrong
 
 
 def test_unknown_option():
@@ -360,7 +367,7 @@ def test_json_has_no_nan():
 @pytest.fixture
 def service(monkeypatch):
     """An account with IBM that needs no network."""
-    found = RecordingService()
+    found = recording(noisy=True)
     monkeypatch.setattr(runtime, "QiskitRuntimeService", lambda: found)
     return found
 
@@ -573,7 +580,7 @@ def test_backends_of_an_account(monkeypatch, service):
     monkeypatch.setattr(runtime, "fake_devices", dict)
     answer = json.loads(qpc("backends", "--ibm", "--json").stdout)
     names = [device["name"] for device in answer["backends"]]
-    assert names == ["ibm_manila", "ibm_guadalupe", "ibm_torino", "ibm_fractional", "aer"]
+    assert names == [*programs.device_names(), "aer"]
     without_account(monkeypatch)
     message = failing("backends", "--ibm", exit_code=1)
     assert "No access to IBM's devices: LookupError: Unable to find account." in message

@@ -7,7 +7,7 @@ import pytest
 import torch
 from cases import Case
 from conformance import weights_of
-from fakes import FakeVendorBackend, RecordingService, Spy
+from fakes import FakeVendorBackend, Spy, recording
 from qiskit.circuit import Measure, Parameter
 from qiskit.circuit.library import CZGate, RZGate, SXGate
 from qiskit.primitives import BackendEstimatorV2
@@ -264,7 +264,7 @@ class TestOnAPatch:
 
     def test_faulty_qubits_are_left_alone(self):
         free = destinations.embedded(template_of(), FakeManilaV2()).placement.patch.qubits
-        service = RecordingService(noisy=False)
+        service = recording()
         backend = service.backend("ibm_manila")
         told = backend.properties()
 
@@ -352,7 +352,7 @@ class TestNoiseModels:
         assert not torch.allclose(own, device, atol=1e-3)
 
     def test_a_real_device_lends_its_noise(self, generator):
-        backend = RecordingService(noisy=False).backend("ibm_manila")
+        backend = recording().backend("ibm_manila")
         pixels = torch.randn(2, 3, generator=generator, dtype=torch.float64)
         weights = weights_of(CASE, generator)
         real, fake = (
@@ -449,7 +449,7 @@ class TestGivenEstimators:
 class TestChosenQubits:
     def test_are_used(self):
         qubits = (4, 3)
-        service = RecordingService(noisy=False)
+        service = recording()
         for backend, options in [
             ("fake_manila", {}),
             ("fake_manila", {"precision": 0}),

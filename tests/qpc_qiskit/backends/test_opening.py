@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from fakes import FakeVendorBackend, RecordingService
+from fakes import FakeVendorBackend, recording
 from qiskit.providers.fake_provider import GenericBackendV2
 from qiskit_aer import AerSimulator
 from qiskit_aer.noise import NoiseModel, depolarizing_error
@@ -21,7 +21,7 @@ def noise():
 
 
 def ibm(name="ibm_manila"):
-    return RecordingService(noisy=False).backend(name)
+    return recording().backend(name)
 
 
 BACKENDS = {
@@ -140,7 +140,7 @@ class TestNames:
             open_destination(name)
 
     def test_ibm_devices(self):
-        service = RecordingService(noisy=False)
+        service = recording()
         found = open_destination("ibm_manila", service=service, mode="session", resilience=2)
         assert found.name == "ibm_manila"
         assert (found.about["mode"], found.about["resilience"]) == ("session", 2)

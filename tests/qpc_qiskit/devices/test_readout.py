@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from fakes import RecordingService
+from fakes import recording
 from qiskit.quantum_info import SparsePauliOp
 from qiskit_aer.noise import NoiseModel, ReadoutError, depolarizing_error
 from qiskit_ibm_runtime.fake_provider import FakeManilaV2, FakeTorino
@@ -44,7 +44,7 @@ def test_of_a_snapshot_as_it_is_simulated():
 
 
 def test_of_a_device():
-    backend = RecordingService(noisy=False).backend("ibm_torino")
+    backend = recording().backend("ibm_torino")
     (found,) = confusions_of_device(backend, [(0, 7)])
     properties = backend.properties()
     for row, qubit in zip(found, (0, 7), strict=True):

@@ -10,7 +10,9 @@ from qpc_qiskit.nets.pointwise import make_pointwise
     ("kernel_size", "stride", "padding", "expected"),
     [(3, 1, 1, (6, 7)), (2, 2, 0, (3, 3)), (1, 1, 0, (6, 7)), (3, 2, 0, (2, 3)), (2, 1, 1, (7, 8))],
 )
-def test_each_position_is_the_layer_on_its_patch(kernel_size, stride, padding, expected, generator):
+def test_each_position_is_the_layer_on_its_window(
+    kernel_size, stride, padding, expected, generator
+):
     layer = QuanvolutionLayer(
         2, 5, kernel_size, stride=stride, padding=padding, bias_channel=True, dtype=torch.float64
     )
@@ -21,12 +23,12 @@ def test_each_position_is_the_layer_on_its_patch(kernel_size, stride, padding, e
     for row in range(expected[0]):
         for column in range(expected[1]):
             top, left = row * stride, column * stride
-            patch = padded[:, :, top : top + kernel_size, left : left + kernel_size]
-            pixel = patch.reshape(2, -1, 1, 1)
+            window = padded[:, :, top : top + kernel_size, left : left + kernel_size]
+            pixel = window.reshape(2, -1, 1, 1)
             torch.testing.assert_close(maps[:, :, row, column], layer.pointwise(pixel)[:, :, 0, 0])
 
 
-def test_patches_of_one_pixel_are_the_pointwise_layer(generator):
+def test_windows_of_one_pixel_are_the_pointwise_layer(generator):
     ours, theirs = QuanvolutionLayer(3, 4, 1), QuantumPointwiseConv2d(3, 4)
     theirs.load_state_dict(ours.pointwise.state_dict())
     images = torch.randn(2, 3, 4, 4, generator=generator)
@@ -40,12 +42,12 @@ def test_gradients_and_engines(generator):
     assert float(images.grad.abs().max()) > 0
     assert float(layer.pointwise.weight.grad.abs().max()) > 0
     with torch.no_grad(), use_engine(layer, "estimator"):
-        torch.testing.assert_close(layer(images), layer.pointwise(_patches(images)))
+        torch.testing.assert_close(layer(images), layer.pointwise(_windows(images)))
         through_aer = layer(images)
     torch.testing.assert_close(through_aer, layer(images), atol=1e-6, rtol=0)
 
 
-def _patches(images):
+def _windows(images):
     return torch.nn.functional.unfold(images, 2).unflatten(2, (2, 2))
 
 

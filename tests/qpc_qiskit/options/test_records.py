@@ -1,7 +1,8 @@
+import json
 from typing import get_args
 
 import pytest
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from qpc_qiskit.circuits.ansatz import ANSATZE
 from qpc_qiskit.data.images import load
@@ -12,6 +13,7 @@ from qpc_qiskit.options.records import (
     IMAGE_SHAPES,
     DataSource,
     NetConfig,
+    StoredNetConfig,
     TrainConfig,
 )
 
@@ -58,7 +60,7 @@ def test_wrong_options_are_refused(kind, options, match):
         (NetConfig, {"name": "paper-cnn", "quantum_channels": 64}, "quantum_channels would have"),
         (NetConfig, {"pointwise": "classical", "ansatz": "figure1"}, "ansatz would have no effect"),
         (NetConfig, {"pointwise": "conv", "init": "normal"}, "init would have no effect"),
-        (NetConfig, {"patch_size": 2}, "patch_size would have no effect on the network small"),
+        (NetConfig, {"kernel_size": 2}, "kernel_size would have no effect on the network small"),
         (NetConfig, {"name": "quanvolution", "width": 4}, "width would have no effect"),
         (NetConfig, {"head_norm": "batch"}, "head_norm would have no effect without hidden units"),
         (NetConfig, {"name": "strong", "hidden": 0, "head_norm": "layer"}, "head_norm would have"),
@@ -69,6 +71,19 @@ def test_wrong_options_are_refused(kind, options, match):
 def test_options_without_effect_are_refused(kind, options, match):
     with pytest.raises(ValidationError, match=match):
         kind(**options)
+
+
+def test_the_kernel_size_under_its_old_name():
+    """ "patch" means qubits of a device."""
+    with pytest.warns(DeprecationWarning, match="patch_size is called kernel_size now"):
+        net = NetConfig(name="quanvolution", patch_size=2)
+    assert net == NetConfig(name="quanvolution", kernel_size=2)
+    stored = json.loads(net.told())  # as in files of before, which nobody is to be told of
+    assert stored["patch_size"] == 2
+    assert "kernel_size" not in stored
+    assert TypeAdapter(StoredNetConfig).validate_python(stored) == net
+    with pytest.raises(ValidationError, match="patch_size is the old name of kernel_size"):
+        TypeAdapter(StoredNetConfig).validate_python(stored | {"kernel_size": 2})
 
 
 def test_architecture_decides_defaults_that_options_override():

@@ -6,10 +6,10 @@ import pytest
 
 from qpc_qiskit.plots.figures import PALETTE
 from qpc_qiskit.plots.panels import (
-    Line,
+    Curve,
+    HeatMap,
     Panel,
     Points,
-    Table,
     _formatted,
     _is_best,
     _style,
@@ -20,10 +20,12 @@ from qpc_qiskit.plots.panels import (
 )
 
 PANELS = [
-    Panel("one", [Line("a", [0.1, 1], [90, 80], [85, 75], [95, 85]), Line("b", [0.1, 1], [91, 9])]),
-    Panel("two", [Line("a", [0.1], [50])], [(99, "best")]),
+    Panel(
+        "one", [Curve("a", [0.1, 1], [90, 80], [85, 75], [95, 85]), Curve("b", [0.1, 1], [91, 9])]
+    ),
+    Panel("two", [Curve("a", [0.1], [50])], [(99, "best")]),
 ]
-TABLES = [Table("one", ["x", "y"], ["0.1", "1"], [[0.0, 12.5], [-1.0, math.nan]])]
+TABLES = [HeatMap("one", ["x", "y"], ["0.1", "1"], [[0.0, 12.5], [-1.0, math.nan]])]
 POINTS = [
     Points("one", [("cheap", 1, 50, 45, 55), ("dear", 9, 60, math.nan, math.nan)]),
     Points("two", [("cheap", 1, 50, 45, 55), ("dear", 9, 40, 30, 50)]),
@@ -75,7 +77,7 @@ def test_heat_maps_of_different_strengths_have_axes_of_their_own(tmp_path):
     """SVG has every text that is drawn as a comment."""
 
     def drawn(*columns):
-        both = [Table(str(i), ["x"], each, [[1.0] * len(each)]) for i, each in enumerate(columns)]
+        both = [HeatMap(str(i), ["x"], each, [[1.0] * len(each)]) for i, each in enumerate(columns)]
         svg = plot_tables(tmp_path / "heat", both, xlabel="s", ylabel="noise", what="drop")[1]
         return [svg.read_text().count(f"<!-- {text} -->") for text in ("0.03", "0.07")]
 

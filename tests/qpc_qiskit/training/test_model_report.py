@@ -88,7 +88,7 @@ def test_what_was_trained(report, trained):
     assert report.notes == ()
     assert report.title == "small on digits"
     assert (report.network["options"]["width"], report.network["preset"]) == (4, None)
-    assert "patch_size" not in report.network["options"]  # it has no effect
+    assert "kernel_size" not in report.network["options"]  # it has no effect
     assert report.training == TrainConfig(epochs=EPOCHS).model_dump()
     assert (report.data["num_train"], report.data["num_test"]) == (60, 50)
     assert list(report.seconds) == [1, 2]
@@ -200,7 +200,7 @@ def test_the_papers_network_against_its_twin(tmp_path):
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_twins_have_no_quantum_layer_and_the_same_head(name):
     options = {
-        "width": 4, "quantum_channels": 5, "num_layers": 2, "bias_channel": True, "patch_size": 2,
+        "width": 4, "quantum_channels": 5, "num_layers": 2, "bias_channel": True, "kernel_size": 2,
         "init": "normal", "norm_after": "batch",
     }  # fmt: skip
     given = {key: value for key, value in options.items() if key not in ARCHITECTURES[name].idle}
