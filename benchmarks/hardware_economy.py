@@ -40,6 +40,7 @@ from qpc_qiskit.common.arrays import Array
 from qpc_qiskit.devices.forecast import SECONDS_PER_JOB, JobCost, shot_times, shots_for_equal_error
 from qpc_qiskit.devices.noise import MeasurementNoise
 from qpc_qiskit.devices.patches import embed_observables
+from qpc_qiskit.engines import LayerCall
 from qpc_qiskit.engines.exact import ExactEngine
 from qpc_qiskit.rows.planning import JobPlan, plan_parts
 from qpc_qiskit.rows.prepared import Prepared
@@ -166,7 +167,7 @@ class Bench:
             num_references=2 * n,
         )
         prepared = engine.prepare(work.spec)
-        return work, prepared, engine.plan(work.spec, self.pixels(work), _weights(work))
+        return work, prepared, engine.plan(LayerCall(work.spec, self.pixels(work), _weights(work)))
 
     def _ours(self, device: str, n: int, way: Way) -> Result:
         work, prepared, plan = self.engine(device, n, way)
@@ -222,7 +223,7 @@ class Bench:
 
     def quality(self, work: Workload, plan: JobPlan, evs: Array, stds: Array) -> Quality:
         """Of noisy values (W, J*n) and their standard errors at `SHOTS` shots."""
-        exact = ExactEngine().evs(work.spec, self.pixels(work), _weights(work)).numpy()
+        exact = ExactEngine().evs(LayerCall(work.spec, self.pixels(work), _weights(work))).numpy()
         num_pixels, num_kernels = len(exact), work.kernels
         found = {applies: unpack(plan, evs, stds, applies=applies) for applies in (False, True)}
         errors = {

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from qpc_qiskit.circuits.directions import check_finite
 from qpc_qiskit.circuits.spec import LayerSpec
-from qpc_qiskit.engines import Engine, make_engine
+from qpc_qiskit.engines import Engine, LayerCall, make_engine
 from qpc_qiskit.errors import EngineError
 
 DTYPES = (torch.float32, torch.float64)
@@ -31,7 +31,7 @@ _COMPILED = "_orig_mod."
 
 
 class PointwiseQNN(NeuralNetwork):
-    """All kernels of a layer as one neural network: C inputs, K*P weights, K*n outputs.
+    """All kernels of a layer as one neural network: C inputs, K*P weights, K*m outputs.
 
     Args:
         spec: the layer.
@@ -41,7 +41,7 @@ class PointwiseQNN(NeuralNetwork):
     def __init__(self, spec: LayerSpec, engine: str | Engine = "exact") -> None:
         self.spec = spec
         self._own_engine = make_engine(engine)
-        self._overrides: list[tuple[object, Engine]] = []
+        self._overrides: list[tuple[object, tuple[Engine, str]]] = []
         super().__init__(
             num_inputs=spec.in_channels,
             num_weights=spec.num_kernels * spec.num_weights,
@@ -51,17 +51,22 @@ class PointwiseQNN(NeuralNetwork):
         )
 
     @property
+    def asked(self) -> tuple[Engine, str | None]:
+        """`engine`, and the layer's name in the model for which `use_engine` chose it."""
+        return self._overrides[-1][1] if self._overrides else (self._own_engine, None)
+
+    @property
     def engine(self) -> Engine:
         """What evaluates the circuits: that of the last `use_engine` still open, or its own."""
-        return self._overrides[-1][1] if self._overrides else self._own_engine
+        return self.asked[0]
 
     @engine.setter
     def engine(self, engine: str | Engine) -> None:
         self._own_engine = make_engine(engine)
 
-    def override(self, token: object, engine: Engine) -> None:
-        """Use another engine until `restore(token)`."""
-        self._overrides.append((token, engine))
+    def override(self, token: object, engine: Engine, name: str) -> None:
+        """Use another engine, as the layer of that name, until `restore(token)`."""
+        self._overrides.append((token, (engine, name)))
 
     def restore(self, token: object) -> None:
         """End the override of that token, whatever others are open."""
@@ -71,41 +76,43 @@ class PointwiseQNN(NeuralNetwork):
         """Copies and pickles made inside `use_engine` have their own engine, not a borrowed one."""
         return {**self.__dict__, "_overrides": []}
 
-    def _tensors(self, inputs: np.ndarray, weights: np.ndarray) -> tuple[Tensor, Tensor]:
+    def _call(self, inputs: np.ndarray, weights: np.ndarray) -> tuple[Engine, LayerCall]:
         pixels = torch.from_numpy(np.ascontiguousarray(inputs, np.float64))
         check_finite(pixels)
         kernels = torch.from_numpy(np.ascontiguousarray(weights, np.float64))
-        return pixels, kernels.view(self.spec.num_kernels, self.spec.num_weights)
+        kernels = kernels.view(self.spec.num_kernels, self.spec.num_weights)
+        engine, name = self.asked
+        return engine, LayerCall(self.spec, pixels, kernels, name)
 
     def _forward(self, input_data: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Outputs (N, K*n), float64."""
-        pixels, kernels = self._tensors(input_data, weights)
-        return self.engine.evs(self.spec, pixels, kernels).flatten(1).numpy()
+        """Outputs (N, K*m), float64."""
+        engine, call = self._call(input_data, weights)
+        return engine.evs(call).flatten(1).numpy()
 
     def _backward(
         self, input_data: np.ndarray, weights: np.ndarray
     ) -> tuple[np.ndarray | None, np.ndarray]:
-        """Full Jacobians (N, K*n, C) and (N, K*n, K*P).
+        """Full Jacobians (N, K*m, C) and (N, K*m, K*P).
 
         Costly by design: it serves the stock `TorchConnector`, which asks for nothing less.
         """
-        pixels, kernels = self._tensors(input_data, weights)
-        num_kernels, num_weights = kernels.shape
-        wrt = (self.input_gradients, True)
-        by_pixel, by_own_weight = self.engine.jacobian(self.spec, pixels, kernels, wrt)
+        engine, call = self._call(input_data, weights)
+        by_pixel, by_own_weight = engine.jacobian(call, (self.input_gradients, True))
         assert by_own_weight is not None
-        shape = (len(pixels), num_kernels, self.spec.num_qubits, num_kernels, num_weights)
-        by_weight = np.zeros(shape)  # zero between a kernel's outputs and the others' weights
+        num_kernels, num_weights = call.weights.shape
+        by_weight = np.zeros(
+            (*call.shape, num_kernels, num_weights)
+        )  # zero between a kernel's outputs and the others' weights
         each = np.arange(num_kernels)
         by_weight[:, each, :, each] = by_own_weight.transpose(0, 1).numpy()
         return (
             None if by_pixel is None else by_pixel.flatten(1, 2).numpy(),
-            by_weight.reshape(len(pixels), self.spec.num_features, self.num_weights),
+            by_weight.reshape(len(call.pixels), self.spec.num_features, self.num_weights),
         )
 
 
 class PointwiseConnector(TorchConnector):
-    """Pixels (N, C) -> features (N, K*n) of a `PointwiseQNN`, differentiable once.
+    """Pixels (N, C) -> features (N, K*m) of a `PointwiseQNN`, differentiable once.
 
     Its one parameter, `weight`, has shape (K, P).
 
@@ -169,7 +176,7 @@ class PointwiseConnector(TorchConnector):
         self._neural_network.engine = engine
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Features (N, K*n) of pixels (N, C), in the dtype and on the device of the weights.
+        """Features (N, K*m) of pixels (N, C), in the dtype and on the device of the weights.
 
         Raises:
             ValueError: another number of axes or channels.
@@ -191,9 +198,10 @@ class PointwiseConnector(TorchConnector):
         if pixels.dtype != weights.dtype:
             raise TypeError(f"Expected {weights.dtype} pixels, got {pixels.dtype}.")
         check_finite(pixels)
+        engine, name = qnn.asked
         if not torch.is_grad_enabled():  # autograd.Function would not know
-            return qnn.engine.evs(qnn.spec, pixels, weights).flatten(1)
-        return _EngineFunction.apply(pixels, weights, qnn.engine, qnn.spec).flatten(1)
+            return engine.evs(LayerCall(qnn.spec, pixels, weights, name)).flatten(1)
+        return _EngineFunction.apply(pixels, weights, engine, qnn.spec, name).flatten(1)
 
 
 class _EngineFunction(torch.autograd.Function):
@@ -201,30 +209,35 @@ class _EngineFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, pixels: Tensor, weights: Tensor, engine: Engine, spec: LayerSpec
+        ctx: Any,
+        pixels: Tensor,
+        weights: Tensor,
+        engine: Engine,
+        spec: LayerSpec,
+        name: str | None,
     ) -> Tensor:
-        ctx.save_for_backward(pixels, weights)
-        ctx.engine, ctx.spec, ctx.residuals = engine, spec, None
+        ctx.save_for_backward(pixels, weights)  # a call that is kept would bypass torch's checks
+        ctx.engine, ctx.spec, ctx.name, ctx.residuals = engine, spec, name, None
+        call = LayerCall(spec, pixels, weights, name)
         if not any(ctx.needs_input_grad):
-            return engine.evs(spec, pixels, weights)
-        evs, ctx.residuals = engine.evs_with_residuals(spec, pixels, weights)
+            return engine.evs(call)
+        evs, ctx.residuals = engine.evs_with_residuals(call)
         return evs
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         pixels, weights = ctx.saved_tensors
         wrt = (ctx.needs_input_grad[0], ctx.needs_input_grad[1])
         residuals, ctx.residuals = ctx.residuals, None  # used up; a second backward recomputes
         with torch.no_grad():
-            by_pixels, by_weights = ctx.engine.vjp(
-                ctx.spec, pixels, weights, grad, wrt, residuals=residuals
-            )
+            call = LayerCall(ctx.spec, pixels, weights, ctx.name)
+            by_pixels, by_weights = ctx.engine.vjp(call, grad, wrt, residuals=residuals)
         if torch.is_grad_enabled():  # create_graph=True
             by_pixels, by_weights = (
                 None if g is None else _OnceDifferentiable.apply(g, grad, pixels, weights)
                 for g in (by_pixels, by_weights)
             )
-        return by_pixels, by_weights, None, None
+        return by_pixels, by_weights, None, None, None
 
 
 class _OnceDifferentiable(torch.autograd.Function):
@@ -278,7 +291,7 @@ def use_engine(model: nn.Module, engine: str | Engine) -> Iterator[Engine]:
     chosen, token = make_engine(engine), object()
     try:
         for name, layer in layers:
-            layer.neural_network.override(token, chosen.for_layer(name))
+            layer.neural_network.override(token, chosen, name)
         yield chosen
     finally:
         for _, layer in layers:
