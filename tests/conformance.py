@@ -41,7 +41,7 @@ def weights_of(case, generator, dtype=torch.float64):
 
 def grad_of(case, count, generator, dtype=torch.float64):
     spec = case.spec()
-    shape = (count, spec.num_kernels, spec.num_qubits)
+    shape = (count, spec.num_kernels, spec.num_maps)
     return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
 
 
@@ -141,7 +141,7 @@ class EvsConformance:
         spec = PLAIN.spec()
         weights = torch.zeros(spec.num_kernels, spec.num_weights, dtype=dtype)
         evs = evs_of(engine, spec, torch.empty(0, 5, dtype=dtype), weights)
-        assert evs.shape == (0, spec.num_kernels, spec.num_qubits)
+        assert evs.shape == (0, spec.num_kernels, spec.num_maps)
         assert evs.dtype == dtype
 
     def test_a_pixel_that_counts_as_zero_is_the_zero_state(self, engine, generator):
@@ -369,7 +369,7 @@ class VjpConformance:
     def test_strided_gradients(self, engine, generator):
         spec, weights = PLAIN.spec(), weights_of(PLAIN, generator)
         pixels = torch.randn(4, 5, generator=generator, dtype=torch.float64)
-        ones = torch.ones(4, spec.num_kernels, spec.num_qubits, dtype=torch.float64)
+        ones = torch.ones(4, spec.num_kernels, spec.num_maps, dtype=torch.float64)
         expanded = torch.ones(1, 1, 1, dtype=torch.float64).expand_as(ones)  # as sum() gives
         for a, b in zip(
             vjp_of(engine, spec, pixels, weights, expanded),
@@ -403,7 +403,7 @@ class VjpConformance:
         pixels[1] = 0
         pixels[2] = -torch.eye(channels)[-1]
         by_pixels, by_weights = jacobian_of(engine, spec, pixels, weights)
-        values = (len(pixels), spec.num_kernels, spec.num_qubits)
+        values = (len(pixels), spec.num_kernels, spec.num_maps)
         assert by_pixels.shape == (*values, channels)
         assert by_weights.shape == (*values, spec.num_weights)
         assert by_pixels.dtype == by_weights.dtype == dtype

@@ -354,7 +354,7 @@ def gradient_data(spec, generator):
     pixels = pixels_for(spec, generator, count=2)
     pixels = torch.nn.functional.normalize(pixels[[0, 1, 2, 4]])
     grad = torch.randn(
-        len(pixels), spec.num_kernels, spec.num_qubits, generator=generator, dtype=torch.float64
+        len(pixels), spec.num_kernels, spec.num_maps, generator=generator, dtype=torch.float64
     )
     return pixels, weights_for(spec, generator), grad
 

@@ -109,7 +109,7 @@ class RunReader:
         blocks = self.blocks(layer)
         first = blocks[0].rows
         stop = max(block.stop for block in blocks)
-        found = np.full((stop, first.num_kernels, _num_maps(self._spec_dict(layer))), np.nan)
+        found = np.full((stop, first.num_kernels, first.exact.shape[1]), np.nan)
         for block in blocks:
             values = np.full((len(block.rows.pairs), found.shape[2]), np.nan)
             for rows, part in self._parts(block, applies=self.calibrates):
@@ -165,7 +165,7 @@ class RunReader:
         """Exact values (V, m) of the rows of a block; NaN where they are not known."""
         frozen = block.rows
         num_rows = len(frozen.pairs) - len(frozen.exact)
-        found = np.full((num_rows, _num_maps(self._spec_dict(block.layer))), np.nan)
+        found = np.full((num_rows, frozen.exact.shape[1]), np.nan)
         weights = None if spec is None else self._weights(block, spec)
         if spec is None or weights is None:
             return found
@@ -186,9 +186,6 @@ class RunReader:
         weights = np.linalg.lstsq(scale, (angles - offset).T, rcond=None)[0].T
         far = np.abs(weights @ scale.T + offset - angles).max(initial=0.0)
         return np.ascontiguousarray(weights) if far <= ANGLE_TOLERANCE else None
-
-    def _spec_dict(self, layer: str) -> Mapping[str, object]:
-        return next(each.spec for each in self.layers if each.name == layer)
 
 
 def spec_of(layer: Layer) -> LayerSpec | None:
@@ -215,11 +212,6 @@ def _is_plain(text: str) -> bool:
     indices = re.findall(r"\[([^\]]*)\]", text)
     few = all(re.fullmatch(r"[0-9]{1,2}", index) for index in indices)
     return few and "{" not in text and len(text) <= MAX_TEXT_BYTES
-
-
-def _num_maps(told: Mapping[str, object]) -> int:
-    """Of a circuit of a layer, m."""
-    return int(str(told["num_qubits"]))
 
 
 def _no_estimator() -> EstimatorEngine:

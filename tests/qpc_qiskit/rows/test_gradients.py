@@ -43,7 +43,7 @@ class Rig:
         if is_zero is None:
             is_zero = np.abs(self.pixels).max(axis=1, initial=0) < np.finfo(float).tiny
         self.is_zero = is_zero
-        self.shape = (len(pixels), self.spec.num_kernels, self.spec.num_qubits)
+        self.shape = (len(pixels), self.spec.num_kernels, self.spec.num_maps)
 
     def plan(self, method=Shift(), wrt=(True, True), active=None, rng=None):  # noqa: B008 - frozen
         return plan_gradient(
