@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -51,9 +52,10 @@ class PointwiseQNN(NeuralNetwork):
         )
 
     @property
-    def asked(self) -> tuple[Engine, str | None]:
-        """`engine`, and the layer's name in the model for which `use_engine` chose it."""
-        return self._overrides[-1][1] if self._overrides else (self._own_engine, None)
+    def asked(self) -> tuple[Engine, Callable[[Tensor, Tensor], LayerCall]]:
+        """`engine`, and what makes pixels and weights a call of it."""
+        engine, name = self._overrides[-1][1] if self._overrides else (self._own_engine, None)
+        return engine, partial(LayerCall, self.spec, layer=name)
 
     @property
     def engine(self) -> Engine:
@@ -80,9 +82,8 @@ class PointwiseQNN(NeuralNetwork):
         pixels = torch.from_numpy(np.ascontiguousarray(inputs, np.float64))
         check_finite(pixels)
         kernels = torch.from_numpy(np.ascontiguousarray(weights, np.float64))
-        kernels = kernels.view(self.spec.num_kernels, self.spec.num_weights)
-        engine, name = self.asked
-        return engine, LayerCall(self.spec, pixels, kernels, name)
+        engine, call = self.asked
+        return engine, call(pixels, kernels.view(self.spec.num_kernels, self.spec.num_weights))
 
     def _forward(self, input_data: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Outputs (N, K*m), float64."""
@@ -99,11 +100,9 @@ class PointwiseQNN(NeuralNetwork):
         engine, call = self._call(input_data, weights)
         by_pixel, by_own_weight = engine.jacobian(call, (self.input_gradients, True))
         assert by_own_weight is not None
-        num_kernels, num_weights = call.weights.shape
-        by_weight = np.zeros(
-            (*call.shape, num_kernels, num_weights)
-        )  # zero between a kernel's outputs and the others' weights
-        each = np.arange(num_kernels)
+        # Zero between a kernel's outputs and the others' weights.
+        by_weight = np.zeros((*call.shape, *call.weights.shape))
+        each = np.arange(self.spec.num_kernels)
         by_weight[:, each, :, each] = by_own_weight.transpose(0, 1).numpy()
         return (
             None if by_pixel is None else by_pixel.flatten(1, 2).numpy(),
@@ -198,10 +197,10 @@ class PointwiseConnector(TorchConnector):
         if pixels.dtype != weights.dtype:
             raise TypeError(f"Expected {weights.dtype} pixels, got {pixels.dtype}.")
         check_finite(pixels)
-        engine, name = qnn.asked
+        engine, call = qnn.asked
         if not torch.is_grad_enabled():  # autograd.Function would not know
-            return engine.evs(LayerCall(qnn.spec, pixels, weights, name)).flatten(1)
-        return _EngineFunction.apply(pixels, weights, engine, qnn.spec, name).flatten(1)
+            return engine.evs(call(pixels, weights)).flatten(1)
+        return _EngineFunction.apply(pixels, weights, engine, call).flatten(1)
 
 
 class _EngineFunction(torch.autograd.Function):
@@ -213,31 +212,29 @@ class _EngineFunction(torch.autograd.Function):
         pixels: Tensor,
         weights: Tensor,
         engine: Engine,
-        spec: LayerSpec,
-        name: str | None,
+        call: Callable[[Tensor, Tensor], LayerCall],
     ) -> Tensor:
-        ctx.save_for_backward(pixels, weights)  # a call that is kept would bypass torch's checks
-        ctx.engine, ctx.spec, ctx.name, ctx.residuals = engine, spec, name, None
-        call = LayerCall(spec, pixels, weights, name)
+        ctx.save_for_backward(pixels, weights)
+        ctx.engine, ctx.call, ctx.residuals = engine, call, None
         if not any(ctx.needs_input_grad):
-            return engine.evs(call)
-        evs, ctx.residuals = engine.evs_with_residuals(call)
+            return engine.evs(call(pixels, weights))
+        evs, ctx.residuals = engine.evs_with_residuals(call(pixels, weights))
         return evs
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         pixels, weights = ctx.saved_tensors
         wrt = (ctx.needs_input_grad[0], ctx.needs_input_grad[1])
         residuals, ctx.residuals = ctx.residuals, None  # used up; a second backward recomputes
         with torch.no_grad():
-            call = LayerCall(ctx.spec, pixels, weights, ctx.name)
+            call = ctx.call(pixels, weights)
             by_pixels, by_weights = ctx.engine.vjp(call, grad, wrt, residuals=residuals)
         if torch.is_grad_enabled():  # create_graph=True
             by_pixels, by_weights = (
                 None if g is None else _OnceDifferentiable.apply(g, grad, pixels, weights)
                 for g in (by_pixels, by_weights)
             )
-        return by_pixels, by_weights, None, None, None
+        return by_pixels, by_weights, None, None
 
 
 class _OnceDifferentiable(torch.autograd.Function):

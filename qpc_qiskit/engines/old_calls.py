@@ -17,13 +17,9 @@ from qpc_qiskit.engines.calls import LayerCall
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_METHODS = {
-    "evs": "(call)",
-    "evs_with_residuals": "(call)",
-    "vjp": "(call, grad)",
-    "jacobian": "(call)",
-}
 _OLD = ("spec", "pixels", "weights")
+_NUM_OLD = {"evs": 3, "evs_with_residuals": 3, "vjp": 4, "jacobian": 3}
+"""Arguments that each method needed."""
 
 
 def takes_either(method: Callable[P, R]) -> Callable[P, R]:
@@ -32,8 +28,7 @@ def takes_either(method: Callable[P, R]) -> Callable[P, R]:
     @wraps(method)
     def either(engine: Any, /, *args: Any, **options: Any) -> Any:
         if not (args and isinstance(args[0], LayerCall)) and "call" not in options:
-            name = method.__name__
-            _warn(f"{name}(spec, pixels, weights, ...) became {name}{_METHODS[name]}", 3)
+            _warn(method.__name__, 3)
             layer = dict(zip(_OLD, args, strict=False))
             layer |= {each: options.pop(each) for each in _OLD if each in options}
             args = (LayerCall(**layer), *args[len(_OLD) :])
@@ -53,28 +48,15 @@ def adapt(engine: type) -> None:
             f"{engine.__name__}.for_layer is not called any more: an engine knows from its call "
             "which layer asks. Take the name from evs(self, call): call.layer."
         )
-    for name in _METHODS:
+    for name, num_old in _NUM_OLD.items():
         method = vars(engine).get(name)
-        if not inspect.isfunction(method):
-            continue
-        if _takes_old(method):
-            new = _METHODS[name].replace("(", "(self, ")
-            _warn(
-                f"{engine.__name__}.{name}(self, spec, pixels, weights, ...) became {name}{new}", 5
-            )
-            method = _from_old(method)
-        setattr(engine, name, takes_either(method))
-
-
-def _takes_old(method: Callable[..., Any]) -> bool:
-    """Whether it needs two arguments more than one call in place of three."""
-    needed = [
-        each
-        for each in inspect.signature(method).parameters.values()
-        if each.default is each.empty
-        and each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
-    ]
-    return len(needed) == 2 + _METHODS[method.__name__].count(",") + 2
+        if inspect.isfunction(method):
+            parameters = list(inspect.signature(method).parameters.values())[1:]
+            kinds = [p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters if p.default is p.empty]
+            if sum(kinds) == num_old:
+                _warn(f"{engine.__name__}.{name}", 5)
+                method = _from_old(method)
+            setattr(engine, name, takes_either(method))
 
 
 def _from_old(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -85,10 +67,10 @@ def _from_old(method: Callable[..., Any]) -> Callable[..., Any]:
     return asked
 
 
-def _warn(what: str, stacklevel: int) -> None:
+def _warn(method: str, stacklevel: int) -> None:
     warnings.warn(
-        f"{what}, with call = LayerCall(spec, pixels, weights) of qpc_qiskit.engines; the old form "
-        "goes in the version after this.",
+        f"{method} takes a LayerCall(spec, pixels, weights) of qpc_qiskit.engines in place of "
+        "spec, pixels and weights; these go in the version after this.",
         DeprecationWarning,
         stacklevel=stacklevel,
     )
