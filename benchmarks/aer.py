@@ -24,6 +24,7 @@ from qpc_qiskit import EstimatorEngine
 from qpc_qiskit.backends.aer import OPTIONS, AerEstimator
 from qpc_qiskit.circuits.directions import canonical_directions
 from qpc_qiskit.circuits.encoder import make_encoder
+from qpc_qiskit.engines import LayerCall
 from qpc_qiskit.rows.pubs import (
     Rows,
     Template,
@@ -77,7 +78,7 @@ def _measure(work: Workload, num_pixels: int, settings: Settings) -> dict:
     def bare(circuit: QuantumCircuit):
         return simulator.run(circuit, parameter_binds=[binds]).result()
 
-    ours = engine.evs(spec, pixels, weights).double().numpy()
+    ours = engine.evs(LayerCall(spec, pixels, weights)).double().numpy()
     if engine.last_report.num_executions != len(rows):
         raise AssertionError(f"{engine.last_report.num_executions} of {len(rows)} rows were run.")
     others = {
@@ -94,7 +95,7 @@ def _measure(work: Workload, num_pixels: int, settings: Settings) -> dict:
 
     timings = interleaved(
         {
-            "engine": lambda: engine.evs(spec, pixels, weights),
+            "engine": lambda: engine.evs(LayerCall(spec, pixels, weights)),
             "bare": lambda: bare(probabilities),
             "bare + reading": lambda: _read_probabilities(
                 bare(probabilities), len(rows), work.qubits
@@ -166,8 +167,8 @@ def _read_expectations(result, num_rows: int, n: int) -> np.ndarray:
 def _shares(work: Workload, num_pixels: int) -> dict:
     """Time of one evaluation inside the simulator, the estimator and the engine."""
     engine = EstimatorEngine(dedupe_grid=None)
-    arguments = work.spec, work.pixels(num_pixels), work.layer.weight.detach()
-    engine.evs(*arguments)  # warm-up
+    call = LayerCall(work.spec, work.pixels(num_pixels), work.layer.weight.detach())
+    engine.evs(call)  # warm-up
     runs = []
     for _ in range(5):
         seconds: dict[str, float] = {}
@@ -176,7 +177,7 @@ def _shares(work: Workload, num_pixels: int) -> dict:
             mock.patch.object(AerEstimator, "_run", _timed(AerEstimator._run, seconds)),
         ):
             began = time.perf_counter()
-            engine.evs(*arguments)
+            engine.evs(call)
             total = time.perf_counter() - began
         simulator, inner = seconds["simulator"], seconds["estimator"]
         runs.append(

@@ -41,6 +41,7 @@ from qpc_qiskit.devices import regions
 from qpc_qiskit.devices.isa import check_equivalence, faulty
 from qpc_qiskit.devices.patches import embed, embed_observables, place
 from qpc_qiskit.devices.targets import read_device
+from qpc_qiskit.engines import LayerCall
 from qpc_qiskit.engines.exact import ExactEngine
 from qpc_qiskit.rows.pubs import (
     Rows,
@@ -146,9 +147,9 @@ def _measure(name: str, work: Workload, settings: Settings) -> list[dict]:
         slice_seconds=0,
     )
     pixels, weights = work.pixels(settings.pick(PIXELS, 4)), work.layer.weight.detach()
-    exact = ExactEngine().evs(spec, pixels, weights).numpy()
+    exact = ExactEngine().evs(LayerCall(spec, pixels, weights)).numpy()
     engine = EstimatorEngine.from_backend(backend, precision=0, dedupe_grid=None)
-    noisy = engine.evs(spec, pixels, weights).numpy()
+    noisy = engine.evs(LayerCall(spec, pixels, weights)).numpy()
     told, sent = engine.last_report, engine.prepare(spec)
     ours = Wired(sent.template, told.patch)
     rows = _rows(work, pixels)
@@ -243,7 +244,7 @@ def _assert_agreement(wired: Wired, rows: Rows, exact: np.ndarray) -> None:
 
 def _wall_times(work: Workload, settings: Settings) -> Iterator[dict]:
     pixels, weights = work.pixels(settings.pick(PIXELS, 2)), work.layer.weight.detach()
-    exact = ExactEngine().evs(work.spec, pixels, weights)
+    exact = ExactEngine().evs(LayerCall(work.spec, pixels, weights))
     ways: dict[str, tuple[dict[str, object], int]] = {
         "exact noisy values": ({"precision": 0}, 3),
         "level 0": ({"shots": SHOTS, "resilience": 0}, 3),
@@ -261,8 +262,9 @@ def _wall_times(work: Workload, settings: Settings) -> Iterator[dict]:
             prepared = engine.prepare(work.spec)
             prepare_seconds = time.perf_counter() - began
         found: list[torch.Tensor] = []
+        call = LayerCall(work.spec, pixels, weights)
         timing = interleaved(
-            {name: lambda e=engine, f=found: f.append(e.evs(work.spec, pixels, weights))},
+            {name: lambda e=engine, f=found, c=call: f.append(e.evs(c))},
             rounds=settings.pick(rounds, 1),
             min_rounds=1,
             slice_seconds=0,

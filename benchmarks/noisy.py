@@ -22,7 +22,7 @@ from benchmarks.workload import Workload
 from qpc_qiskit import EstimatorEngine
 from qpc_qiskit.circuits.directions import canonical_directions
 from qpc_qiskit.circuits.encoder import make_encoder
-from qpc_qiskit.engines import NoisyEngine
+from qpc_qiskit.engines import LayerCall, NoisyEngine
 from qpc_qiskit.pauli.compiled import find_compiler
 
 GATES = ["ry", "rx", "rz", "cx", "cz"]
@@ -88,24 +88,24 @@ def _against_aer(work: Workload, noise, implementations, settings: Settings):
     engines = {name: NoisyEngine(noise, implementation=name) for name in implementations}
     num_aer = max(settings.pick(AER_ROWS, 8) // work.kernels, 1)
     few = work.pixels(num_aer)
-    expected = aer.evs(spec, few, weights)
+    expected = aer.evs(LayerCall(spec, few, weights))
     for name, engine in engines.items():
-        error = float((engine.evs(spec, few, weights) - expected).abs().max())
+        error = float((engine.evs(LayerCall(spec, few, weights)) - expected).abs().max())
         if not error < 1e-5:
             raise AssertionError(f"{name} differs from Aer by {error:.1e}.")
     slow = isinstance(noise, str)
     counts = {"torch": 2048 if slow else 8192, "compiled": 4096 if slow else 16384}
     counts = {name: settings.pick(count, 64) for name, count in counts.items()}
-    candidates = {"aer": lambda: aer.evs(spec, few, weights)}
+    candidates = {"aer": lambda: aer.evs(LayerCall(spec, few, weights))}
     for name, engine in engines.items():
         pixels, grad = work.pixels(counts[name]), work.cotangent(counts[name])
 
         def forward(engine=engine, pixels=pixels):
-            return engine.evs(spec, pixels, weights)
+            return engine.evs(LayerCall(spec, pixels, weights))
 
         def step(engine=engine, pixels=pixels, grad=grad):
-            _, residuals = engine.evs_with_residuals(spec, pixels, weights)
-            return engine.vjp(spec, pixels, weights, grad, residuals=residuals)
+            _, residuals = engine.evs_with_residuals(LayerCall(spec, pixels, weights))
+            return engine.vjp(LayerCall(spec, pixels, weights), grad, residuals=residuals)
 
         candidates |= {f"{name} forward": forward, f"{name} step": step}
     timings = interleaved(
@@ -150,16 +150,18 @@ def _against_pennylane(qubits: int, implementations, settings: Settings):
     engines = {n: NoisyEngine(depolarizing(), implementation=n) for n in implementations}
     many = work.pixels(settings.pick(4096, 64))
     for engine in engines.values():  # PennyLane is not warmed up, for lack of time; it has no need
-        engine.evs(spec, many, weights)
+        engine.evs(LayerCall(spec, many, weights))
     found = np.array(node(angles, theta)).T
-    error = np.abs(found - next(iter(engines.values())).evs(spec, pixels, weights)[:, 0].numpy())
+    error = np.abs(
+        found - next(iter(engines.values())).evs(LayerCall(spec, pixels, weights))[:, 0].numpy()
+    )
     if not error.max() < 1e-5:
         raise AssertionError(f"PennyLane differs by {error.max():.1e}.")
     timings = interleaved(
         {
             "pennylane": lambda: node(angles, theta),
             **{
-                name: (lambda engine=engine: engine.evs(spec, many, weights))
+                name: (lambda engine=engine: engine.evs(LayerCall(spec, many, weights)))
                 for name, engine in engines.items()
             },
         },
@@ -227,7 +229,9 @@ def _scaling(qubits: int, settings: Settings, implementation: str) -> dict:
     for threads in range(1, settings.threads + 1):
         with torch_threads(threads):
             timing = interleaved(
-                {"forward": lambda: engine.evs(spec, pixels, weights)}, rounds=3, budget_seconds=5
+                {"forward": lambda: engine.evs(LayerCall(spec, pixels, weights))},
+                rounds=3,
+                budget_seconds=5,
             )
         rates[threads] = count / timing["forward"].best
     layer = engine._layer(engine._circuit(spec), pixels)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from qpc_qiskit import PointwiseConnector, QuantumPointwiseConv2d
 from qpc_qiskit.circuits.spec import LayerSpec
+from qpc_qiskit.engines import LayerCall
 
 
 @dataclass
@@ -47,8 +48,8 @@ class Workload:
         return self._random(2, count, self.channels)
 
     def cotangent(self, count: int) -> Tensor:
-        """Derivative of a loss by each value: (N, K, n)."""
-        return self._random(3, count, self.kernels, self.qubits)
+        """Derivative of a loss by each value: (N, K, m)."""
+        return self._random(3, count, self.spec.num_kernels, self.spec.num_maps)
 
     def images(self, count: int) -> tuple[Tensor, Tensor]:
         """`count` images of 7 x 7 pixels and the derivative of a loss by the layer's maps."""
@@ -56,10 +57,10 @@ class Workload:
         return images, self._random(3, count, self.layer.out_channels, 7, 7)
 
     def engine_step(self, pixels: Tensor, cotangent: Tensor) -> tuple[Tensor, ...]:
-        """`evs` and `vjp`: values (N, K, n), gradients (N, C) and (K, P)."""
+        """`evs` and `vjp`: values (N, K, m), gradients (N, C) and (K, P)."""
         engine, weights = self.layer.engine, self.layer.weight.detach()
-        evs = engine.evs(self.spec, pixels, weights)
-        return evs, *engine.vjp(self.spec, pixels, weights, cotangent)
+        call = LayerCall(self.spec, pixels, weights)
+        return engine.evs(call), *engine.vjp(call, cotangent)
 
     def connector_step(self, pixels: Tensor, cotangent: Tensor) -> tuple[Tensor, ...]:
         """The same through autograd, without images."""

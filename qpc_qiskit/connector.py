@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from qpc_qiskit.circuits.directions import check_finite
 from qpc_qiskit.circuits.spec import LayerSpec
-from qpc_qiskit.engines import Engine, make_engine
+from qpc_qiskit.engines import Engine, LayerCall, make_engine
 from qpc_qiskit.errors import EngineError
 
 DTYPES = (torch.float32, torch.float64)
@@ -31,7 +32,7 @@ _COMPILED = "_orig_mod."
 
 
 class PointwiseQNN(NeuralNetwork):
-    """All kernels of a layer as one neural network: C inputs, K*P weights, K*n outputs.
+    """All kernels of a layer as one neural network: C inputs, K*P weights, K*m outputs.
 
     Args:
         spec: the layer.
@@ -41,7 +42,7 @@ class PointwiseQNN(NeuralNetwork):
     def __init__(self, spec: LayerSpec, engine: str | Engine = "exact") -> None:
         self.spec = spec
         self._own_engine = make_engine(engine)
-        self._overrides: list[tuple[object, Engine]] = []
+        self._overrides: list[tuple[object, tuple[Engine, str]]] = []
         super().__init__(
             num_inputs=spec.in_channels,
             num_weights=spec.num_kernels * spec.num_weights,
@@ -51,17 +52,23 @@ class PointwiseQNN(NeuralNetwork):
         )
 
     @property
+    def asked(self) -> tuple[Engine, Callable[[Tensor, Tensor], LayerCall]]:
+        """`engine`, and what makes pixels and weights a call of it."""
+        engine, name = self._overrides[-1][1] if self._overrides else (self._own_engine, None)
+        return engine, partial(LayerCall, self.spec, layer=name)
+
+    @property
     def engine(self) -> Engine:
         """What evaluates the circuits: that of the last `use_engine` still open, or its own."""
-        return self._overrides[-1][1] if self._overrides else self._own_engine
+        return self.asked[0]
 
     @engine.setter
     def engine(self, engine: str | Engine) -> None:
         self._own_engine = make_engine(engine)
 
-    def override(self, token: object, engine: Engine) -> None:
-        """Use another engine until `restore(token)`."""
-        self._overrides.append((token, engine))
+    def override(self, token: object, engine: Engine, name: str) -> None:
+        """Use another engine, as the layer of that name, until `restore(token)`."""
+        self._overrides.append((token, (engine, name)))
 
     def restore(self, token: object) -> None:
         """End the override of that token, whatever others are open."""
@@ -71,41 +78,40 @@ class PointwiseQNN(NeuralNetwork):
         """Copies and pickles made inside `use_engine` have their own engine, not a borrowed one."""
         return {**self.__dict__, "_overrides": []}
 
-    def _tensors(self, inputs: np.ndarray, weights: np.ndarray) -> tuple[Tensor, Tensor]:
+    def _call(self, inputs: np.ndarray, weights: np.ndarray) -> tuple[Engine, LayerCall]:
         pixels = torch.from_numpy(np.ascontiguousarray(inputs, np.float64))
         check_finite(pixels)
         kernels = torch.from_numpy(np.ascontiguousarray(weights, np.float64))
-        return pixels, kernels.view(self.spec.num_kernels, self.spec.num_weights)
+        engine, call = self.asked
+        return engine, call(pixels, kernels.view(self.spec.num_kernels, self.spec.num_weights))
 
     def _forward(self, input_data: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Outputs (N, K*n), float64."""
-        pixels, kernels = self._tensors(input_data, weights)
-        return self.engine.evs(self.spec, pixels, kernels).flatten(1).numpy()
+        """Outputs (N, K*m), float64."""
+        engine, call = self._call(input_data, weights)
+        return engine.evs(call).flatten(1).numpy()
 
     def _backward(
         self, input_data: np.ndarray, weights: np.ndarray
     ) -> tuple[np.ndarray | None, np.ndarray]:
-        """Full Jacobians (N, K*n, C) and (N, K*n, K*P).
+        """Full Jacobians (N, K*m, C) and (N, K*m, K*P).
 
         Costly by design: it serves the stock `TorchConnector`, which asks for nothing less.
         """
-        pixels, kernels = self._tensors(input_data, weights)
-        num_kernels, num_weights = kernels.shape
-        wrt = (self.input_gradients, True)
-        by_pixel, by_own_weight = self.engine.jacobian(self.spec, pixels, kernels, wrt)
+        engine, call = self._call(input_data, weights)
+        by_pixel, by_own_weight = engine.jacobian(call, (self.input_gradients, True))
         assert by_own_weight is not None
-        shape = (len(pixels), num_kernels, self.spec.num_qubits, num_kernels, num_weights)
-        by_weight = np.zeros(shape)  # zero between a kernel's outputs and the others' weights
-        each = np.arange(num_kernels)
+        # Zero between a kernel's outputs and the others' weights.
+        by_weight = np.zeros((*call.shape, *call.weights.shape))
+        each = np.arange(self.spec.num_kernels)
         by_weight[:, each, :, each] = by_own_weight.transpose(0, 1).numpy()
         return (
             None if by_pixel is None else by_pixel.flatten(1, 2).numpy(),
-            by_weight.reshape(len(pixels), self.spec.num_features, self.num_weights),
+            by_weight.reshape(len(call.pixels), self.spec.num_features, self.num_weights),
         )
 
 
 class PointwiseConnector(TorchConnector):
-    """Pixels (N, C) -> features (N, K*n) of a `PointwiseQNN`, differentiable once.
+    """Pixels (N, C) -> features (N, K*m) of a `PointwiseQNN`, differentiable once.
 
     Its one parameter, `weight`, has shape (K, P).
 
@@ -169,7 +175,7 @@ class PointwiseConnector(TorchConnector):
         self._neural_network.engine = engine
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Features (N, K*n) of pixels (N, C), in the dtype and on the device of the weights.
+        """Features (N, K*m) of pixels (N, C), in the dtype and on the device of the weights.
 
         Raises:
             ValueError: another number of axes or channels.
@@ -191,9 +197,10 @@ class PointwiseConnector(TorchConnector):
         if pixels.dtype != weights.dtype:
             raise TypeError(f"Expected {weights.dtype} pixels, got {pixels.dtype}.")
         check_finite(pixels)
+        engine, call = qnn.asked
         if not torch.is_grad_enabled():  # autograd.Function would not know
-            return qnn.engine.evs(qnn.spec, pixels, weights).flatten(1)
-        return _EngineFunction.apply(pixels, weights, qnn.engine, qnn.spec).flatten(1)
+            return engine.evs(call(pixels, weights)).flatten(1)
+        return _EngineFunction.apply(pixels, weights, engine, call).flatten(1)
 
 
 class _EngineFunction(torch.autograd.Function):
@@ -201,13 +208,17 @@ class _EngineFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, pixels: Tensor, weights: Tensor, engine: Engine, spec: LayerSpec
+        ctx: Any,
+        pixels: Tensor,
+        weights: Tensor,
+        engine: Engine,
+        call: Callable[[Tensor, Tensor], LayerCall],
     ) -> Tensor:
         ctx.save_for_backward(pixels, weights)
-        ctx.engine, ctx.spec, ctx.residuals = engine, spec, None
+        ctx.engine, ctx.call, ctx.residuals = engine, call, None
         if not any(ctx.needs_input_grad):
-            return engine.evs(spec, pixels, weights)
-        evs, ctx.residuals = engine.evs_with_residuals(spec, pixels, weights)
+            return engine.evs(call(pixels, weights))
+        evs, ctx.residuals = engine.evs_with_residuals(call(pixels, weights))
         return evs
 
     @staticmethod
@@ -216,9 +227,8 @@ class _EngineFunction(torch.autograd.Function):
         wrt = (ctx.needs_input_grad[0], ctx.needs_input_grad[1])
         residuals, ctx.residuals = ctx.residuals, None  # used up; a second backward recomputes
         with torch.no_grad():
-            by_pixels, by_weights = ctx.engine.vjp(
-                ctx.spec, pixels, weights, grad, wrt, residuals=residuals
-            )
+            call = ctx.call(pixels, weights)
+            by_pixels, by_weights = ctx.engine.vjp(call, grad, wrt, residuals=residuals)
         if torch.is_grad_enabled():  # create_graph=True
             by_pixels, by_weights = (
                 None if g is None else _OnceDifferentiable.apply(g, grad, pixels, weights)
@@ -278,7 +288,7 @@ def use_engine(model: nn.Module, engine: str | Engine) -> Iterator[Engine]:
     chosen, token = make_engine(engine), object()
     try:
         for name, layer in layers:
-            layer.neural_network.override(token, chosen.for_layer(name))
+            layer.neural_network.override(token, chosen, name)
         yield chosen
     finally:
         for _, layer in layers:

@@ -12,6 +12,7 @@ from qiskit import QuantumCircuit
 from qiskit.circuit import Parameter, ParameterVector
 
 from qpc_qiskit import QuantumPointwiseConv2d
+from qpc_qiskit.engines import LayerCall
 
 
 @dataclass(frozen=True)
@@ -161,3 +162,18 @@ def pixels_of(channels, generator, dtype=torch.float64, count=4):
         scaled = ordinary[:1] / ordinary[:1].abs().max()
         edge += [scaled * 1e-300, scaled * 1e300]
     return torch.cat([ordinary, one_hot, *edge]).to(dtype)
+
+
+def evs_of(engine, spec, pixels, weights):
+    """Values of a layer that has no name."""
+    return engine.evs(LayerCall(spec, pixels, weights))
+
+
+def vjp_of(engine, spec, pixels, weights, *args, **options):
+    """As `evs_of`; other arguments are those of `Engine.vjp` after the call."""
+    return engine.vjp(LayerCall(spec, pixels, weights), *args, **options)
+
+
+def jacobian_of(engine, spec, pixels, weights, *args):
+    """As `evs_of`; other arguments are those of `Engine.jacobian` after the call."""
+    return engine.jacobian(LayerCall(spec, pixels, weights), *args)

@@ -23,10 +23,10 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from cases import CASES, SMALL_CASES, Case, pixels_of
+from cases import CASES, SMALL_CASES, Case, evs_of, jacobian_of, pixels_of, vjp_of
 from references import case_features, case_unitaries, central_differences, features
 
-from qpc_qiskit.engines import Engine
+from qpc_qiskit.engines import Engine, LayerCall
 from qpc_qiskit.errors import EngineError
 
 DTYPES = [torch.float32, torch.float64]
@@ -41,7 +41,7 @@ def weights_of(case, generator, dtype=torch.float64):
 
 def grad_of(case, count, generator, dtype=torch.float64):
     spec = case.spec()
-    shape = (count, spec.num_kernels, spec.num_qubits)
+    shape = (count, spec.num_kernels, spec.num_maps)
     return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
 
 
@@ -129,7 +129,7 @@ class EvsConformance:
     def test_values_equal_the_reference(self, engine, case, dtype, shared_seed):
         chosen = shared_seed, case, dtype, every_kind
         pixels, weights, _ = drawn(*chosen)
-        evs = engine.evs(case.spec(), pixels, weights)
+        evs = evs_of(engine, case.spec(), pixels, weights)
         expected = reference_values(*chosen)
         assert evs.dtype == dtype
         assert evs.device == pixels.device
@@ -140,8 +140,8 @@ class EvsConformance:
     def test_no_pixels(self, engine, dtype):
         spec = PLAIN.spec()
         weights = torch.zeros(spec.num_kernels, spec.num_weights, dtype=dtype)
-        evs = engine.evs(spec, torch.empty(0, 5, dtype=dtype), weights)
-        assert evs.shape == (0, spec.num_kernels, spec.num_qubits)
+        evs = evs_of(engine, spec, torch.empty(0, 5, dtype=dtype), weights)
+        assert evs.shape == (0, spec.num_kernels, spec.num_maps)
         assert evs.dtype == dtype
 
     def test_a_pixel_that_counts_as_zero_is_the_zero_state(self, engine, generator):
@@ -150,7 +150,7 @@ class EvsConformance:
         pixels[1] = -0.0
         pixels[2, 3] = 1e-40  # subnormal
         pixels[3, 0] = -7.0
-        evs = engine.evs(PLAIN.spec(), pixels, weights)
+        evs = evs_of(engine, PLAIN.spec(), pixels, weights)
         torch.testing.assert_close(
             evs, evs[-1:].expand_as(evs), rtol=0, atol=self.atol[torch.float32]
         )
@@ -159,7 +159,7 @@ class EvsConformance:
         pixels = pixels_of(5, generator)
         weights = weights_of(PLAIN, generator)
         before = pixels.clone(), weights.clone()
-        engine.evs(PLAIN.spec(), pixels, weights)
+        evs_of(engine, PLAIN.spec(), pixels, weights)
         assert torch.equal(pixels, before[0])
         assert torch.equal(weights, before[1])
 
@@ -168,12 +168,12 @@ class EvsConformance:
         spec = PLAIN.spec()
         pixels = pixels_of(5, generator)
         weights = weights_of(PLAIN, generator)
-        expected = engine.evs(spec, pixels, weights)
+        expected = evs_of(engine, spec, pixels, weights)
         wide = pixels.repeat_interleave(2, 1)[:, ::2].T.contiguous().T.requires_grad_()
         tracked = weights.T.contiguous().T.requires_grad_()
         assert not wide.is_contiguous()
         assert not tracked.is_contiguous()
-        evs = engine.evs(spec, wide, tracked)
+        evs = evs_of(engine, spec, wide, tracked)
         assert not evs.requires_grad
         torch.testing.assert_close(evs, expected, rtol=0, atol=self.atol[torch.float64])
 
@@ -181,10 +181,12 @@ class EvsConformance:
         spec = PLAIN.spec()
         pixels = pixels_of(5, generator)
         weights = weights_of(PLAIN, generator)
-        whole = engine.evs(spec, pixels, weights)
+        whole = evs_of(engine, spec, pixels, weights)
         order = torch.randperm(len(pixels), generator=generator)
-        permuted = engine.evs(spec, pixels[order], weights)
-        parts = [engine.evs(spec, part, weights) for part in pixels.split([1, 7, len(pixels) - 8])]
+        permuted = evs_of(engine, spec, pixels[order], weights)
+        parts = [
+            evs_of(engine, spec, part, weights) for part in pixels.split([1, 7, len(pixels) - 8])
+        ]
         atol = self.atol[torch.float64]
         torch.testing.assert_close(permuted, whole[order], rtol=0, atol=atol)
         torch.testing.assert_close(torch.cat(parts), whole, rtol=0, atol=atol)
@@ -193,17 +195,23 @@ class EvsConformance:
         """Enough for an engine that splits its work, under every grad mode."""
         spec, weights = PLAIN.spec(), weights_of(PLAIN, generator)
         pixels = pixels_of(5, generator, count=self.many)
-        few = torch.cat([engine.evs(spec, part, weights) for part in self.parts(pixels)])
+        few = torch.cat([evs_of(engine, spec, part, weights) for part in self.parts(pixels)])
         atol = self.atol[torch.float64]
         with torch.no_grad():
-            torch.testing.assert_close(engine.evs(spec, pixels, weights), few, rtol=0, atol=atol)
+            torch.testing.assert_close(
+                evs_of(engine, spec, pixels, weights), few, rtol=0, atol=atol
+            )
         with torch.inference_mode():
-            torch.testing.assert_close(engine.evs(spec, pixels, weights), few, rtol=0, atol=atol)
+            torch.testing.assert_close(
+                evs_of(engine, spec, pixels, weights), few, rtol=0, atol=atol
+            )
             inside = pixels + 0
-            torch.testing.assert_close(engine.evs(spec, inside, weights), few, rtol=0, atol=atol)
+            torch.testing.assert_close(
+                evs_of(engine, spec, inside, weights), few, rtol=0, atol=atol
+            )
         tracked = pixels.clone().requires_grad_()
         torch.testing.assert_close(
-            engine.evs(spec, tracked, weights.requires_grad_()), few, rtol=0, atol=atol
+            evs_of(engine, spec, tracked, weights.requires_grad_()), few, rtol=0, atol=atol
         )
 
     def test_one_engine_serves_many_layers(self, engine, generator):
@@ -211,11 +219,14 @@ class EvsConformance:
         other = Case(6, 4, 3, "circuit_centric", 2)
         first, second = weights_of(PLAIN, generator), weights_of(PLAIN, generator)
         pixels = pixels_of(5, generator)
-        alone = engine.evs(PLAIN.spec(), pixels, first)
-        engine.evs(other.spec(), pixels_of(6, generator), weights_of(other, generator))
-        engine.evs(PLAIN.spec(), pixels, second)
+        alone = evs_of(engine, PLAIN.spec(), pixels, first)
+        evs_of(engine, other.spec(), pixels_of(6, generator), weights_of(other, generator))
+        evs_of(engine, PLAIN.spec(), pixels, second)
         torch.testing.assert_close(
-            engine.evs(PLAIN.spec(), pixels, first), alone, rtol=0, atol=self.atol[torch.float64]
+            evs_of(engine, PLAIN.spec(), pixels, first),
+            alone,
+            rtol=0,
+            atol=self.atol[torch.float64],
         )
 
     def test_after_inference_mode(self, engine, generator):
@@ -223,10 +234,10 @@ class EvsConformance:
         case = Case(6, 3, 3, "strongly_entangling", 6)  # a shape that no other test uses
         pixels, weights = pixels_of(6, generator), weights_of(case, generator)
         with torch.inference_mode():
-            inside = engine.evs(case.spec(), pixels, weights)
+            inside = evs_of(engine, case.spec(), pixels, weights)
         torch.testing.assert_close(
             inside.clone(),
-            engine.evs(case.spec(), pixels, weights),
+            evs_of(engine, case.spec(), pixels, weights),
             rtol=0,
             atol=self.atol[torch.float64],
         )
@@ -234,7 +245,7 @@ class EvsConformance:
     def test_report(self, engine, generator):
         spec = PLAIN.spec()
         pixels = pixels_of(5, generator)
-        engine.evs(spec, pixels, weights_of(PLAIN, generator))
+        evs_of(engine, spec, pixels, weights_of(PLAIN, generator))
         report = engine.last_report
         assert report.engine == engine.name
         assert report.num_pixels == len(pixels)
@@ -263,7 +274,7 @@ class VjpConformance:
     @pytest.mark.parametrize("case", SMALL_CASES, ids=str)
     def test_by_weights_equals_finite_differences(self, engine, case, dtype, shared_seed):
         chosen = shared_seed, case, dtype, few_of_every_kind
-        _, by_weights = engine.vjp(case.spec(), *drawn(*chosen))
+        _, by_weights = vjp_of(engine, case.spec(), *drawn(*chosen))
         assert by_weights.dtype == dtype
         self.assert_gradient_close(
             by_weights, reference_slopes_by_weights(*chosen), self.rtol[dtype]
@@ -276,7 +287,7 @@ class VjpConformance:
     @pytest.mark.parametrize("case", [c for c in SMALL_CASES if c.in_channels > 1], ids=str)
     def test_by_pixels_equals_finite_differences(self, engine, case, dtype, shared_seed):
         chosen = shared_seed, case, dtype, self.pixels_for_slopes
-        by_pixels, _ = engine.vjp(case.spec(), *drawn(*chosen))
+        by_pixels, _ = vjp_of(engine, case.spec(), *drawn(*chosen))
         assert by_pixels.dtype == dtype
         self.assert_gradient_close(by_pixels, reference_slopes_by_pixels(*chosen), self.rtol[dtype])
 
@@ -285,7 +296,7 @@ class VjpConformance:
         for case in (PLAIN, Case(1, 2, 1)):
             pixels = torch.randn(6, case.in_channels, generator=generator, dtype=torch.float64)
             grad = grad_of(case, 6, generator)
-            by_pixels, _ = engine.vjp(case.spec(), pixels, weights_of(case, generator), grad)
+            by_pixels, _ = vjp_of(engine, case.spec(), pixels, weights_of(case, generator), grad)
             norms = pixels.norm(dim=1) * by_pixels.norm(dim=1)
             cosines = (pixels * by_pixels).sum(1).abs()
             assert bool((cosines <= 1e-9 * norms + 1e-9).all())
@@ -296,9 +307,9 @@ class VjpConformance:
         spec, weights = PLAIN.spec(), weights_of(PLAIN, generator)
         pixels = torch.randn(6, 5, generator=generator, dtype=torch.float64)
         grad = grad_of(PLAIN, 6, generator)
-        plain = engine.vjp(spec, pixels, weights, grad)
+        plain = vjp_of(engine, spec, pixels, weights, grad)
         for factor in (-1.0, 1e-30, 3e100, -1e-290):
-            scaled = engine.vjp(spec, factor * pixels, weights, grad)
+            scaled = vjp_of(engine, spec, factor * pixels, weights, grad)
             torch.testing.assert_close(scaled[0] * factor, plain[0], rtol=1e-6, atol=1e-7)
             torch.testing.assert_close(scaled[1], plain[1], rtol=1e-6, atol=1e-7)
 
@@ -309,7 +320,7 @@ class VjpConformance:
         pixels[2] = torch.finfo(dtype).tiny / 4
         weights = weights_of(PLAIN, generator, dtype)
         grad = grad_of(PLAIN, 4, generator, dtype)
-        by_pixels, by_weights = engine.vjp(PLAIN.spec(), pixels, weights, grad)
+        by_pixels, by_weights = vjp_of(engine, PLAIN.spec(), pixels, weights, grad)
         assert torch.equal(by_pixels[::2], torch.zeros(2, 5, dtype=dtype))
         assert bool((by_pixels[1::2] != 0).any(1).all())
         assert bool(by_weights.isfinite().all())
@@ -318,8 +329,8 @@ class VjpConformance:
         spec, weights = PLAIN.spec(), weights_of(PLAIN, generator)
         pixels = torch.randn(4, 5, generator=generator, dtype=torch.float64)
         a, b = grad_of(PLAIN, 4, generator), grad_of(PLAIN, 4, generator)
-        both = engine.vjp(spec, pixels, weights, 2 * a - 3 * b)
-        by_a, by_b = (engine.vjp(spec, pixels, weights, g) for g in (a, b))
+        both = vjp_of(engine, spec, pixels, weights, 2 * a - 3 * b)
+        by_a, by_b = (vjp_of(engine, spec, pixels, weights, g) for g in (a, b))
         for i in range(2):
             torch.testing.assert_close(both[i], 2 * by_a[i] - 3 * by_b[i], rtol=1e-7, atol=1e-8)
 
@@ -327,9 +338,9 @@ class VjpConformance:
         spec, weights = PLAIN.spec(), weights_of(PLAIN, generator)
         pixels = pixels_of(5, generator, count=self.many)
         grad = grad_of(PLAIN, len(pixels), generator)
-        whole = engine.vjp(spec, pixels, weights, grad)
+        whole = vjp_of(engine, spec, pixels, weights, grad)
         parts = [
-            engine.vjp(spec, p, weights, g)
+            vjp_of(engine, spec, p, weights, g)
             for p, g in zip(self.parts(pixels), self.parts(grad), strict=True)
         ]
         torch.testing.assert_close(whole[0], torch.cat([p for p, _ in parts]), rtol=1e-7, atol=1e-8)
@@ -340,8 +351,8 @@ class VjpConformance:
         spec, weights = PLAIN.spec(), weights_of(PLAIN, generator)
         pixels = torch.randn(4, 5, generator=generator, dtype=torch.float64)
         grad = grad_of(PLAIN, 4, generator)
-        both = engine.vjp(spec, pixels, weights, grad)
-        some = engine.vjp(spec, pixels, weights, grad, wrt)
+        both = vjp_of(engine, spec, pixels, weights, grad)
+        some = vjp_of(engine, spec, pixels, weights, grad, wrt)
         for wanted, full, part in zip(wrt, both, some, strict=True):
             if wanted:
                 torch.testing.assert_close(part, full, rtol=1e-7, atol=1e-8)
@@ -351,18 +362,18 @@ class VjpConformance:
     def test_no_pixels_have_zero_weight_gradients(self, engine, generator):
         spec, weights = PLAIN.spec(), weights_of(PLAIN, generator)
         empty = torch.empty(0, 5, dtype=torch.float64)
-        by_pixels, by_weights = engine.vjp(spec, empty, weights, grad_of(PLAIN, 0, generator))
+        by_pixels, by_weights = vjp_of(engine, spec, empty, weights, grad_of(PLAIN, 0, generator))
         assert by_pixels.shape == (0, 5)
         assert torch.equal(by_weights, torch.zeros_like(weights))
 
     def test_strided_gradients(self, engine, generator):
         spec, weights = PLAIN.spec(), weights_of(PLAIN, generator)
         pixels = torch.randn(4, 5, generator=generator, dtype=torch.float64)
-        ones = torch.ones(4, spec.num_kernels, spec.num_qubits, dtype=torch.float64)
+        ones = torch.ones(4, spec.num_kernels, spec.num_maps, dtype=torch.float64)
         expanded = torch.ones(1, 1, 1, dtype=torch.float64).expand_as(ones)  # as sum() gives
         for a, b in zip(
-            engine.vjp(spec, pixels, weights, expanded),
-            engine.vjp(spec, pixels, weights, ones),
+            vjp_of(engine, spec, pixels, weights, expanded),
+            vjp_of(engine, spec, pixels, weights, ones),
             strict=True,
         ):
             torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-8)
@@ -374,11 +385,11 @@ class VjpConformance:
         spec, weights = PLAIN.spec(), weights_of(PLAIN, generator)
         pixels = pixels_of(5, generator, count=min(count, self.many))
         grad = grad_of(PLAIN, len(pixels), generator)
-        evs, residuals = engine.evs_with_residuals(spec, pixels, weights)
+        evs, residuals = engine.evs_with_residuals(LayerCall(spec, pixels, weights))
         assert not evs.requires_grad
-        torch.testing.assert_close(evs, engine.evs(spec, pixels, weights), rtol=0, atol=1e-12)
-        using = engine.vjp(spec, pixels, weights, grad, residuals=residuals)
-        for a, b in zip(using, engine.vjp(spec, pixels, weights, grad), strict=True):
+        torch.testing.assert_close(evs, evs_of(engine, spec, pixels, weights), rtol=0, atol=1e-12)
+        using = vjp_of(engine, spec, pixels, weights, grad, residuals=residuals)
+        for a, b in zip(using, vjp_of(engine, spec, pixels, weights, grad), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
 
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -391,15 +402,15 @@ class VjpConformance:
         pixels = torch.randn(4, channels, generator=generator, dtype=torch.float64).to(dtype)
         pixels[1] = 0
         pixels[2] = -torch.eye(channels)[-1]
-        by_pixels, by_weights = engine.jacobian(spec, pixels, weights)
-        values = (len(pixels), spec.num_kernels, spec.num_qubits)
+        by_pixels, by_weights = jacobian_of(engine, spec, pixels, weights)
+        values = (len(pixels), spec.num_kernels, spec.num_maps)
         assert by_pixels.shape == (*values, channels)
         assert by_weights.shape == (*values, spec.num_weights)
         assert by_pixels.dtype == by_weights.dtype == dtype
         for i, k, q in np.ndindex(*values):
             unit = torch.zeros(values, dtype=dtype)
             unit[i, k, q] = 1
-            expected = engine.vjp(spec, pixels, weights, unit)
+            expected = vjp_of(engine, spec, pixels, weights, unit)
             rows = torch.zeros_like(pixels), torch.zeros_like(weights)
             rows[0][i] = by_pixels[i, k, q]
             rows[1][k] = by_weights[i, k, q]
@@ -411,7 +422,7 @@ class VjpConformance:
         case = Case(3, 5, 2)
         spec, weights = case.spec(), weights_of(case, generator)
         pixels = torch.randn(2, 3, generator=generator, dtype=torch.float64)
-        both, some = (engine.jacobian(spec, pixels, weights, w) for w in ((True, True), wrt))
+        both, some = (jacobian_of(engine, spec, pixels, weights, w) for w in ((True, True), wrt))
         for wanted, full, part in zip(wrt, both, some, strict=True):
             if wanted:
                 torch.testing.assert_close(part, full, rtol=1e-9, atol=1e-10)
@@ -420,7 +431,7 @@ class VjpConformance:
 
     def test_jacobian_of_no_pixels(self, engine, generator):
         spec, weights = PLAIN.spec(), weights_of(PLAIN, generator)
-        found = engine.jacobian(spec, torch.empty(0, 5, dtype=torch.float64), weights)
+        found = jacobian_of(engine, spec, torch.empty(0, 5, dtype=torch.float64), weights)
         shapes = [tuple(part.shape) for part in found]
         assert shapes == [(0, 3, 3, 5), (0, 3, 3, spec.num_weights)]
 
@@ -430,8 +441,8 @@ class VjpConformance:
         pixels, weights = pixels_of(7, generator), weights_of(case, generator)
         grad = grad_of(case, len(pixels), generator)
         with torch.inference_mode():
-            engine.evs(case.spec(), pixels, weights)
-        _, by_weights = engine.vjp(case.spec(), pixels, weights, grad)
+            evs_of(engine, case.spec(), pixels, weights)
+        _, by_weights = vjp_of(engine, case.spec(), pixels, weights, grad)
         assert bool((by_weights != 0).any())
 
 
@@ -447,6 +458,6 @@ class NoGradients:
         with pytest.raises(
             EngineError, match=rf"'{engine.name}' engine has no gradients.*engine='exact'"
         ):
-            engine.vjp(PLAIN.spec(), pixels, weights, grad_of(PLAIN, 2, generator))
+            vjp_of(engine, PLAIN.spec(), pixels, weights, grad_of(PLAIN, 2, generator))
         with pytest.raises(EngineError, match="has no gradients"):
-            engine.jacobian(PLAIN.spec(), pixels, weights)
+            jacobian_of(engine, PLAIN.spec(), pixels, weights)

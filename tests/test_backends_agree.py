@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from cases import Case
+from cases import Case, evs_of, jacobian_of, vjp_of
 from conformance import grad_of, weights_of
 from qiskit import QuantumCircuit
 from qiskit.circuit import ParameterVector
@@ -35,6 +35,7 @@ from qpc_qiskit import (
 from qpc_qiskit.backends.named import find_backend
 from qpc_qiskit.circuits.directions import canonical_directions
 from qpc_qiskit.circuits.encoder import make_encoder
+from qpc_qiskit.engines import LayerCall
 from qpc_qiskit.rows.gradients import Spsa
 
 NAMED = ["strongly_entangling", "figure1", "circuit_centric"]
@@ -85,9 +86,9 @@ def pixels_for(spec, generator, count=3):
 def test_exact_equals_noiseless_aer(num_qubits, ansatz, generator):
     spec = spec_of(num_qubits, ansatz)
     pixels, weights = pixels_for(spec, generator), weights_for(spec, generator)
-    exact = ExactEngine().evs(spec, pixels, weights)
+    exact = evs_of(ExactEngine(), spec, pixels, weights)
     for engine in (EstimatorEngine(dedupe_grid=None), EstimatorEngine.from_backend("aer")):
-        found = engine.evs(spec, pixels, weights)
+        found = evs_of(engine, spec, pixels, weights)
         torch.testing.assert_close(found, exact, rtol=0, atol=1e-9)
     assert engine.last_report.max_std == 0
 
@@ -199,10 +200,10 @@ class TestDevices:
         engine, backend = noisy_engine(device), backend_of(device)
         spec = spec_of(num_qubits, ansatz, num_kernels=1)
         pixels, weights = pixels_for(spec, generator, count=1), weights_for(spec, generator)
-        found = engine.evs(spec, pixels, weights)
+        found = evs_of(engine, spec, pixels, weights)
         expected = by_density_matrix(engine, backend, spec, pixels, weights)
         np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-9)
-        exact = ExactEngine().evs(spec, pixels, weights)
+        exact = evs_of(ExactEngine(), spec, pixels, weights)
         assert float((found - exact).abs().max()) > 1e-3
 
     @pytest.mark.parametrize(
@@ -224,7 +225,7 @@ class TestDevices:
         spec = spec_of(num_qubits, ansatz)
         pixels, weights = pixels_for(spec, generator, count=1), weights_for(spec, generator)
         template = noisy_engine(device).prepare(spec).template
-        exact = ExactEngine().evs(spec, pixels, weights).numpy()
+        exact = evs_of(ExactEngine(), spec, pixels, weights).numpy()
         for i, kernels in enumerate(rows_of(spec, pixels, weights)):
             for k, row in enumerate(kernels):
                 values = dict(zip(template.parameters, row, strict=True))
@@ -250,18 +251,18 @@ class TestDevices:
         )
         weights = weights_for(spec, generator)
         engine = noisy_engine(device)
-        plain = engine.evs(spec, pixels, weights)
+        plain = evs_of(engine, spec, pixels, weights)
         for factor in (-1, 2.0**-40, -1024.0):
-            assert torch.equal(engine.evs(spec, factor * pixels, weights), plain)
+            assert torch.equal(evs_of(engine, spec, factor * pixels, weights), plain)
         # The same numbers, with zeros of the other sign.
-        assert torch.equal(engine.evs(spec, 0.0 - pixels, weights), plain)
-        assert torch.equal(engine.evs(spec, -(0.0 - pixels), weights), plain)
+        assert torch.equal(evs_of(engine, spec, 0.0 - pixels, weights), plain)
+        assert torch.equal(evs_of(engine, spec, -(0.0 - pixels), weights), plain)
         for factor in (-0.3, 1e30, 7.7e-200):
-            found = engine.evs(spec, factor * pixels, weights)
+            found = evs_of(engine, spec, factor * pixels, weights)
             torch.testing.assert_close(found, plain, rtol=0, atol=1e-12)
         merging = EstimatorEngine.from_backend(device, precision=0)
         factors = torch.tensor([1.0, -0.3, 1e30, -7.7e-200], dtype=torch.float64)
-        many = merging.evs(spec, (factors[:, None, None] * pixels).flatten(0, 1), weights)
+        many = evs_of(merging, spec, (factors[:, None, None] * pixels).flatten(0, 1), weights)
         assert merging.last_report.num_executions == len(pixels)
         assert torch.equal(many, many[: len(pixels)].repeat(4, 1, 1))
 
@@ -274,25 +275,25 @@ class TestDevices:
         spec = spec_of(2, "strongly_entangling")
         pixels = torch.randn(30, 3, generator=generator, dtype=torch.float64)
         weights = weights_for(spec, generator)
-        exact = noisy_engine("fake_manila").evs(spec, pixels, weights)
+        exact = evs_of(noisy_engine("fake_manila"), spec, pixels, weights)
         engine = EstimatorEngine.from_backend("fake_manila", shots=2000, seed=4, dedupe_grid=None)
-        ratio = (engine.evs(spec, pixels, weights) - exact) / engine.last_report.stds[0]
+        ratio = (evs_of(engine, spec, pixels, weights) - exact) / engine.last_report.stds[0]
         assert ratio.numel() == 120
         assert abs(float(ratio.square().mean().sqrt()) - 1) < 5 / math.sqrt(240)
         assert float(ratio.abs().max()) < 6
         # Not those of the noiseless circuit, so the test can tell.
-        noiseless = ExactEngine().evs(spec, pixels, weights)
+        noiseless = evs_of(ExactEngine(), spec, pixels, weights)
         assert float((exact - noiseless).abs().max()) > 0.02
 
     def test_aers_own_shots_do_too(self, generator):
         spec = spec_of(2, "strongly_entangling")
         pixels = torch.randn(30, 3, generator=generator, dtype=torch.float64)
         weights = weights_for(spec, generator)
-        exact = noisy_engine("fake_manila").evs(spec, pixels, weights)
+        exact = evs_of(noisy_engine("fake_manila"), spec, pixels, weights)
         engine = EstimatorEngine.from_backend(
             "aer", noise_model="fake_manila", shots=2000, seed=4, dedupe_grid=None
         )
-        ratio = (engine.evs(spec, pixels, weights) - exact) / engine.last_report.stds[0]
+        ratio = (evs_of(engine, spec, pixels, weights) - exact) / engine.last_report.stds[0]
         assert abs(float(ratio.square().mean().sqrt()) - 1) < 5 / math.sqrt(240)
         assert float(ratio.abs().max()) < 6
 
@@ -337,13 +338,13 @@ def differences(engine, spec, pixels, weights, grad):
     """Central differences of an engine with K = 1, errors of some 1e-11: (N, C) and (1, P)."""
     points, factors = moved_points(weights[0])
     many = replace(spec, num_kernels=4 * len(points))
-    evs = engine.evs(many, pixels, points.flatten(0, 1))  # (N, 4P, n)
+    evs = evs_of(engine, many, pixels, points.flatten(0, 1))  # (N, 4P, n)
     losses = torch.einsum("imq,iq->m", evs, grad[:, 0])
     by_weights = losses.view(-1, 4) @ factors
     by_pixels = []
     for pixel, outer in zip(pixels, grad[:, 0], strict=True):
         points, factors = moved_points(pixel)
-        evs = engine.evs(spec, points.flatten(0, 1), weights)
+        evs = evs_of(engine, spec, points.flatten(0, 1), weights)
         by_pixels.append((evs[:, 0] @ outer).view(-1, 4) @ factors)
     return torch.stack(by_pixels), by_weights[None]
 
@@ -353,7 +354,7 @@ def gradient_data(spec, generator):
     pixels = pixels_for(spec, generator, count=2)
     pixels = torch.nn.functional.normalize(pixels[[0, 1, 2, 4]])
     grad = torch.randn(
-        len(pixels), spec.num_kernels, spec.num_qubits, generator=generator, dtype=torch.float64
+        len(pixels), spec.num_kernels, spec.num_maps, generator=generator, dtype=torch.float64
     )
     return pixels, weights_for(spec, generator), grad
 
@@ -366,10 +367,10 @@ def test_gradients_on_noiseless_aer_equal_the_exact_ones(num_qubits, ansatz, gen
     pixels = torch.cat([pixels, torch.zeros_like(pixels[:1])])  # a zero pixel
     grad = torch.cat([grad, grad[:1]])
     engine = EstimatorEngine(dedupe_grid=None)
-    exact = ExactEngine().vjp(spec, pixels, weights, grad)
-    _, residuals = engine.evs_with_residuals(spec, pixels, weights)
+    exact = vjp_of(ExactEngine(), spec, pixels, weights, grad)
+    _, residuals = engine.evs_with_residuals(LayerCall(spec, pixels, weights))
     for kept in (None, residuals):
-        found = engine.vjp(spec, pixels, weights, grad, residuals=kept)
+        found = vjp_of(engine, spec, pixels, weights, grad, residuals=kept)
         for a, b in zip(found, exact, strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
     assert not found[0][-1].any()
@@ -382,13 +383,13 @@ class TestGradientsUnderNoise:
         """The relative error of the gradient by pixels, which is an approximation if the encoder is
         noisy. At a zero pair the values of a noisy encoder jump, so there are no differences."""
         pixels, weights, grad = gradient_data(spec, generator)
-        found = engine.vjp(spec, pixels, weights, grad)
+        found = vjp_of(engine, spec, pixels, weights, grad)
         ordinary = slice(None) if exact_encoder else slice(2)
         slopes, expected = differences(engine, spec, pixels, weights, grad)
         torch.testing.assert_close(found[1], expected, rtol=0, atol=1e-8)
         if exact_encoder:
             torch.testing.assert_close(found[0], slopes, rtol=0, atol=1e-8)
-        exact = ExactEngine().vjp(spec, pixels, weights, grad)
+        exact = vjp_of(ExactEngine(), spec, pixels, weights, grad)
         assert float((found[1] - exact[1]).norm() / exact[1].norm()) > 1e-3  # noise shows
         return float((found[0] - slopes)[ordinary].norm() / slopes[ordinary].norm())
 
@@ -548,8 +549,8 @@ def test_jacobian_and_vjp_agree(noise_model, generator):
     pixels = torch.randn(3, 3, generator=generator, dtype=torch.float64)
     grad = grad_of(case, 3, generator)
     engine = EstimatorEngine.from_backend("aer", noise_model=noise_model)
-    by_pixels, by_weights = engine.jacobian(spec, pixels, weights)
-    found = engine.vjp(spec, pixels, weights, grad)
+    by_pixels, by_weights = jacobian_of(engine, spec, pixels, weights)
+    found = vjp_of(engine, spec, pixels, weights, grad)
     torch.testing.assert_close(
         torch.einsum("ikqc,ikq->ic", by_pixels, grad), found[0], rtol=0, atol=1e-12
     )

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 import pytest
 import torch
-from cases import CASES, pixels_of
+from cases import CASES, evs_of, pixels_of, vjp_of
 from conformance import (
     DTYPES,
     PLAIN,
@@ -53,8 +53,8 @@ def test_exact_engine_on_a_gpu_equals_the_cpu(dtype, generator):
     pixels = pixels_of(5, generator, dtype, count=3000)
     weights, grad = weights_of(PLAIN, generator, dtype), grad_of(PLAIN, 3000, generator, dtype)
     arrays = [t.cuda() for t in (pixels, weights, grad)]
-    there = [engine.evs(spec, *arrays[:2]), *engine.vjp(spec, *arrays)]
-    here = [engine.evs(spec, pixels, weights), *engine.vjp(spec, pixels, weights, grad)]
+    there = [evs_of(engine, spec, *arrays[:2]), *vjp_of(engine, spec, *arrays)]
+    here = [evs_of(engine, spec, pixels, weights), *vjp_of(engine, spec, pixels, weights, grad)]
     bound = {torch.float32: 1e-4, torch.float64: 1e-10}[dtype]
     for a, b in zip(there, here, strict=True):
         assert a.is_cuda
@@ -82,7 +82,7 @@ class TestEstimatorEngineOfEveryPixel(EvsConformance, VjpConformance):
 
     def test_every_row_is_executed(self, engine, generator):
         pixels, weights = pixels_of(5, generator, count=200), weights_of(PLAIN, generator)
-        engine.evs(PLAIN.spec(), pixels, weights)
+        evs_of(engine, PLAIN.spec(), pixels, weights)
         assert engine.last_report.num_executions == len(pixels) * PLAIN.spec().num_kernels
         assert engine.last_report.num_pubs == 2
 
@@ -116,13 +116,13 @@ class ValuesOnly(Engine):
     name = "values-only"
     has_gradients = False
 
-    def evs(self, spec, pixels, weights):
-        found = ExactEngine().evs(spec, pixels, weights)
+    def evs(self, call):
+        found = ExactEngine().evs(call)
         self._record(
             EngineReport(
                 engine=self.name,
-                num_pixels=len(pixels),
-                num_kernels=spec.num_kernels,
+                num_pixels=len(call.pixels),
+                num_kernels=call.spec.num_kernels,
                 num_executions=0,
             )
         )

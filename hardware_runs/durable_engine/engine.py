@@ -38,7 +38,7 @@ from qpc_qiskit.backends.jobs import check_rows
 from qpc_qiskit.circuits.directions import canonical_directions
 from qpc_qiskit.circuits.spec import LayerSpec
 from qpc_qiskit.common.arrays import Array
-from qpc_qiskit.engines import Engine, EstimatorEngine
+from qpc_qiskit.engines import Engine, EstimatorEngine, LayerCall
 from qpc_qiskit.errors import (
     BackendError,
     EngineError,
@@ -215,39 +215,35 @@ class DurableEngine(Engine):
             if self.ledger.chunks(self.run.id, states=[ChunkState.FAILED]):
                 return
 
-    def for_layer(self, name: str) -> Engine:
-        """See `Engine.for_layer`."""
-        return _LayerEngine(self, name)
-
-    def evs(self, spec: LayerSpec, pixels: Tensor, weights: Tensor) -> Tensor:
-        """Not of any one layer: see `for_layer`."""
-        raise EngineError(
-            "A durable engine tells layers by name: use it with use_engine(model, ...)."
-        )
-
-    def evaluate(self, layer: str, spec: LayerSpec, pixels: Tensor, weights: Tensor) -> Tensor:
-        """Values of the next pixels of a layer, (N, K, n).
+    def evs(self, call: LayerCall) -> Tensor:
+        """Values of the next pixels of a layer; see `Engine.evs`.
 
         Raises:
             ResultsPending: they are not there yet.
             JobFailed: a job failed for good.
             BackendError: the device is needed, and cannot be reached.
-            EngineError: weights or images are not those that the run began with.
+            EngineError: weights or images are not those that the run began with, or the layer has
+                no name.
         """
+        if call.layer is None:
+            raise EngineError(
+                "A durable engine tells layers by name: use it with use_engine(model, ...)."
+            )
         now = self._pass
-        layer = now.enter(layer)
+        layer = now.enter(call.layer)
         if now.stalled is not None and layer not in now.stalled:
             raise ResultsPending(f"Run {self.run.name!r}: {layer} waits for the layers before it.")
         try:
-            return self._evaluate(layer, spec, pixels, weights)
+            return self._evaluate(layer, call)
         except ResultsPending:
             now.stall()
             raise
 
-    def _evaluate(self, layer: str, spec: LayerSpec, pixels: Tensor, weights: Tensor) -> Tensor:
+    def _evaluate(self, layer: str, call: LayerCall) -> Tensor:
+        spec, pixels, weights = call.spec, call.pixels, call.weights
         start, stop = self._pass.advance(layer, len(pixels))
         if start == stop:
-            return pixels.new_zeros(0, spec.num_kernels, spec.num_qubits)
+            return pixels.new_zeros(call.shape)
         rows = pixels.detach().cpu()
         kernels = weights.detach().cpu().to(torch.float64)
         digest = hashlib.sha256(np.ascontiguousarray(kernels.numpy()).tobytes()).hexdigest()
@@ -287,7 +283,7 @@ class DurableEngine(Engine):
                 pairs=plan.rows.pairs.astype(np.int64),
                 which=plan.which.astype(np.int64),
                 slots=plan.slots.astype(np.int64),
-                exact=np.zeros((0, spec.num_qubits)) if plan.exact is None else plan.exact,
+                exact=np.zeros((0, spec.num_maps)) if plan.exact is None else plan.exact,
                 num_kernels=spec.num_kernels,
             )
             chunks = [
@@ -323,7 +319,7 @@ class DurableEngine(Engine):
             bad = self._reviser.bad_patches(circuit_key(spec))
             revision = self._circuits.revision_with(spec, bad)
             try:
-                return revision, self._estimator.plan(spec, pixels, weights)
+                return revision, self._estimator.plan(LayerCall(spec, pixels, weights))
             except FitFailed as error:
                 now = self._estimator.encoder(spec)
                 if now in tried or not self._estimator.fall_back(spec):
@@ -389,12 +385,12 @@ class DurableEngine(Engine):
         return self._blocks[chunk.block_id]
 
     def _values(self, layer: str, spec: LayerSpec, start: int, stop: int) -> Array | None:
-        """Values at the positions, (N, K, n); None while some are missing."""
+        """Values at the positions, (N, K, m); None while some are missing."""
         found = {
             result.chunk.id: result
             for result in self.ledger.results(self.run.id, layer, start, stop)
         }
-        values = np.empty((stop - start, spec.num_kernels, spec.num_qubits))
+        values = np.empty((stop - start, spec.num_kernels, spec.num_maps))
         applies = self.run.settings["engine_options"].get("calibrate", True)
         for block in self.ledger.blocks(self.run.id, layer, start, stop):
             if any(chunk.id not in found for chunk in block.chunks):
@@ -432,18 +428,3 @@ def _gaps(blocks: Iterable[Block], start: int, stop: int) -> list[tuple[int, int
             gaps.append((reached, block.start))
         reached = max(reached, block.stop)
     return [*gaps, (reached, stop)] if reached < stop else gaps
-
-
-class _LayerEngine(Engine):
-    """The view of a durable engine that one layer has."""
-
-    name = DurableEngine.name
-    has_gradients = False
-
-    def __init__(self, engine: DurableEngine, layer: str) -> None:
-        super().__init__()
-        self._engine, self._layer = engine, layer
-
-    def evs(self, spec: LayerSpec, pixels: Tensor, weights: Tensor) -> Tensor:
-        """See `DurableEngine.evaluate`."""
-        return self._engine.evaluate(self._layer, spec, pixels, weights)

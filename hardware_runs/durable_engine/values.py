@@ -34,7 +34,7 @@ def values_of(
     circuits = [prepared_of(each.chunk) for each in results]
     found = [_measured(*each) for each in zip(circuits, results, strict=True)]
     frozen, wide = block.rows, max(each.num_patches for each in circuits)
-    n = frozen.exact.shape[1]
+    num_maps = frozen.exact.shape[1]
     stops = np.cumsum([0, *(len(evs) for evs, _ in found)]).tolist()
     plan = JobPlan(
         rows=rows_of(block),
@@ -47,7 +47,9 @@ def values_of(
         seconds=None,
         exact=frozen.exact if len(frozen.exact) else None,
     )
-    evs, stds = (np.concatenate([_padded(each[i], wide * n) for each in found]) for i in (0, 1))
+    evs, stds = (
+        np.concatenate([_padded(each[i], wide * num_maps) for each in found]) for i in (0, 1)
+    )
     return unpack(plan, evs, stds, applies=applies)
 
 
@@ -64,7 +66,7 @@ def rows_of(block: Block) -> Rows:
 
 
 def _measured(prepared: Prepared, result: ChunkResult) -> tuple[Array, Array]:
-    """Features (w, J*n) of a chunk's executions, and their standard errors."""
+    """Features (W, J*m) of a chunk's executions, and their standard errors."""
     return features(prepared, result.evs, result.stds, result.shots)
 
 

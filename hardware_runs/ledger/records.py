@@ -120,7 +120,7 @@ class FrozenRows:
     """(W, J): the row that each execution runs on each patch; -1: none. Executions that were dealt
     later follow those of the beginning, J being the largest number of patches of any of them."""
     exact: Array = field(repr=False)
-    """(R, n) known features of the reference rows."""
+    """(R, m) known features of the reference rows."""
     num_kernels: int
     """K."""
 
@@ -277,9 +277,9 @@ class ChunkResult:
     attempt_number: int
     job_id: str | None
     evs: Array = field(repr=False)
-    """(m, J*n): expectation values of the chunk's m executions, as they were measured."""
+    """(W, J*m): expectation values of the chunk's W executions, as they were measured."""
     stds: Array = field(repr=False)
-    """(m, J*n): standard errors; NaN where not known."""
+    """(W, J*m): standard errors; NaN where not known."""
     extras: Mapping[str, NDArray[Any]] = field(repr=False)
     """Further arrays by name, such as `JOB_TIMES`."""
     shots: int | None

@@ -57,8 +57,8 @@ class Results(Store):
 
         Args:
             attempt: posted.
-            evs: (m, n), for the chunk's m rows.
-            stds: (m, n); NaN where not known.
+            evs: (W, J*m), for the chunk's W rows.
+            stds: (W, J*m); NaN where not known.
             shots: of each row; None: exact.
             usage_seconds: real QPU time, which replaces the reservation; None: not known yet, the
                 reservation stays until `record_usage`.

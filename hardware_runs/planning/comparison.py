@@ -169,10 +169,12 @@ def ways(asked: Economy, specs: Sequence[LayerSpec]) -> dict[str, Economy]:
     name, last = "packed", packed
     if num_qubits <= MOST_BRICKWALL_QUBITS:
         name, last = f"{name}, brickwall", replace(last, encoder="brickwall")
-    if any(absorb_tail(spec.ansatz.template).num_absorbed for spec in specs):
+    if any(absorb_tail(spec.ansatz.template, spec.observables).num_absorbed for spec in specs):
         name, last = f"{name}, tail", replace(last, absorb_tail=True)
     steps[name] = last
-    steps[f"{name}, references"] = replace(last, references=2 * num_qubits)
+    steps[f"{name}, references"] = replace(
+        last, references=2 * max(spec.num_maps for spec in specs)
+    )
     best = BEST.for_qubits(num_qubits)
     if patches is None and not asked.gap and best not in steps.values():
         steps["recommended"] = best

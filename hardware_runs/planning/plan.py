@@ -34,7 +34,7 @@ from qpc_qiskit.circuits.spec import LayerSpec
 from qpc_qiskit.circuits.tail import absorb_tail
 from qpc_qiskit.connector import use_engine
 from qpc_qiskit.devices.forecast import MARGIN, JobCost, cap_seconds
-from qpc_qiskit.engines import Engine, EstimatorEngine, ExactEngine
+from qpc_qiskit.engines import Engine, EstimatorEngine, ExactEngine, LayerCall
 from qpc_qiskit.errors import BudgetError, EngineError
 from qpc_qiskit.options.economy import PLAIN, Economy
 from qpc_qiskit.rows.pubs import GRID, merge_directions
@@ -429,33 +429,19 @@ class _Planner(Engine):
         super().__init__()
         self.estimator, self.economy, self.margin = estimator, economy, margin
         self.calls: list[_Call] = []
-
-    def for_layer(self, name: str) -> Engine:
-        return _LayerPlanner(self, name)
-
-    def evs(self, spec: LayerSpec, pixels: Tensor, weights: Tensor) -> Tensor:
-        raise EngineError("A plan tells layers by name.")
-
-
-class _LayerPlanner(Engine):
-    name = _Planner.name
-    has_gradients = False
-
-    def __init__(self, planner: _Planner, layer: str) -> None:
-        super().__init__()
-        self._planner, self._layer = planner, layer
         self._exact = ExactEngine()
 
-    def evs(self, spec: LayerSpec, pixels: Tensor, weights: Tensor) -> Tensor:
-        if len(pixels):
-            call = _planned(self._planner, self._layer, spec, pixels)
-            self._planner.calls.append(call)
-        return self._exact.evs(spec, pixels, weights)
+    def evs(self, call: LayerCall) -> Tensor:
+        if len(call.pixels):
+            self.calls.append(_planned(self, call))
+        return self._exact.evs(call)
 
 
-def _planned(planner: _Planner, name: str, spec: LayerSpec, pixels: Tensor) -> _Call:
+def _planned(planner: _Planner, call: LayerCall) -> _Call:
     """As the durable engine does, up to the angles: how a row is encoded changes no number here."""
-    estimator, economy = planner.estimator, planner.economy
+    if call.layer is None:
+        raise EngineError("A plan tells layers by name.")
+    estimator, economy, spec, pixels = planner.estimator, planner.economy, call.spec, call.pixels
     prepared = estimator.prepare(spec)
     shots = estimator.shots
     cost: JobCost = estimator.destination.cost(prepared, shots or 0)
@@ -463,9 +449,9 @@ def _planned(planner: _Planner, name: str, spec: LayerSpec, pixels: Tensor) -> _
     num_rows = _num_unique_pixels(pixels, estimator.dedupe_grid) * spec.num_kernels
     send = partial(sent, estimator.destination, prepared, estimator.num_references)
     found = send(num_rows, shots or 0)
-    tail = absorb_tail(spec.ansatz.template) if economy.absorb_tail else None
+    tail = absorb_tail(spec.ansatz.template, spec.observables) if economy.absorb_tail else None
     layer = LayerPlan(
-        name=name,
+        name=call.layer,
         num_pixels=len(pixels),
         num_kernels=spec.num_kernels,
         num_qubits=spec.num_qubits,

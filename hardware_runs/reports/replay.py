@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from qpc_qiskit.circuits.spec import LayerSpec, make_spec
 from qpc_qiskit.common.arrays import Array, Indices
 from qpc_qiskit.common.files import MAX_TEXT_BYTES
 from qpc_qiskit.connector import use_engine
-from qpc_qiskit.engines import Engine, EstimatorEngine, ExactEngine
+from qpc_qiskit.engines import Engine, EstimatorEngine, ExactEngine, LayerCall
 from qpc_qiskit.errors import BackendError, EngineError
 from qpc_qiskit.rows.prepared import Prepared
 from qpc_qiskit.rows.pubs import by_pixel_and_kernel
@@ -45,13 +45,13 @@ class MeasuredRows:
 
     layer: str
     measured: Array = field(repr=False)
-    """(M, n) values as the network got them: calibrated, where the run calibrates."""
+    """(M, m) values as the network got them: calibrated, where the run calibrates."""
     stds: Array = field(repr=False)
-    """(M, n) their standard errors from shots and calibration; NaN where not known."""
+    """(M, m) their standard errors from shots and calibration; NaN where not known."""
     raw: Array = field(repr=False)
-    """(M, n) before calibration."""
+    """(M, m) before calibration."""
     exact: Array = field(repr=False)
-    """(M, n) of the same frozen inputs; NaN where not known."""
+    """(M, m) of the same frozen inputs; NaN where not known."""
     patch: Indices = field(repr=False)
     """(M,) where each ran, an index into `patches`."""
     patches: tuple[Qubits, ...]
@@ -105,11 +105,11 @@ class RunReader:
         return next(each for each in self.blocks(chunk.layer) if each.id == chunk.block_id)
 
     def table(self, layer: str) -> Array:
-        """Values (N, K, n) by position in the layer's pass; NaN where nothing was measured."""
+        """Values (N, K, m) by position in the layer's pass; NaN where nothing was measured."""
         blocks = self.blocks(layer)
         first = blocks[0].rows
         stop = max(block.stop for block in blocks)
-        found = np.full((stop, first.num_kernels, _num_features(self._spec_dict(layer))), np.nan)
+        found = np.full((stop, first.num_kernels, first.exact.shape[1]), np.nan)
         for block in blocks:
             values = np.full((len(block.rows.pairs), found.shape[2]), np.nan)
             for rows, part in self._parts(block, applies=self.calibrates):
@@ -162,16 +162,15 @@ class RunReader:
             yield rows, (found.evs[rows], found.stds[rows], where)
 
     def _exact(self, block: Block, spec: LayerSpec | None) -> Array:
-        """Exact values (V, n) of the rows of a block; NaN where they are not known."""
+        """Exact values (V, m) of the rows of a block; NaN where they are not known."""
         frozen = block.rows
         num_rows = len(frozen.pairs) - len(frozen.exact)
-        found = np.full((num_rows, _num_features(self._spec_dict(block.layer))), np.nan)
+        found = np.full((num_rows, frozen.exact.shape[1]), np.nan)
         weights = None if spec is None else self._weights(block, spec)
         if spec is None or weights is None:
             return found
-        evs = ExactEngine().evs(
-            spec, torch.from_numpy(frozen.directions), torch.from_numpy(weights)
-        )
+        pixels = torch.from_numpy(frozen.directions)
+        evs = ExactEngine().evs(LayerCall(spec, pixels, torch.from_numpy(weights)))
         rows, first = np.unique(frozen.which, return_index=True)
         # `which` counts pixels within kernels, see `product_pairs`.
         found[rows] = evs.numpy()[first % block.count, frozen.pairs[rows, 1]]
@@ -188,9 +187,6 @@ class RunReader:
         far = np.abs(weights @ scale.T + offset - angles).max(initial=0.0)
         return np.ascontiguousarray(weights) if far <= ANGLE_TOLERANCE else None
 
-    def _spec_dict(self, layer: str) -> Mapping[str, object]:
-        return next(each.spec for each in self.layers if each.name == layer)
-
 
 def spec_of(layer: Layer) -> LayerSpec | None:
     """The layer as the ledger tells it; None: a circuit that cannot be read here."""
@@ -204,13 +200,8 @@ def spec_of(layer: Layer) -> LayerSpec | None:
             ansatz, given = qasm3.loads(told["circuit"]), {}
         except (QiskitError, ImportError, RecursionError):  # the library that reads it is optional
             return None
-    return make_spec(
-        told["in_channels"],
-        told["num_kernels"] * told["num_qubits"],
-        ansatz=ansatz,
-        num_qubits=told["num_qubits"],
-        **given,
-    )
+    one = make_spec(told["in_channels"], 1, ansatz=ansatz, num_qubits=told["num_qubits"], **given)
+    return replace(one, num_kernels=told["num_kernels"])
 
 
 def _is_plain(text: str) -> bool:
@@ -221,11 +212,6 @@ def _is_plain(text: str) -> bool:
     indices = re.findall(r"\[([^\]]*)\]", text)
     few = all(re.fullmatch(r"[0-9]{1,2}", index) for index in indices)
     return few and "{" not in text and len(text) <= MAX_TEXT_BYTES
-
-
-def _num_features(told: Mapping[str, object]) -> int:
-    """Of a kernel of a layer, n."""
-    return int(str(told["num_qubits"]))
 
 
 def _no_estimator() -> EstimatorEngine:
@@ -278,7 +264,7 @@ class _ReplayEngine(Engine):
     """Answers with what was measured, and keeps a record of the images for which something is not.
 
     Args:
-        tables: by layer, (N, K, n); NaN where nothing was measured.
+        tables: by layer, (N, K, m); NaN where nothing was measured.
     """
 
     name = "replay"
@@ -295,42 +281,21 @@ class _ReplayEngine(Engine):
         self._pass.begin_call()
         self.is_complete = np.ones(num_images, bool)
 
-    def for_layer(self, name: str) -> Engine:
-        """See `Engine.for_layer`."""
-        return _ReplayLayer(self, name)
-
-    def evs(self, spec: LayerSpec, pixels: Tensor, weights: Tensor) -> Tensor:
-        """Not of any one layer: see `for_layer`."""
-        raise EngineError("A replay tells layers by name: use it with use_engine(model, ...).")
-
-    def values(self, layer: str, spec: LayerSpec, pixels: Tensor) -> Tensor:
-        """Values of the next pixels of a layer, (N, K, n).
+    def evs(self, call: LayerCall) -> Tensor:
+        """Values of the next pixels of a layer; see `Engine.evs`.
 
         Where nothing was measured they are 0, so that later layers, which refuse what is not
         finite, can be reached for the other images.
         """
-        layer = self._pass.enter(layer)
-        start, stop = self._pass.advance(layer, len(pixels))
-        found = np.full((stop - start, spec.num_kernels, spec.num_qubits), np.nan)
+        if call.layer is None:
+            raise EngineError("A replay tells layers by name: use it with use_engine(model, ...).")
+        layer = self._pass.enter(call.layer)
+        start, stop = self._pass.advance(layer, len(call.pixels))
+        found = np.full(call.shape, np.nan)
         known = self._tables.get(layer)
         if known is not None:
             part = known[start:stop]
             found[: len(part)] = part
         is_known = np.isfinite(found).all(axis=(1, 2))
         self.is_complete &= is_known.reshape(len(self.is_complete), -1).all(axis=1)
-        return torch.from_numpy(np.nan_to_num(found, nan=0.0)).to(pixels)
-
-
-class _ReplayLayer(Engine):
-    """The view that one layer has."""
-
-    name = _ReplayEngine.name
-    has_gradients = False
-
-    def __init__(self, engine: _ReplayEngine, layer: str) -> None:
-        super().__init__()
-        self._engine, self._layer = engine, layer
-
-    def evs(self, spec: LayerSpec, pixels: Tensor, weights: Tensor) -> Tensor:
-        """See `_ReplayEngine.values`."""
-        return self._engine.values(self._layer, spec, pixels)
+        return torch.from_numpy(np.nan_to_num(found, nan=0.0)).to(call.pixels)

@@ -215,6 +215,7 @@ def _layers(
     status: RunStatus, reader: RunReader, rows: Sequence[MeasuredRows]
 ) -> Iterator[LayerReport]:
     measured = {each.layer: each for each in rows}
+    qubits = {each.name: int(each.spec["num_qubits"]) for each in reader.layers}
     for each in status.layers:
         found = measured.get(each.layer)
         has_references = any(len(b.rows.exact) for b in reader.blocks(each.layer))
@@ -226,7 +227,7 @@ def _layers(
             num_executions=each.num_rows,
             num_executions_done=each.num_rows_done,
             num_rows=0 if found is None else len(found.measured),
-            num_qubits=0 if found is None else found.measured.shape[1],
+            num_qubits=0 if found is None else qubits[each.layer],
             as_used=None if found is None else agreement(found.exact, found.measured, found.stds),
             as_measured=(
                 agreement(found.exact, found.raw) if found is not None and calibrates else None

@@ -172,7 +172,7 @@ def _measured(
     confusion = confusion_matrix(labels.numpy(), predictions, classes)
     flips, in_bin = flips_by_margin(predictions, ideal.predictions, ideal.margin)
     errors = {
-        name: feature_errors(maps[name].numpy(), ideal.maps[name].numpy(), layer.spec.num_qubits)
+        name: feature_errors(maps[name].numpy(), ideal.maps[name].numpy(), layer.spec.num_maps)
         for name, layer in layers.items()
     }
     qualities = [engine.values.quality(layer.spec) for layer in layers.values()]

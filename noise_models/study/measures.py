@@ -34,16 +34,16 @@ class FeatureErrors:
     shift: Array
     """(C,)."""
     qubit_rms: Array
-    """(n,) root mean square error of the features that are measured on each qubit."""
+    """(m,) root mean square error of each map of the circuits, which is Z of one qubit."""
 
 
-def feature_errors(noisy: ArrayLike, ideal: ArrayLike, num_qubits: int) -> FeatureErrors:
+def feature_errors(noisy: ArrayLike, ideal: ArrayLike, num_maps: int) -> FeatureErrors:
     """Compare features.
 
     Args:
-        noisy: (N, C), feature c = k*n + q on qubit q.
+        noisy: (N, C), channel c = k*m + j is map j of circuit k.
         ideal: (N, C).
-        num_qubits: n.
+        num_maps: m.
     """
     dtype = np.result_type(np.asarray(ideal).dtype, np.float32)
     found, known = np.asarray(noisy, np.float64), np.asarray(ideal, np.float64)
@@ -62,7 +62,7 @@ def feature_errors(noisy: ArrayLike, ideal: ArrayLike, num_qubits: int) -> Featu
         float(cosines.mean()) if cosines.size else float("nan"),
         scale,
         found.mean(axis=0) - scale * known.mean(axis=0),
-        np.array([np.sqrt(by_channel[q::num_qubits].mean()) for q in range(num_qubits)]),
+        np.array([np.sqrt(by_channel[j::num_maps].mean()) for j in range(num_maps)]),
     )
 
 

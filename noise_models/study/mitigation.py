@@ -7,7 +7,7 @@ A mitigation is one word, or several joined by `+`:
   qubit's readout, which is taken as known: the shots that calibrate it serve all rows of a device's
   day. (IBM's TREX twirls the readout first, so that b = 0; the mean is the same, but for a flip
   rate p that client 0.51.0 undoes by exp(2p) instead of 1/(1 - 2p): 5.5 % too little at p = .15.)
-- `references`: rows with known answers, 2n in every layer, are run with the same shots, a line is
+- `references`: rows with known answers, 2m in every layer, are run with the same shots, a line is
   fitted to each feature and inverted (`qpc_qiskit.rows.references`).
 - `twirling`: errors of two-qubit gates, crosstalk included, become their average over all Pauli
   twirls: their Pauli-transfer matrix keeps its diagonal. That is the limit of many twirls, which
@@ -26,8 +26,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -38,12 +38,11 @@ from noise_models.study.measures import CircuitQuality, circuit_quality
 from noise_models.study.mitigated_noise import StudiedNoise, folded, twirled
 from noise_models.study.words import Mitigation
 from qpc_qiskit.backends.destinations import noise_on
-from qpc_qiskit.circuits.ansatz import Ansatz
 from qpc_qiskit.circuits.parities import read_z_string, readout_contrasts
 from qpc_qiskit.circuits.spec import LayerSpec
 from qpc_qiskit.circuits.unitary import unitaries
 from qpc_qiskit.devices.readout import confusions_of_model
-from qpc_qiskit.engines import Engine, NoisyEngine, NoisyReport
+from qpc_qiskit.engines import Engine, LayerCall, NoisyEngine, NoisyReport
 from qpc_qiskit.errors import EngineError
 from qpc_qiskit.rows.prepared import Prepared
 from qpc_qiskit.rows.references import Calibration, apply, calibrate, reference_directions
@@ -82,8 +81,8 @@ class NoisyValues:
         self._encoder, self._implementation = encoder, implementation
         self._engines: dict[tuple[bool, int], NoisyEngine] = {}
         self._means: OrderedDict[tuple[object, ...], Array] = OrderedDict()
-        self._qualities: dict[Ansatz, CircuitQuality] = {}
-        self._contrasts: dict[Ansatz, tuple[Array, Array]] = {}
+        self._qualities: dict[Hashable, CircuitQuality] = {}
+        self._contrasts: dict[Hashable, tuple[Array, Array]] = {}
 
     def engine(self, twirls: bool = False, scale: int = 1) -> NoisyEngine:
         """Of the noise, twirled or not, gates folded so many times."""
@@ -95,24 +94,22 @@ class NoisyValues:
             )
         return self._engines[key]
 
-    def means(
-        self, twirls: bool, scale: int, spec: LayerSpec, pixels: Tensor, weights: Tensor
-    ) -> Array:
-        """Exact values (N, K, n), float64, not to be modified.
+    def means(self, twirls: bool, scale: int, call: LayerCall) -> Array:
+        """Exact values (N, K, m), float64, not to be modified.
 
         Raises:
             EngineError: the encoder fell back to another one.
         """
         digest = hashlib.sha256()
-        for tensor in (pixels, weights):
+        for tensor in (call.pixels, call.weights):
             digest.update(repr((tensor.dtype, tensor.shape)).encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().data)
-        key = twirls, scale, spec, digest.digest()
+        key = twirls, scale, call.spec, digest.digest()
         if key in self._means:
             self._means.move_to_end(key)
             return self._means[key]
         engine = self.engine(twirls, scale)
-        found = engine.evs(spec, pixels, weights)
+        found = engine.evs(call)
         report = engine.last_report
         if isinstance(report, NoisyReport) and report.num_fallbacks:
             # The engine would go on with another encoder, from here on and for other networks too.
@@ -128,25 +125,27 @@ class NoisyValues:
         return self._means[key]
 
     def contrasts(self, spec: LayerSpec) -> tuple[Array, Array]:
-        """Contrasts a and b (n,) of the readout of each feature; see `readout_contrasts`."""
-        if spec.ansatz not in self._contrasts:
+        """Contrasts a and b (m,) of the readout of each feature; see `readout_contrasts`."""
+        key = spec.measured_circuit
+        if key not in self._contrasts:
             prepared = self.engine().prepare(spec)
             model = noise_on(prepared, self.noise)
             width = prepared.template.circuit.num_qubits
             a, b = readout_contrasts(confusions_of_model(model, width))
             qubits = _measured_qubits(prepared)
-            self._contrasts[spec.ansatz] = a[qubits], b[qubits]
-        return self._contrasts[spec.ansatz]
+            self._contrasts[key] = a[qubits], b[qubits]
+        return self._contrasts[key]
 
     def quality(self, spec: LayerSpec) -> CircuitQuality:
         """Of a layer's circuit as it is run."""
-        if spec.ansatz not in self._qualities:
+        key = spec.measured_circuit
+        if key not in self._qualities:
             prepared = self.engine().prepare(spec)
             model = noise_on(prepared, self.noise)
-            self._qualities[spec.ansatz] = circuit_quality(
+            self._qualities[key] = circuit_quality(
                 prepared.template.circuit, model, _measured_qubits(prepared)
             )
-        return self._qualities[spec.ansatz]
+        return self._qualities[key]
 
 
 def _measured_qubits(prepared: Prepared) -> list[int]:
@@ -156,8 +155,11 @@ def _measured_qubits(prepared: Prepared) -> list[int]:
 
 @dataclass
 class ShotRecord:
-    """What a layer's values cost and how sure they are."""
+    """The draws of a layer, what its values cost and how sure they are."""
 
+    generator: np.random.Generator = field(repr=False)
+    line: Calibration | None = field(default=None, repr=False)
+    """Of each feature, from reference rows; None: they were not run yet."""
     num_values: int = 0
     variance: float = 0.0
     """Sum over values, of the mitigated ones."""
@@ -195,78 +197,60 @@ class MitigatedEngine(Engine):
         self.records: dict[str, ShotRecord] = {}
         """By layer."""
 
-    def for_layer(self, name: str) -> Engine:
-        """Its own draws and calibration for each layer."""
-        return _LayerEngine(self, name)
-
-    def evs(self, spec: LayerSpec, pixels: Tensor, weights: Tensor) -> Tensor:
-        """See `Engine.evs`; a model is evaluated under `use_engine`."""
-        return self.for_layer("").evs(spec, pixels, weights)
-
-
-class _LayerEngine(Engine):
-    """What a `MitigatedEngine` is for one layer."""
-
-    name = MitigatedEngine.name
-    has_gradients = False
-
-    def __init__(self, parent: MitigatedEngine, layer: str) -> None:
-        super().__init__()
-        self._values = parent.values
-        self._mitigation, self._shots = parent.mitigation, parent.shots
-        self._record_of = parent.records.setdefault(layer, ShotRecord())
-        seed = [parent.seed % 2**63, *layer.encode()]
-        self._generator = np.random.default_rng(seed)
-        self._line: Calibration | None = None
-
-    def evs(self, spec: LayerSpec, pixels: Tensor, weights: Tensor) -> Tensor:
+    def evs(self, call: LayerCall) -> Tensor:
         """See `Engine.evs`."""
-        values, variance = self._measured(spec, pixels, weights)
-        record = self._record_of
-        if self._mitigation.references:
-            flat, stds = values.reshape(-1, spec.num_qubits), np.sqrt(variance)
+        record = self._record_of(call.layer or "")
+        values, variance = self._measured(record, call)
+        if self.mitigation.references:
+            flat, stds = values.reshape(-1, call.spec.num_maps), np.sqrt(variance)
             first = np.zeros(len(flat), np.intp)
-            line = self._calibration(spec, weights)
+            line = self._calibration(record, call)
             flat, stds = apply(line, flat, stds.reshape(flat.shape), first)
             values, variance = flat.reshape(values.shape), stds.reshape(values.shape) ** 2
         record.num_values += values.size
         record.variance += float(variance.sum())
         rows = values.shape[0] * values.shape[1]
-        record.num_executions += rows * len(self._mitigation.scales)
-        return torch.from_numpy(values).to(pixels)
+        record.num_executions += rows * len(self.mitigation.scales)
+        return torch.from_numpy(values).to(call.pixels)
 
-    def _measured(self, spec: LayerSpec, pixels: Tensor, weights: Tensor) -> tuple[Array, Array]:
-        """Values (N, K, n) and their variances, before reference rows correct them."""
-        scales = self._mitigation.scales
+    def _record_of(self, layer: str) -> ShotRecord:
+        if layer not in self.records:
+            generator = np.random.default_rng([self.seed % 2**63, *layer.encode()])
+            self.records[layer] = ShotRecord(generator)
+        return self.records[layer]
+
+    def _measured(self, record: ShotRecord, call: LayerCall) -> tuple[Array, Array]:
+        """Values (N, K, m) and their variances, before reference rows correct them."""
+        scales, shots = self.mitigation.scales, self.shots
         values, variance = 0.0, 0.0
         for factor, scale in zip(extrapolation(scales), scales, strict=True):
-            mean = self._values.means(self._mitigation.twirls, scale, spec, pixels, weights)
-            found = self._drawn(mean)
-            spread = (1 - np.clip(mean, -1, 1) ** 2) / self._shots if self._shots else 0 * mean
-            if self._mitigation.readout:
-                a, b = self._values.contrasts(spec)
+            mean = self.values.means(self.mitigation.twirls, scale, call)
+            found, spread = mean, 0 * mean
+            if shots is not None:
+                ones = record.generator.binomial(shots, (1 + np.clip(mean, -1, 1)) / 2)
+                found = 2 * ones / shots - 1
+                spread = (1 - np.clip(mean, -1, 1) ** 2) / shots
+            if self.mitigation.readout:
+                a, b = self.values.contrasts(call.spec)
                 found, spread = (found - b) / a, spread / a**2
             values, variance = values + factor * found, variance + factor**2 * spread
         return np.asarray(values), np.asarray(variance)
 
-    def _drawn(self, mean: Array) -> Array:
-        if self._shots is None:
-            return mean
-        ones = self._generator.binomial(self._shots, (1 + np.clip(mean, -1, 1)) / 2)
-        return 2 * ones / self._shots - 1
-
-    def _calibration(self, spec: LayerSpec, weights: Tensor) -> Calibration:
+    def _calibration(self, record: ShotRecord, call: LayerCall) -> Calibration:
         """The line of each feature, from reference rows that are run once for the layer."""
-        if self._line is None:
-            n = spec.num_qubits
-            matrices = unitaries(spec.ansatz, weights.detach().cpu().to(torch.float64))
-            known = reference_directions(matrices.numpy(), 2 * n)
-            whole = replace(spec, in_channels=2**n)
-            pixels = torch.from_numpy(known.directions).to(weights)
-            values, variance = self._measured(whole, pixels, weights)
+        if record.line is None:
+            spec = call.spec
+            matrices = unitaries(spec.ansatz, call.weights.detach().cpu().to(torch.float64))
+            known = reference_directions(matrices.numpy(), 2 * spec.num_maps, spec.z_strings)
+            whole = LayerCall(
+                replace(spec, in_channels=2**spec.num_qubits),
+                torch.from_numpy(known.directions).to(call.weights),
+                call.weights,
+            )
+            values, variance = self._measured(record, whole)
             rows = np.arange(len(known)), known.kernels
-            self._line = calibrate(
+            record.line = calibrate(
                 known.exact, values[rows], np.sqrt(variance[rows]), np.zeros(len(known), np.intp)
             )
-            self._record_of.num_executions += len(known) * len(self._mitigation.scales)
-        return self._line
+            record.num_executions += len(known) * len(self.mitigation.scales)
+        return record.line

@@ -68,7 +68,7 @@ def send(
     precision: float | None,
     settings: JobSettings,
 ) -> Any:
-    """Send rows (m, P) as a job with one PUB.
+    """Send rows (rows, P) as a job with one PUB.
 
     Returns:
         The primitive's job.
@@ -81,7 +81,7 @@ def send(
 def collect(
     destination: Destination, job: Any, num_rows: int, num_observables: int
 ) -> tuple[Array, Array]:
-    """Wait for a job: expectation values and standard errors, (m, n) each.
+    """Wait for a job: expectation values and standard errors, (rows, m) each.
 
     Raises:
         EngineError: the values are missing, of another shape, or not finite.

@@ -90,23 +90,23 @@ def sub_parities(
 
 @dataclass(frozen=True, eq=False)
 class Inversion:
-    """Features as a combination of m reported parities; see the module docstring."""
+    """Features as a combination of S reported parities; see the module docstring."""
 
     matrix: Array
-    """(n, m)."""
+    """(m, S)."""
     offset: Array
-    """(n,): features = evs @ matrix.T + offset."""
+    """(m,): features = evs @ matrix.T + offset."""
     square_matrix: Array
-    """(n, m): of the mean squares of what one shot adds to a feature."""
+    """(m, S): of the mean squares of what one shot adds to a feature."""
     square_offset: Array
-    """(n,)."""
+    """(m,)."""
 
     def features(self, evs: Array) -> Array:
-        """Features (M, n) without readout error, of reported parities (M, m); not clipped."""
+        """Features (M, m) without readout error, of reported parities (M, S); not clipped."""
         return evs @ self.matrix.T + self.offset
 
     def stds_of_shots(self, evs: Array, shots: int) -> Array:
-        """Standard errors (M, n) of the features if all parities come from the same shots.
+        """Standard errors (M, m) of the features if all parities come from the same shots.
 
         Exact but for taking the measured parities for the true ones, as every standard error does.
         """
@@ -114,7 +114,7 @@ class Inversion:
         return np.sqrt(np.maximum(squares - self.features(evs) ** 2, 0) / shots)
 
     def stds_bound(self, stds: Array) -> Array:
-        """Upper bound (M, n) from the standard errors (M, m) of the parities alone.
+        """Upper bound (M, m) from the standard errors (M, S) of the parities alone.
 
         The sum of |coefficient| times standard error, which no correlation exceeds; for parities
         that were extrapolated or averaged before. NaN only where a parity that counts has NaN.
@@ -135,8 +135,8 @@ def inversion(
     """How features follow from reported parities.
 
     Args:
-        strings: the m Z-strings that are measured, unsigned; `sub_parities(targets)` are enough.
-        targets: the n features, signed Z-strings on the same qubits.
+        strings: the S Z-strings that are measured, unsigned; `sub_parities(targets)` are enough.
+        targets: the m features, signed Z-strings on the same qubits.
         a: per qubit, of `readout_contrasts`.
         b: per qubit, of `readout_contrasts`.
 
@@ -147,7 +147,7 @@ def inversion(
     wanted = [read_z_string(target) for target in targets]
     for mask, _ in wanted:
         _check_contrasts(mask, scales, offsets)
-    column = {mask: m for m, mask in enumerate(_unsigned(strings))}
+    column = {mask: s for s, mask in enumerate(_unsigned(strings))}
     constant = len(column)  # the column of the empty string
     values = np.zeros((2, len(wanted), constant + 1))
     for row, (whole, sign) in enumerate(wanted):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
 
 from qiskit import QuantumCircuit, qasm3
+from qiskit.quantum_info import SparsePauliOp
+from torch import Tensor
 
 from qpc_qiskit.circuits.ansatz import USER_ANSATZ, Ansatz, make_ansatz
+from qpc_qiskit.circuits.observables import single_z, z_observables, z_signs
 from qpc_qiskit.common.checks import positive_integer
 from qpc_qiskit.errors import AnsatzError
 
@@ -36,7 +40,8 @@ CONVENTIONS = {
 class LayerSpec:
     """Shape and ansatz of a quantum pointwise convolution.
 
-    Feature q of kernel k for a pixel x is <psi|U_k^+ Z_q U_k|psi>, psi = x/|x| (arXiv:2412.01241).
+    Map j of kernel k for a pixel x is <psi|U_k^+ O_j U_k|psi>, psi = x/|x|, with the observables
+    O_0 .. O_(m-1): Z of every qubit, so that m = n (arXiv:2412.01241).
     """
 
     in_channels: int
@@ -72,9 +77,34 @@ class LayerSpec:
         return self.ansatz.num_weights
 
     @property
+    def z_strings(self) -> tuple[int, ...]:
+        """The m observables, products of Z: bit q of each is qubit q."""
+        return single_z(self.num_qubits)
+
+    @property
+    def num_maps(self) -> int:
+        """m, feature maps of one circuit."""
+        return len(self.z_strings)
+
+    @property
     def num_features(self) -> int:
-        """K * n."""
-        return self.num_kernels * self.num_qubits
+        """K * m."""
+        return self.num_kernels * self.num_maps
+
+    @property
+    def observables(self) -> tuple[SparsePauliOp, ...]:
+        """The m observables as operators on the layer's qubits."""
+        return z_observables(self.z_strings, self.num_qubits)
+
+    @property
+    def signs(self) -> Tensor:
+        """(m, 2**n) float64: eigenvalue of each observable in each basis state."""
+        return z_signs(self.z_strings, self.num_qubits)
+
+    @property
+    def measured_circuit(self) -> Hashable:
+        """The same for layers that share a circuit and what is measured on it."""
+        return self.ansatz, self.z_strings
 
     def to_dict(self) -> dict[str, object]:
         """Plain values for a checkpoint, conventions included.
@@ -114,7 +144,7 @@ def make_spec(
 
     Args:
         in_channels: encoded channels.
-        out_channels: maps wanted; K = ceil(out_channels / n).
+        out_channels: maps wanted; K = ceil(out_channels / m).
         num_layers: blocks of a named ansatz.
         ansatz: name or circuit.
         num_qubits: n; default the circuit's width, or the fewest that hold the channels.
@@ -139,4 +169,5 @@ def make_spec(
         else:
             num_qubits = qubits_for(in_channels)
     made = make_ansatz(ansatz, num_qubits, num_layers)
-    return LayerSpec(in_channels, num_qubits, math.ceil(out_channels / num_qubits), made)
+    one = LayerSpec(in_channels, num_qubits, 1, made)
+    return replace(one, num_kernels=math.ceil(out_channels / one.num_maps))

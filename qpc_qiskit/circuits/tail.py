@@ -12,6 +12,7 @@ A parity is read wrongly if any odd number of its qubits is, so readout errors c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,7 +21,8 @@ from qiskit.circuit import CircuitInstruction, Gate, Operation, ParameterExpress
 from qiskit.exceptions import QiskitError
 from qiskit.quantum_info import Operator, SparsePauliOp
 
-from qpc_qiskit.circuits.parities import make_z_string
+from qpc_qiskit.circuits.observables import pauli_z
+from qpc_qiskit.circuits.parities import make_z_string, read_z_string
 
 DIAGONAL = frozenset({"rz", "p", "u1", "crz", "cp", "cu1", "rzz", "mcphase"})
 """Gates that are diagonal for all angles; others without free angles are told by their matrix."""
@@ -39,7 +41,8 @@ class Absorbed:
     """What is left, on the same qubits, with the parameters of the gates that are left; the whole
     circuit itself if nothing could be left out."""
     observables: tuple[SparsePauliOp, ...]
-    """Feature q, a product of Z with coefficient 1 or -1: <Z_q> of the whole circuit."""
+    """Products of Z with coefficient 1 or -1: here their values are those of the ones that were
+    given on the whole circuit."""
     columns: tuple[int, ...]
     """Ascending: which of the whole circuit's parameters are left, as indices into its
     `circuit.parameters`. For an ansatz' template these are its occurrence angles."""
@@ -49,7 +52,9 @@ class Absorbed:
     """Of these on two qubits."""
 
 
-def absorb_tail(circuit: QuantumCircuit) -> Absorbed:
+def absorb_tail(
+    circuit: QuantumCircuit, observables: Sequence[SparsePauliOp] | None = None
+) -> Absorbed:
     """Turn the end of a circuit into observables, as far as possible; exact for every state.
 
     An instruction is left out if it maps products of Z to products of Z and no instruction after it
@@ -57,9 +62,12 @@ def absorb_tail(circuit: QuantumCircuit) -> Absorbed:
 
     Args:
         circuit: usually an ansatz' template; not modified. All of it may be left out.
+        observables: signed products of Z; None: Z of every qubit.
     """
     n = circuit.num_qubits
-    strings: list[_ZString] = [(1 << q, False) for q in range(n)]
+    wanted = pauli_z(n) if observables is None else observables
+    signed = [read_z_string(each) for each in wanted]
+    strings: list[_ZString] = [(mask, sign < 0) for mask, sign in signed]
     blocked: set[int] = set()
     left: list[CircuitInstruction] = []
     absorbed: list[CircuitInstruction] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from qpc_qiskit.engines.base import Engine
+from qpc_qiskit.engines.calls import LayerCall
 from qpc_qiskit.engines.estimator import EstimatorEngine
 from qpc_qiskit.engines.exact import ExactEngine
 from qpc_qiskit.engines.noisy import NoisyEngine
@@ -53,6 +54,7 @@ __all__ = [
     "EstimatorEngine",
     "EstimatorReport",
     "ExactEngine",
+    "LayerCall",
     "NoisyEngine",
     "NoisyReport",
     "make_engine",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Self
+from dataclasses import replace
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from torch import Tensor
 
-from qpc_qiskit.circuits.spec import LayerSpec
+from qpc_qiskit.engines.calls import LayerCall
+from qpc_qiskit.engines.old_calls import adapt, takes_either
 from qpc_qiskit.engines.reports import EngineReport
 from qpc_qiskit.errors import EngineError
 
@@ -16,9 +18,7 @@ from qpc_qiskit.errors import EngineError
 class Engine(ABC):
     """Evaluates layers. Keeps no state of any layer, so one engine may serve many.
 
-    Every tensor may lie on any device; results have the dtype and device of `pixels`. `pixels` are
-    finite (the connector has checked), real, (N, C) with C = spec.in_channels, N >= 0; `weights`
-    are (K, P).
+    Results have the dtype and device of `call.pixels`.
     """
 
     name: ClassVar[str]
@@ -37,36 +37,23 @@ class Engine(ABC):
         self.total_executions += report.num_executions
         self.total_pubs += report.num_pubs
 
-    def for_layer(self, name: str) -> Engine:
-        """The engine to use for the layer of that name in a model; `use_engine` asks for each.
-
-        Args:
-            name: the layer's name in `model.named_modules()`, without the prefixes of wrappers.
-
-        Returns:
-            This engine; an engine that must tell layers apart returns a view of itself.
-        """
-        return self
-
     @abstractmethod
-    def evs(self, spec: LayerSpec, pixels: Tensor, weights: Tensor) -> Tensor:
-        """Expectation values: (N, K, n), entry [i, k, q] = <Z_q> of kernel k for pixel i."""
+    def evs(self, call: LayerCall) -> Tensor:
+        """Expectation values: (N, K, m), entry [i, k, j] is map j of kernel k for pixel i."""
 
-    def evs_with_residuals(
-        self, spec: LayerSpec, pixels: Tensor, weights: Tensor
-    ) -> tuple[Tensor, object]:
+    @takes_either
+    def evs_with_residuals(self, call: LayerCall) -> tuple[Tensor, object]:
         """`evs`, and whatever of it `vjp` can use instead of evaluating again.
 
         Returns:
-            (N, K, n); residuals, of bounded size, for one call of `vjp` with the same arguments.
+            (N, K, m); residuals, of bounded size, for one call of `vjp` with the same arguments.
         """
-        return self.evs(spec, pixels, weights), None
+        return self.evs(call), None
 
+    @takes_either
     def vjp(
         self,
-        spec: LayerSpec,
-        pixels: Tensor,
-        weights: Tensor,
+        call: LayerCall,
         grad: Tensor,
         wrt: tuple[bool, bool] = (True, True),
         *,
@@ -75,10 +62,8 @@ class Engine(ABC):
         """Vector-Jacobian product of `evs`.
 
         Args:
-            spec: the layer.
-            pixels: (N, C).
-            weights: (K, P).
-            grad: (N, K, n), derivative of the loss by each value.
+            call: what `evs` was asked.
+            grad: (N, K, m), derivative of the loss by each value.
             wrt: which of (pixels, weights) to differentiate by.
             residuals: of `evs_with_residuals`, used up here; None: everything is evaluated again.
 
@@ -93,44 +78,44 @@ class Engine(ABC):
             "with engine='exact', then evaluate with this one (under torch.no_grad())."
         )
 
+    @takes_either
     def jacobian(
-        self,
-        spec: LayerSpec,
-        pixels: Tensor,
-        weights: Tensor,
-        wrt: tuple[bool, bool] = (True, True),
+        self, call: LayerCall, wrt: tuple[bool, bool] = (True, True)
     ) -> tuple[Tensor | None, Tensor | None]:
         """Derivatives of every value, for the stock `TorchConnector`, which asks for nothing less.
 
         This default asks `vjp` for one value of one pixel at a time.
 
         Args:
-            spec: the layer.
-            pixels: (N, C).
-            weights: (K, P).
+            call: what `evs` would be asked.
             wrt: which of (pixels, weights) to differentiate by.
 
         Returns:
-            (N, K, n, C) and (N, K, n, P), the latter by the kernel's own weights; None where not
+            (N, K, m, C) and (N, K, m, P), the latter by the kernel's own weights; None where not
             asked for.
 
         Raises:
             EngineError: this engine has no gradients.
         """
-        shape = (len(pixels), spec.num_kernels, spec.num_qubits)
+        pixels, shape = call.pixels, call.shape
         found = (
-            pixels.new_zeros(*shape, spec.in_channels) if wrt[0] else None,
-            pixels.new_zeros(*shape, spec.num_weights) if wrt[1] else None,
+            pixels.new_zeros(*shape, call.spec.in_channels) if wrt[0] else None,
+            pixels.new_zeros(*shape, call.spec.num_weights) if wrt[1] else None,
         )
-        for i, k, q in np.ndindex(*shape):
+        for i, k, j in np.ndindex(*shape):
             unit = pixels.new_zeros(1, *shape[1:])
-            unit[0, k, q] = 1
-            by_pixels, by_weights = self.vjp(spec, pixels[i : i + 1], weights, unit, wrt)
+            unit[0, k, j] = 1
+            one = replace(call, pixels=pixels[i : i + 1])
+            by_pixels, by_weights = self.vjp(one, unit, wrt)
             if found[0] is not None and by_pixels is not None:
-                found[0][i, k, q] = by_pixels[0]
+                found[0][i, k, j] = by_pixels[0]
             if found[1] is not None and by_weights is not None:
-                found[1][i, k, q] = by_weights[k]
+                found[1][i, k, j] = by_weights[k]
         return found
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        adapt(cls)
 
     def __deepcopy__(self, memo: dict[int, object]) -> Self:
         """Engines may hold live connections and no layer state: copies of a layer share one."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,7 +13,6 @@ from qiskit.primitives import BaseEstimatorV2
 from qiskit.quantum_info import SparsePauliOp
 from torch import Tensor
 
-from qpc_qiskit.circuits.ansatz import Ansatz
 from qpc_qiskit.circuits.brickwall import Progress, error_bound
 from qpc_qiskit.circuits.directions import canonical_directions, largest_magnitudes
 from qpc_qiskit.circuits.encoder import Encoder
@@ -22,6 +21,7 @@ from qpc_qiskit.circuits.unitary import unitaries
 from qpc_qiskit.common.arrays import Array, Indices
 from qpc_qiskit.common.checks import positive_integer
 from qpc_qiskit.engines.base import Engine
+from qpc_qiskit.engines.calls import LayerCall
 from qpc_qiskit.engines.encoding import LayerEncoders
 from qpc_qiskit.engines.exact import ExactEngine
 from qpc_qiskit.engines.reports import CalibrationReport, EstimatorReport
@@ -116,7 +116,7 @@ class EstimatorEngine(Engine):
         absorb_tail: whether the end of the ansatz, where it only permutes what is measured, becomes
             parities instead of gates.
         num_references: rows with known answers that every job runs on every patch, by which the
-            values are calibrated; at least 2n. 0: none.
+            values are calibrated; at least 2m. 0: none.
         calibrate: whether values are corrected by what the reference rows say.
         limits: of a job, instead of the backend's own.
         max_qpu_seconds: predicted QPU time that this engine may spend in its life; a call that
@@ -180,7 +180,7 @@ class EstimatorEngine(Engine):
         self._estimator = estimator
         self._destination = _destination
         self._is_from_backend = _destination is not None
-        self._ready: dict[Ansatz, _Ready] = {}
+        self._ready: dict[Hashable, _Ready] = {}
         self._num_jobs = 0
         self.total_predicted_qpu_seconds = 0.0
         """Of all jobs that were sent, those included whose call failed."""
@@ -362,11 +362,11 @@ class EstimatorEngine(Engine):
                 f"{spec.num_qubits} qubits, or follows on it; got one that takes {count} angles. "
                 "Give the encoder that it was made with."
             )
-        self._ready[spec.ansatz] = _Ready(encoder, prepared, None)
+        self._ready[spec.measured_circuit] = _Ready(encoder, prepared, None)
 
     def forget(self, spec: LayerSpec) -> None:
         """Prepare the circuit of a layer anew when it is needed next."""
-        self._ready.pop(spec.ansatz, None)
+        self._ready.pop(spec.measured_circuit, None)
 
     def encoder(self, spec: LayerSpec) -> str:
         """Name of the encoder that a layer has now."""
@@ -400,7 +400,7 @@ class EstimatorEngine(Engine):
         executions = sum(part.stop - part.start for part in parts)
         return Forecast(executions, len(parts), shots, predicted)
 
-    def evs(self, spec: LayerSpec, pixels: Tensor, weights: Tensor) -> Tensor:
+    def evs(self, call: LayerCall) -> Tensor:
         """See `Engine.evs`. Computed in float64 on the host.
 
         Raises:
@@ -408,26 +408,24 @@ class EstimatorEngine(Engine):
                 another shape or values that are not finite.
             BudgetError: more QPU time than allowed; nothing was sent.
         """
-        num_pixels, num_kernels = len(pixels), spec.num_kernels
-        found = self._evaluate(spec, *self._asked_for(spec, pixels, weights), weights)
+        num_pixels, num_kernels, _ = call.shape
+        found = self._evaluate(call, *_asked_for(call))
         evs, stds = (
             by_pixel_and_kernel(a, num_pixels, num_kernels) for a in (found.evs, found.stds)
         )
-        self._report(spec, found, "evs", num_pixels, stds)
-        return torch.from_numpy(evs).to(pixels)
+        self._report(call, found, "evs", stds)
+        return torch.from_numpy(evs).to(call.pixels)
 
-    def plan(self, spec: LayerSpec, pixels: Tensor, weights: Tensor) -> JobPlan:
+    def plan(self, call: LayerCall) -> JobPlan:
         """The jobs of a forward pass; nothing is sent.
 
         Args:
-            spec: the layer.
-            pixels: (N, C), N >= 1.
-            weights: (K, P).
+            call: what `evs` would be asked, of a pixel or more.
 
         Raises:
             FitFailed: the layer's encoder cannot prepare a direction; `fall_back` helps.
         """
-        return self._plan(spec, *self._asked_for(spec, pixels, weights), weights)
+        return self._plan(call, *_asked_for(call))
 
     def seconds(self, spec: LayerSpec, num_executions: int) -> float | None:
         """Predicted QPU seconds of one job of a layer; None: not known, or no device."""
@@ -444,19 +442,9 @@ class EstimatorEngine(Engine):
             **self._bounds(prepared),
         )
 
-    def _asked_for(
-        self, spec: LayerSpec, pixels: Tensor, weights: Tensor
-    ) -> tuple[Array, Array, Indices]:
-        """Directions, angles and pairs of a forward pass; see `plan_jobs`."""
-        directions = canonical_directions(pixels.detach().cpu()).numpy()
-        angles = spec.ansatz.angles(weights.detach().cpu().numpy())
-        return directions, angles, product_pairs(len(pixels), spec.num_kernels)
-
     def vjp(
         self,
-        spec: LayerSpec,
-        pixels: Tensor,
-        weights: Tensor,
+        call: LayerCall,
         grad: Tensor,
         wrt: tuple[bool, bool] = (True, True),
         *,
@@ -464,65 +452,56 @@ class EstimatorEngine(Engine):
     ) -> tuple[Tensor | None, Tensor | None]:
         """See `Engine.vjp`; `last_report.stds` are the gradients' standard errors."""
         outer = grad.detach().cpu().to(torch.float64).numpy()
-        plan, found = self._gradient(spec, pixels, weights, (outer != 0).any(2), wrt)
+        plan, found = self._gradient(call, (outer != 0).any(2), wrt)
         values = Values(found.evs, found.stds, found.which)
         gradients = vector_jacobian(plan, values, outer)
         stds = (None if g is None else g[1] for g in gradients)
-        self._report(spec, found, "vjp", len(pixels), *stds)
+        self._report(call, found, "vjp", *stds)
         by_pixels, by_weights = (
-            None if g is None else torch.from_numpy(g[0]).to(pixels) for g in gradients
+            None if g is None else torch.from_numpy(g[0]).to(call.pixels) for g in gradients
         )
         return by_pixels, by_weights
 
     def jacobian(
-        self,
-        spec: LayerSpec,
-        pixels: Tensor,
-        weights: Tensor,
-        wrt: tuple[bool, bool] = (True, True),
+        self, call: LayerCall, wrt: tuple[bool, bool] = (True, True)
     ) -> tuple[Tensor | None, Tensor | None]:
         """See `Engine.jacobian`; costs as much as one `vjp`."""
-        active = np.ones((len(pixels), spec.num_kernels), bool)
-        plan, found = self._gradient(spec, pixels, weights, active, wrt)
+        plan, found = self._gradient(call, np.ones(call.shape[:2], bool), wrt)
         derivatives = jacobian(plan, Values(found.evs, found.stds, found.which))
-        self._report(spec, found, "jacobian", len(pixels))
+        self._report(call, found, "jacobian")
         by_pixels, by_weights = (
-            None if d is None else torch.from_numpy(d).to(pixels) for d in derivatives
+            None if d is None else torch.from_numpy(d).to(call.pixels) for d in derivatives
         )
         return by_pixels, by_weights
 
     def _gradient(
-        self,
-        spec: LayerSpec,
-        pixels: Tensor,
-        weights: Tensor,
-        active: np.ndarray,
-        wrt: tuple[bool, bool],
+        self, call: LayerCall, active: np.ndarray, wrt: tuple[bool, bool]
     ) -> tuple[Gradient, _Found]:
-        pixels = pixels.detach().cpu()
+        pixels = call.pixels.detach().cpu()
         plan = plan_gradient(
-            spec,
+            call.spec,
             pixels.to(torch.float64).numpy(),
             largest_magnitudes(pixels)[1].numpy(),
-            weights.detach().cpu().to(torch.float64).numpy(),
+            call.weights.detach().cpu().to(torch.float64).numpy(),
             active,
             wrt,
             method=self._gradients,
             rng=self._rng,
         )
-        return plan, self._evaluate(spec, plan.directions, plan.angles, plan.pairs, weights)
+        return plan, self._evaluate(call, plan.directions, plan.angles, plan.pairs)
 
     def _evaluate(
-        self, spec: LayerSpec, directions: Array, angles: Array, pairs: Indices, weights: Tensor
+        self, call: LayerCall, directions: Array, angles: Array, pairs: Indices
     ) -> _Found:
         """Values of rows, given as pairs of directions (D, C) and angles (B, R)."""
+        spec = call.spec
         if len(pairs) == 0:
-            nothing = np.zeros((0, spec.num_qubits))
+            nothing = np.zeros((0, spec.num_maps))
             return _Found(nothing, nothing, np.zeros(0, np.intp))
         num_fallbacks = 0
         while True:
             try:
-                plan = self._plan(spec, directions, angles, pairs, weights)
+                plan = self._plan(call, directions, angles, pairs)
                 break
             except FitFailed as error:
                 num_fallbacks = num_fallbacks or error.num_failed
@@ -545,11 +524,9 @@ class EstimatorEngine(Engine):
             num_fallbacks,
         )
 
-    def _plan(
-        self, spec: LayerSpec, directions: Array, angles: Array, pairs: Indices, weights: Tensor
-    ) -> JobPlan:
-        ready = self._make_ready(spec)
-        references = self._references(spec, ready, weights)
+    def _plan(self, call: LayerCall, directions: Array, angles: Array, pairs: Indices) -> JobPlan:
+        ready = self._make_ready(call.spec)
+        references = self._references(call, ready)
         angles = angles[:, list(ready.prepared.parts[0].columns)]
         if self._dedupe_grid is not None:  # shifts of angles that left the circuit change nothing
             angles, which = unique_rows(angles)
@@ -564,13 +541,15 @@ class EstimatorEngine(Engine):
             **self._bounds(ready.prepared),
         )
 
-    def _references(self, spec: LayerSpec, ready: _Ready, weights: Tensor) -> ReferenceRows | None:
+    def _references(self, call: LayerCall, ready: _Ready) -> ReferenceRows | None:
         """Rows with known answers, of the kernels as they are now."""
         if not self._num_references:
             return None
-        kernels = weights.detach().cpu().to(torch.float64)
-        found = reference_directions(unitaries(spec.ansatz, kernels).numpy(), self._num_references)
-        angles = spec.ansatz.angles(kernels.numpy())[found.kernels]
+        ansatz, kernels = call.spec.ansatz, call.weights.detach().cpu().to(torch.float64)
+        found = reference_directions(
+            unitaries(ansatz, kernels).numpy(), self._num_references, call.spec.z_strings
+        )
+        angles = ansatz.angles(kernels.numpy())[found.kernels]
         columns = list(ready.prepared.parts[0].columns)
         return ReferenceRows(found.directions, angles[:, columns], found.exact)
 
@@ -579,7 +558,7 @@ class EstimatorEngine(Engine):
 
         if ready.estimator is None:
             ready = replace(ready, estimator=self.destination.connect(ready.prepared))
-            self._ready[spec.ansatz] = ready
+            self._ready[spec.measured_circuit] = ready
         assert ready.estimator is not None
 
         def count(job: int) -> None:  # what was sent is paid for, whatever becomes of it
@@ -598,20 +577,23 @@ class EstimatorEngine(Engine):
         )
 
     def _make_ready(self, spec: LayerSpec) -> _Ready:
-        if spec.ansatz not in self._ready:
-            if 0 < self._num_references < 2 * spec.num_qubits:
+        key = spec.measured_circuit
+        if key not in self._ready:
+            if 0 < self._num_references < 2 * spec.num_maps:
                 raise ValueError(
-                    f"num_references must be at least {2 * spec.num_qubits} for "
+                    f"num_references must be at least {2 * spec.num_maps} for "
                     f"{spec.num_qubits} qubits (a largest and a smallest value of each), or 0, got "
                     f"{self._num_references}."
                 )
             encoder = self._encoders.of(spec)
-            template = make_template(encoder, spec.ansatz, absorbs_tail=self._absorbs_tail)
+            template = make_template(
+                encoder, spec.ansatz, spec.observables, absorbs_tail=self._absorbs_tail
+            )
             prepared = self.destination.prepare(template)
             if self.destination.is_transpiled:
                 _check_against_exact(spec, encoder, template, prepared)
-            self._ready[spec.ansatz] = _Ready(encoder, prepared, None)
-        return self._ready[spec.ansatz]
+            self._ready[key] = _Ready(encoder, prepared, None)
+        return self._ready[key]
 
     def _bounds(self, prepared: Prepared) -> dict[str, Any]:
         """Arguments of `plan_parts`."""
@@ -642,16 +624,14 @@ class EstimatorEngine(Engine):
                 "was sent. Take fewer images or shots, or raise it."
             )
 
-    def _report(
-        self, spec: LayerSpec, found: _Found, what: str, num_pixels: int, *stds: Array | None
-    ) -> None:
+    def _report(self, call: LayerCall, found: _Found, what: str, *stds: Array | None) -> None:
         known = [a[np.isfinite(a)] for a in stds if a is not None]
         report = EstimatorReport(
             engine=self.name,
             what=what,
             backend=self.destination.name,
-            num_pixels=num_pixels,
-            num_kernels=spec.num_kernels,
+            num_pixels=len(call.pixels),
+            num_kernels=call.spec.num_kernels,
             num_rows=len(found.which),
             num_executions=0 if found.plan is None else len(found.plan.slots),
             num_pubs=0 if found.plan is None else len(found.plan.parts),
@@ -663,7 +643,7 @@ class EstimatorEngine(Engine):
             job_ids=found.job_ids,
             predicted_qpu_seconds=None if found.plan is None else found.plan.total_seconds,
             dedupe_grid=self._dedupe_grid,
-            encoder=self._encoders.name if found.plan is None else self.encoder(spec),
+            encoder=self._encoders.name if found.plan is None else self.encoder(call.spec),
             num_fallbacks=found.num_fallbacks,
             max_encoding_error=_encoding_error(found.plan),
             num_references=self._num_references,
@@ -699,6 +679,13 @@ class EstimatorEngine(Engine):
         return {**self.__dict__, "_destination": None, "_ready": {}}
 
 
+def _asked_for(call: LayerCall) -> tuple[Array, Array, Indices]:
+    """Directions, angles and pairs of a forward pass; see `plan_jobs`."""
+    directions = canonical_directions(call.pixels.detach().cpu()).numpy()
+    angles = call.spec.ansatz.angles(call.weights.detach().cpu().numpy())
+    return directions, angles, product_pairs(len(call.pixels), call.spec.num_kernels)
+
+
 def _encoding_error(plan: JobPlan | None) -> float:
     """How far a feature may be from that of the direction which was to be encoded."""
     if plan is None or not len(plan.infidelity):
@@ -727,9 +714,9 @@ class _Found:
     """Values of rows as they were asked for, and how they came about."""
 
     evs: Array
-    """(M, n)."""
+    """(M, m)."""
     stds: Array
-    """(M, n)."""
+    """(M, m)."""
     which: Indices
     """(M,) the execution that each comes from."""
     plan: JobPlan | None = None
@@ -783,7 +770,8 @@ def _check_against_exact(
     rng = np.random.default_rng(0)
     pixels = torch.from_numpy(rng.normal(size=(EQUIVALENCE_ROWS, spec.in_channels)))
     weights = rng.uniform(0, 2 * np.pi, size=(1, spec.num_weights))
-    exact = ExactEngine().evs(replace(spec, num_kernels=1), pixels, torch.from_numpy(weights))
+    one = replace(spec, num_kernels=1)
+    exact = ExactEngine().evs(LayerCall(one, pixels, torch.from_numpy(weights)))
     encoded = encoder.encode(canonical_directions(pixels))
     finals = [each.final for each in prepared.placements]
     distinct = {id(part.circuit): j for j, part in enumerate(prepared.parts)}

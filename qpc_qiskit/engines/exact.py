@@ -2,8 +2,8 @@
 
 The unitaries are shared by all pixels, so they are built once per call (`unitary.py`) and stacked
 as a real matrix M of shape (K * 2 * 2**n, C): the real parts of kernel k's rows, then its imaginary
-parts. For a unit vector x the outcome probabilities of kernel k are the squares of M x, and feature
-q is their signed sum.
+parts. For a unit vector x the outcome probabilities of kernel k are the squares of M x, and a
+feature is their signed sum.
 
 Pixels are taken in chunks, with the pixel index last, as images have it: a chunk's product fits
 into the cache, its squares and signed sums touch it there, and memory beyond input and output does
@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 
 from qpc_qiskit.circuits.directions import largest_magnitudes
-from qpc_qiskit.circuits.observables import z_signs
 from qpc_qiskit.circuits.spec import LayerSpec
 from qpc_qiskit.circuits.unitary import unitaries
 from qpc_qiskit.common.threads import run_in_workers, split_ranges
 from qpc_qiskit.engines.base import Engine
+from qpc_qiskit.engines.calls import LayerCall
 from qpc_qiskit.engines.reports import EngineReport
 
 _CHUNK_BYTES = {"cpu": 9 * 2**18}  # of amplitudes: few calls, and still in a core's share of cache
@@ -42,25 +42,21 @@ class ExactEngine(Engine):
 
     name = "exact"
 
-    def evs(self, spec: LayerSpec, pixels: Tensor, weights: Tensor) -> Tensor:
+    def evs(self, call: LayerCall) -> Tensor:
         """See `Engine.evs`."""
         with torch.no_grad():
-            return self._evs(_Pass.begin(spec, pixels, weights), pixels)
+            return self._evs(_Pass.begin(call), call.pixels)
 
-    def evs_with_residuals(
-        self, spec: LayerSpec, pixels: Tensor, weights: Tensor
-    ) -> tuple[Tensor, object]:
+    def evs_with_residuals(self, call: LayerCall) -> tuple[Tensor, object]:
         """See `Engine.evs_with_residuals`."""
         with torch.enable_grad():
-            started = _Pass.begin(spec, pixels, weights, keep_amplitudes=True)
+            started = _Pass.begin(call, keep_amplitudes=True)
         with torch.no_grad():
-            return self._evs(started, pixels), started
+            return self._evs(started, call.pixels), started
 
     def vjp(
         self,
-        spec: LayerSpec,
-        pixels: Tensor,
-        weights: Tensor,
+        call: LayerCall,
         grad: Tensor,
         wrt: tuple[bool, bool] = (True, True),
         *,
@@ -71,15 +67,15 @@ class ExactEngine(Engine):
             started = residuals
         else:
             with torch.enable_grad():
-                started = _Pass.begin(spec, pixels, weights)
+                started = _Pass.begin(call)
         with torch.no_grad():
-            grad_pixels, grad_matrix = _vjp(started, pixels, grad, wrt)
+            grad_pixels, grad_matrix = _vjp(started, call.pixels, grad, wrt)
         if grad_matrix is None:
             return grad_pixels, None
         (grad_weights,) = run_in_workers(
             lambda g: torch.autograd.grad(started.graph, started.weights, g)[0],
             [grad_matrix],
-            weights.device,
+            call.weights.device,
         )
         return grad_pixels, grad_weights
 
@@ -113,11 +109,10 @@ class _Pass:
     """Room for the amplitudes of all pixels, or None: they are recomputed."""
 
     @classmethod
-    def begin(
-        cls, spec: LayerSpec, pixels: Tensor, weights: Tensor, keep_amplitudes: bool = False
-    ) -> _Pass:
+    def begin(cls, call: LayerCall, keep_amplitudes: bool = False) -> _Pass:
         """Build M, with a graph if gradients are enabled, and plan the work."""
-        leaf = weights.detach().requires_grad_(torch.is_grad_enabled())
+        spec, pixels = call.spec, call.pixels
+        leaf = call.weights.detach().requires_grad_(torch.is_grad_enabled())
         (graph,) = run_in_workers(lambda w: _real_rows(spec, w), [leaf], leaf.device)
         ranges = split_ranges(len(pixels), _MIN_RANGE_PIXELS, pixels.device)
         size = len(graph) * len(pixels)
@@ -138,7 +133,7 @@ class _Pass:
             yield block, list(_parts(slice(0, block.stop - block.start), chunk))
 
     def amplitudes(self, first: int, count: int, workspace: _Workspace) -> Tensor:
-        """Where the amplitudes of pixels first .. first+count-1 are, or go: (K * 2 * 2**n, m)."""
+        """Where the amplitudes of pixels first .. first+count-1 are, or go: (rows of M, count)."""
         rows = len(self.matrix)
         if self.kept is None:
             return workspace("amplitudes", rows, count)
@@ -173,7 +168,7 @@ class _Workspace:
 
 
 def _unit_columns(pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Unit vectors as columns (C, m), and 1/|x| (m,), which is 0 where a pixel counts as zero."""
+    """Unit vectors as columns (C, B), and 1/|x| (B,), which is 0 where a pixel counts as zero."""
     unit = pixels.T.clone(memory_format=torch.contiguous_format)
     scale, is_zero = largest_magnitudes(unit.T)
     unit /= scale
@@ -184,30 +179,32 @@ def _unit_columns(pixels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _evs(started: _Pass, pixels: Tensor) -> Tensor:
-    kernels, n = started.spec.num_kernels, started.spec.num_qubits
-    dimension, matrix = 2**n, started.matrix
-    signs = z_signs(n).to(pixels).expand(kernels, n, dimension)
-    out = pixels.new_empty(kernels * n, len(pixels))
+    spec, matrix = started.spec, started.matrix
+    kernels, maps, dimension = spec.num_kernels, spec.num_maps, 2**spec.num_qubits
+    signs = spec.signs.to(pixels).expand(kernels, maps, dimension)
+    out = pixels.new_empty(kernels * maps, len(pixels))
 
     def fill(items: slice) -> None:
         workspace = _Workspace(matrix)
         for block, chunks in started.blocks(items):
             units, _ = _unit_columns(pixels[block])
             for chunk in chunks:
-                first, m = block.start + chunk.start, chunk.stop - chunk.start
-                amplitudes = started.amplitudes(first, m, workspace)
-                unit = workspace("unit", len(units), m).copy_(units[:, chunk])
+                first, size = block.start + chunk.start, chunk.stop - chunk.start
+                amplitudes = started.amplitudes(first, size, workspace)
+                unit = workspace("unit", len(units), size).copy_(units[:, chunk])
                 torch.mm(matrix, unit, out=amplitudes)
-                real, imaginary = amplitudes.view(kernels, 2, dimension, m).unbind(1)
-                probabilities = workspace("probabilities", kernels, dimension, m)
+                real, imaginary = amplitudes.view(kernels, 2, dimension, size).unbind(1)
+                probabilities = workspace("probabilities", kernels, dimension, size)
                 torch.mul(real, real, out=probabilities).addcmul_(imaginary, imaginary)
-                values = torch.bmm(signs, probabilities, out=workspace("values", kernels, n, m))
-                out[:, first : first + m] = values.flatten(0, 1)
+                values = torch.bmm(
+                    signs, probabilities, out=workspace("values", kernels, maps, size)
+                )
+                out[:, first : first + size] = values.flatten(0, 1)
             out[:, block].clamp_(-1, 1)  # rounding may leave [-1, 1]
 
     with torch.autocast(pixels.device.type, enabled=False):
         run_in_workers(fill, started.ranges, pixels.device)
-    return out.T.unflatten(1, (kernels, n))
+    return out.T.unflatten(1, (kernels, maps))
 
 
 def _vjp(
@@ -218,9 +215,9 @@ def _vjp(
     With y = M u and feature f = sum_i s_i y_i**2: df/dM = 2 (s y) u^T and df/du = 2 M^T (s y), of
     which the pixel x = |x| u sees the part orthogonal to u, divided by |x|.
     """
-    kernels, n = started.spec.num_kernels, started.spec.num_qubits
-    dimension, matrix = 2**n, started.matrix
-    signs = (2 * z_signs(n).T).to(pixels).contiguous().expand(kernels, dimension, n)
+    spec, matrix = started.spec, started.matrix
+    kernels, maps, dimension = spec.num_kernels, spec.num_maps, 2**spec.num_qubits
+    signs = (2 * spec.signs.T).to(pixels).contiguous().expand(kernels, dimension, maps)
     transposed = matrix.T.contiguous()
     grad_columns = pixels.new_empty(pixels.shape[1], len(pixels)) if wrt[0] else None
 
@@ -229,19 +226,19 @@ def _vjp(
         workspace = _Workspace(matrix)
         for block, chunks in started.blocks(items):
             units, inverse_norms = _unit_columns(pixels[block])
-            grads = grad[block].flatten(1).T.contiguous().unflatten(0, (kernels, n))
+            grads = grad[block].flatten(1).T.contiguous().unflatten(0, (kernels, maps))
             along = workspace("along", *units.shape)
             for chunk in chunks:
-                first, m = block.start + chunk.start, chunk.stop - chunk.start
-                amplitudes = started.amplitudes(first, m, workspace)
-                unit = workspace("unit", len(units), m).copy_(units[:, chunk])
+                first, size = block.start + chunk.start, chunk.stop - chunk.start
+                amplitudes = started.amplitudes(first, size, workspace)
+                unit = workspace("unit", len(units), size).copy_(units[:, chunk])
                 if started.kept is None:
                     torch.mm(matrix, unit, out=amplitudes)
-                slopes = workspace("slopes", kernels, dimension, m)
+                slopes = workspace("slopes", kernels, dimension, size)
                 torch.bmm(signs, grads[..., chunk], out=slopes)
-                amplitudes.view(kernels, 2, dimension, m).mul_(slopes[:, None])
+                amplitudes.view(kernels, 2, dimension, size).mul_(slopes[:, None])
                 if grad_columns is not None:
-                    part = workspace("part", len(units), m)
+                    part = workspace("part", len(units), size)
                     along[:, chunk] = torch.mm(transposed, amplitudes, out=part)
                 if total is not None:
                     total.addmm_(unit, amplitudes.T)

@@ -8,7 +8,7 @@ Pauli coefficients, serve all kernels. See `qpc_qiskit.pauli`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qpc_qiskit.circuits.ansatz import Ansatz
 from qpc_qiskit.circuits.brickwall import Progress, error_bound
 from qpc_qiskit.circuits.directions import canonical_directions
 from qpc_qiskit.circuits.encoder import Encoded, Encoder
@@ -24,6 +23,7 @@ from qpc_qiskit.circuits.spec import LayerSpec
 from qpc_qiskit.common.checks import positive_integer
 from qpc_qiskit.common.threads import run_in_workers, split_ranges
 from qpc_qiskit.engines.base import Engine
+from qpc_qiskit.engines.calls import LayerCall
 from qpc_qiskit.engines.encoding import LayerEncoders
 from qpc_qiskit.engines.exact import ExactEngine
 from qpc_qiskit.engines.reports import NoisyReport
@@ -122,7 +122,7 @@ class NoisyEngine(Engine):
             self._generator.seed()
         else:
             self._generator.manual_seed(seed)
-        self._circuits: dict[Ansatz, _Circuit] = {}
+        self._circuits: dict[Hashable, _Circuit] = {}
         if implementation == "compiled":
             from qpc_qiskit.pauli.compiled import load
 
@@ -156,20 +156,19 @@ class NoisyEngine(Engine):
         """
         return self._circuit(spec).prepared
 
-    def evs(self, spec: LayerSpec, pixels: Tensor, weights: Tensor) -> Tensor:
+    def evs(self, call: LayerCall) -> Tensor:
         """See `Engine.evs`."""
-        return self.evs_with_residuals(spec, pixels, weights)[0]
+        return self.evs_with_residuals(call)[0]
 
-    def evs_with_residuals(
-        self, spec: LayerSpec, pixels: Tensor, weights: Tensor
-    ) -> tuple[Tensor, object]:
+    def evs_with_residuals(self, call: LayerCall) -> tuple[Tensor, object]:
         """See `Engine.evs_with_residuals`; what is kept are the pixels' angles."""
+        spec, pixels = call.spec, call.pixels
         with torch.no_grad():
             encoded, num_fallbacks = self._encode(spec, pixels)
             circuit = self._circuit(spec)
             layer = self._layer(circuit, pixels)
-            kernels = _folded(spec, layer, _ansatz_angles(spec, circuit, weights))
-            out = pixels.new_empty(spec.num_kernels, spec.num_qubits, len(pixels))
+            kernels = _folded(spec, layer, _ansatz_angles(spec, circuit, call.weights))
+            out = pixels.new_empty(spec.num_kernels, spec.num_maps, len(pixels))
 
             def fill(items: slice) -> None:
                 for chunk in _parts(items, layer.chunk):
@@ -187,9 +186,7 @@ class NoisyEngine(Engine):
 
     def vjp(
         self,
-        spec: LayerSpec,
-        pixels: Tensor,
-        weights: Tensor,
+        call: LayerCall,
         grad: Tensor,
         wrt: tuple[bool, bool] = (True, True),
         *,
@@ -204,16 +201,16 @@ class NoisyEngine(Engine):
             if isinstance(residuals, _Residuals):
                 circuit, encoder_angles = residuals.circuit, residuals.encoder_angles
             else:
-                encoded, _ = self._encode(spec, pixels)
-                circuit, encoder_angles = self._circuit(spec), encoded.angles
+                encoded, _ = self._encode(call.spec, call.pixels)
+                circuit, encoder_angles = self._circuit(call.spec), encoded.angles
             if wrt[0] and split_encoder(circuit.encoder.name)[0] == BRICKWALL:
                 raise EngineError(
                     "The angles of the brickwall encoder are fitted and have no derivative, so the "
                     "noisy engine has no gradients by pixels on it: what comes before the layer "
                     "cannot be trained. Use encoder='multiplexor', or freeze what comes before."
                 )
-            with torch.autocast(pixels.device.type, enabled=False):
-                return self._vjp(spec, circuit, pixels, weights, grad, wrt, encoder_angles)
+            with torch.autocast(call.pixels.device.type, enabled=False):
+                return self._vjp(circuit, call, grad, wrt, encoder_angles)
 
     def __getstate__(self) -> dict[str, object]:
         """Without what is made again on first use, and cannot be written to a pickle."""
@@ -221,16 +218,15 @@ class NoisyEngine(Engine):
 
     def _vjp(
         self,
-        spec: LayerSpec,
         circuit: _Circuit,
-        pixels: Tensor,
-        weights: Tensor,
+        call: LayerCall,
         grad: Tensor,
         wrt: tuple[bool, bool],
         encoder_angles: Tensor,
     ) -> tuple[Tensor | None, Tensor | None]:
         from qpc_qiskit.pauli.angle_tree import by_directions, by_pixels
 
+        spec, pixels, weights = call.spec, call.pixels, call.weights
         layer = self._layer(circuit, pixels)
         ansatz_angles = _ansatz_angles(spec, circuit, weights)
         kernels = _folded(spec, layer, ansatz_angles)
@@ -287,12 +283,13 @@ class NoisyEngine(Engine):
                     f"{len(pixels)} directions. Use the multiplexor.",
                     encoded.num_failed,
                 )
-            self._circuits.pop(spec.ansatz, None)
+            self._circuits.pop(spec.measured_circuit, None)
 
     def _circuit(self, spec: LayerSpec) -> _Circuit:
-        if spec.ansatz not in self._circuits:
-            self._circuits[spec.ansatz] = self._prepared(spec)
-        return self._circuits[spec.ansatz]
+        key = spec.measured_circuit
+        if key not in self._circuits:
+            self._circuits[key] = self._prepared(spec)
+        return self._circuits[key]
 
     def _prepared(self, spec: LayerSpec) -> _Circuit:
         """The circuit of a layer as Aer would be given it, read and checked."""
@@ -304,7 +301,9 @@ class NoisyEngine(Engine):
         from qpc_qiskit.pauli.program import check_names, read_program
 
         encoder = self._encoders.of(spec)
-        template = make_template(encoder, spec.ansatz, absorbs_tail=self._absorbs_tail)
+        template = make_template(
+            encoder, spec.ansatz, spec.observables, absorbs_tail=self._absorbs_tail
+        )
         prepared = simulated(template, self._noise, self._qubits)
         sent = prepared.template
         count = len(encoder.parameters)
@@ -441,9 +440,9 @@ def _check_against_exact(spec: LayerSpec, circuit: _Circuit) -> None:
     with torch.no_grad():
         encoded = circuit.encoder.encode(canonical_directions(pixels))
         layer = NoisyLayer(circuit.stages, torch.float64, pixels.device)
-        found = pixels.new_empty(1, spec.num_qubits, len(pixels))
+        found = pixels.new_empty(1, spec.num_maps, len(pixels))
         layer.values(layer.kernels(circuit.ansatz_angles(one, weights)), encoded.angles, found)
-        exact = ExactEngine().evs(one, pixels, weights)
+        exact = ExactEngine().evs(LayerCall(one, pixels, weights))
         difference = float((found[0].T - exact[:, 0]).abs().max())
         bound = EQUIVALENCE_ATOL + float(error_bound(encoded.infidelity).max())
     if not difference <= bound:
@@ -478,7 +477,7 @@ def _ansatz_angles(spec: LayerSpec, circuit: _Circuit, weights: Tensor) -> Tenso
 
 def _kernel_ranges(spec: LayerSpec, device: torch.device) -> list[slice]:
     """Kernels of each worker; few small observables are not worth a second one."""
-    size = spec.num_qubits * 4**spec.num_qubits
+    size = spec.num_maps * 4**spec.num_qubits
     return split_ranges(spec.num_kernels, max(1, _MIN_RANGE_OBSERVABLES // size), device)
 
 

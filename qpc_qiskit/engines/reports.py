@@ -67,7 +67,7 @@ class EstimatorReport(EngineReport):
     num_unknown_stds: int = 0
     """Values for which the estimator gave no finite standard error."""
     stds: tuple[Tensor | None, ...] = field(default=(), repr=False, compare=False)
-    """Standard errors: of the values, (N, K, n); of a `vjp`, (N, C) and (K, P), None where not
+    """Standard errors: of the values, (N, K, m); of a `vjp`, (N, C) and (K, P), None where not
     asked for. NaN where not known."""
     job_ids: tuple[str, ...] = ()
     """In the order of the rows."""

@@ -1,6 +1,6 @@
 """The end of a circuit folded into its observables: once for each kernel, in torch.
 
-The observables of all kernels are one array (K, n, 4, ..., 4), qubit 0 on the last axis. From the
+The observables of all kernels are one array (K, m, 4, ..., 4), qubit 0 on the last axis. From the
 last operation to the first it is multiplied from the right by transfer matrices. What acts on one
 qubit is collected until an operation on several comes, and the product of all is applied at once.
 Differentiable by the angles.
@@ -26,11 +26,11 @@ def fold_suffix(program: Program, angles: Tensor) -> Tensor:
         angles: (K, T) radians, of each kernel; those of pixels are not looked at.
 
     Returns:
-        (K, n, 4**m), dtype and device of `angles`.
+        (K, m, 4**n), dtype and device of `angles`.
     """
-    m, count = program.num_qubits, len(angles)
+    n, count = program.num_qubits, len(angles)
     held = torch.as_tensor(program.observables).to(angles)
-    held = held.expand(count, *held.shape).reshape(count, -1, *[4] * m)
+    held = held.expand(count, *held.shape).reshape(count, -1, *[4] * n)
     waiting: dict[int, Tensor] = {}
     matrices = _matrices(program.suffix, angles)
     for operation, matrix in zip(reversed(program.suffix), reversed(matrices), strict=True):
@@ -44,7 +44,7 @@ def fold_suffix(program: Program, angles: Tensor) -> Tensor:
         held = _apply(held, qubits, _product(factors) @ matrix)
     for qubit, matrix in waiting.items():
         held = _apply(held, (qubit,), matrix)
-    return held.reshape(count, -1, 4**m)
+    return held.reshape(count, -1, 4**n)
 
 
 def _matrices(operations: Sequence[Operation], angles: Tensor) -> list[Tensor]:
@@ -78,8 +78,8 @@ def _product(factors: Sequence[Tensor]) -> Tensor:
 
 def _apply(held: Tensor, qubits: Sequence[int], matrix: Tensor) -> Tensor:
     """Multiply the axes of some qubits from the right by a matrix for each kernel."""
-    m = held.ndim - 2
-    axes = [2 + m - 1 - qubit for qubit in reversed(qubits)]  # the first qubit goes last
+    n = held.ndim - 2
+    axes = [2 + n - 1 - qubit for qubit in reversed(qubits)]  # the first qubit goes last
     ends = list(range(held.ndim - len(axes), held.ndim))
     moved = held.movedim(axes, ends)
     product = moved.reshape(len(held), -1, matrix.shape[-1]) @ matrix

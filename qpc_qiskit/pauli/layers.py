@@ -1,6 +1,6 @@
 """A layer's noisy circuit: values and derivatives of chunks of pixels, all kernels at once.
 
-With the suffix folded into observables A (K, n, rows) and the state of a pixel V (rows,), a value
+With the suffix folded into observables A (K, m, rows) and the state of a pixel V (rows,), a value
 is A V. States of the shared stage serve all kernels; where a circuit has a mixed stage, each kernel
 goes on from the shared state on its own. Nothing of a pixel is kept but its angles: the backward
 pass runs the steps again.
@@ -43,12 +43,12 @@ class Stages:
 
 def make_stages(program: Program) -> Stages:
     """The steps of a program."""
-    m = program.num_qubits
+    n = program.num_qubits
     if not program.mixed:
-        return Stages(program, make_stage(program.shared, touch_all=m), None)
+        return Stages(program, make_stage(program.shared, touch_all=n), None)
     shared = make_stage(program.shared, closes=False)
     return Stages(
-        program, shared, make_stage(program.mixed, shared.last, shared.touched, touch_all=m)
+        program, shared, make_stage(program.mixed, shared.last, shared.touched, touch_all=n)
     )
 
 
@@ -59,7 +59,7 @@ class Kernels:
     angles: Tensor = field(repr=False)
     """(K, T) radians, float64; those of pixels mean nothing."""
     observables: Tensor = field(repr=False)
-    """(K, n, rows): on the rows after the last step."""
+    """(K, m, rows): on the rows after the last step."""
 
 
 class NoisyLayer:
@@ -126,7 +126,7 @@ class NoisyLayer:
 
         Args:
             ansatz_angles: as for `kernels`.
-            by_observables: (K, n, rows), derivatives by `Kernels.observables`.
+            by_observables: (K, m, rows), derivatives by `Kernels.observables`.
             by_angles: (K, T) float64, by `Kernels.angles` on other ways than the observables.
         """
         found = []
@@ -146,7 +146,7 @@ class NoisyLayer:
         Args:
             kernels: by `kernels`.
             encoder_angles: (B, E) radians, float64.
-            out: (K, n, B), filled.
+            out: (K, m, B), filled.
         """
         state, turns = self._shared_state(encoder_angles)
         if self._mixed is None:
@@ -170,8 +170,8 @@ class NoisyLayer:
         Args:
             kernels: by `kernels`.
             encoder_angles: (B, E) radians, float64.
-            grad: (K, n, B), outer derivatives.
-            totals: derivatives by the observables (K, n, rows) and by the kernels' angles (K, T)
+            grad: (K, m, B), outer derivatives.
+            totals: derivatives by the observables (K, m, rows) and by the kernels' angles (K, T)
                 float64, to which those of these pixels are added; None: not asked for.
             wants_angles: whether those by the pixels' angles are asked for.
 
@@ -246,7 +246,7 @@ class NoisyLayer:
         return ansatz_angles @ self._ansatz.T + self._offset
 
     def _folded(self, kernel_angles: Tensor) -> Tensor:
-        """(K, n, rows), dtype of the states."""
+        """(K, m, rows), dtype of the states."""
         full = fold_suffix(self._program, kernel_angles)[..., self._strings].to(self._dtype)
         columns: Tensor = _Multiplied.apply(full.flatten(0, 1).T.contiguous(), *self._closing)
         return columns.T.contiguous().view(*full.shape[:2], -1)

@@ -66,7 +66,7 @@ class Program:
     """See the module's text. T angles are `encoder @ a + ansatz @ b + offset`."""
 
     num_qubits: int
-    """m, of the circuit."""
+    """n, of the circuit."""
     shared: tuple[Operation, ...] = field(repr=False)
     mixed: tuple[Operation, ...] = field(repr=False)
     suffix: tuple[Operation, ...] = field(repr=False)
@@ -77,7 +77,7 @@ class Program:
     offset: Array = field(repr=False)
     """(T,), radians."""
     observables: Array = field(repr=False)
-    """(n, 4**m): what the features are after the last operation, measurement errors included."""
+    """(m, 4**n): what the features are after the last operation, measurement errors included."""
 
 
 def read_program(
@@ -91,11 +91,11 @@ def read_program(
     """Read a circuit as Aer would run it.
 
     Args:
-        circuit: on m qubits, in the gates that the noise model knows.
+        circuit: on n qubits, in the gates that the noise model knows.
         encoder: the E parameters that pixels set.
         ansatz: the R parameters that kernels set.
         observables: signed Z-strings that are measured.
-        noise_model: on qubits 0 to m-1; None: none.
+        noise_model: on qubits 0 to n-1; None: none.
         inversion: how features follow from what is measured; None: they are the same.
 
     Raises:
@@ -338,7 +338,7 @@ def _merged(operations: Iterable[Operation]) -> list[Operation]:
 def _measured(
     observables: Sequence[SparsePauliOp], num_qubits: int, errors: GateErrors, model: NoiseModel
 ) -> Array:
-    """(O, 4**m): Z-strings as they are reported, errors before and in the readout included."""
+    """(O, 4**n): Z-strings as they are reported, errors before and in the readout included."""
     measurement_noise(model)  # refuses readout errors of several qubits together
     single = []
     for qubit, confusion in enumerate(confusions_of_model(model, num_qubits)):

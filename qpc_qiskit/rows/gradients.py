@@ -164,7 +164,7 @@ class Gradient:
     pairs: Indices
     """(M, 2): a row is a direction and a row of angles."""
     shape: tuple[int, int, int]
-    """N, K, n."""
+    """N, K, m."""
     weight_rows: Indices
     """(N, K, S, 2), -1: not sent."""
     pixel_rows: Indices
@@ -242,7 +242,7 @@ def plan_gradient(
         np.concatenate(directions),
         np.concatenate(angles),
         np.concatenate([product_pairs(0, 0), *pairs]),
-        (num_pixels, num_kernels, spec.num_qubits),
+        (num_pixels, num_kernels, spec.num_maps),
         weight_rows,
         pixel_rows,
         by_weights,
@@ -255,15 +255,15 @@ class Values:
     """What the rows of a gradient came out as."""
 
     evs: Array
-    """(M, n)."""
+    """(M, m)."""
     stds: Array
-    """(M, n) standard errors, NaN where not known."""
+    """(M, m) standard errors, NaN where not known."""
     which: Indices
     """(M,): rows with the same number were executed once and share their shot noise."""
 
 
 def jacobian(plan: Gradient, values: Values) -> tuple[Array | None, Array | None]:
-    """Derivatives of every value: (N, K, n, C) by pixels, (N, K, n, P) by weights.
+    """Derivatives of every value: (N, K, m, C) by pixels, (N, K, m, P) by weights.
 
     A kernel's values depend on its own weights alone. None where not asked for.
     """
@@ -281,14 +281,14 @@ def vector_jacobian(
 ) -> tuple[tuple[Array, Array] | None, tuple[Array, Array] | None]:
     """Gradients and their standard errors by pixels, (N, C) twice, and weights, (K, P) twice.
 
-    The standard error is that of shot noise alone, propagated with the n values of one execution
+    The standard error is that of shot noise alone, propagated with the m values of one execution
     taken as fully correlated, since their correlation is not reported: an upper bound. It does not
     hold what `Spsa` leaves to chance.
 
     Args:
         plan: of the rows.
         values: of the rows.
-        grad: (N, K, n).
+        grad: (N, K, m).
     """
     by_pixels = by_weights = None
     if plan.pixels is not None:
@@ -312,20 +312,20 @@ def _scaled(values: Array, scale: Array) -> Array:
 
 
 def _taken(values: Array, rows: Indices) -> Array:
-    """Values (M, n) of rows (...), (..., n); 0 where a row was not sent."""
+    """Values (M, m) of rows (...), (..., m); 0 where a row was not sent."""
     padded = np.concatenate([values, np.zeros((1, values.shape[1]))])
     return padded[rows]  # -1 is the last
 
 
 def _pixel_slopes(plan: Gradient, values: Values) -> Array:
-    """(N, K, S, n)."""
+    """(N, K, S, m)."""
     assert plan.pixels is not None
     evs = _taken(values.evs, plan.pixel_rows)
     return np.einsum("iksdq,isd->iksq", evs, plan.pixels.factors)
 
 
 def _weight_slopes(plan: Gradient, values: Values) -> Array:
-    """(N, K, S, n)."""
+    """(N, K, S, m)."""
     assert plan.weights is not None
     evs = _taken(values.evs, plan.weight_rows)
     return np.einsum("iksdq,ksd->iksq", evs, plan.weights.factors)

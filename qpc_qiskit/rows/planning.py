@@ -34,7 +34,7 @@ class JobPlan:
     seconds: tuple[float, ...] | None
     """Predicted QPU seconds of each job; None: not known, or no device."""
     exact: Array | None = field(default=None, repr=False)
-    """(R, n) features of the reference rows; None: there are none."""
+    """(R, m) features of the reference rows; None: there are none."""
     infidelity: Array = field(default_factory=lambda: np.zeros(0), repr=False)
     """Of each direction as it is encoded; zeros for an exact encoder."""
     encoder: str | None = None
@@ -59,7 +59,7 @@ class ReferenceRows:
     angles: Array
     """(R, columns) of the ansatz."""
     exact: Array
-    """(R, n)."""
+    """(R, m)."""
 
     def __len__(self) -> int:
         return len(self.exact)

@@ -4,7 +4,7 @@ Pure functions. A row is one set of parameter values of the layer's one circuit:
 encode a direction, then the angles of one kernel. Rows are held as pairs of indices into two
 tables, so a forward pass is the full product of pixels and kernels, a gradient is a list, and
 merging equal directions is a change of indices. All rows of a job go into one PUB: observables of
-shape (n, 1) against parameters of shape (rows,) broadcast to (n, rows), and since all Z commute an
+shape (m, 1) against parameters of shape (rows,) broadcast to (m, rows), and since all Z commute an
 estimator needs one execution per row.
 """
 
@@ -45,7 +45,7 @@ class Template:
     parameters: tuple[Parameter, ...] = field(repr=False)
     """Encoder angles, then ansatz angles: the columns of a row."""
     observables: tuple[SparsePauliOp, ...] = field(repr=False)
-    """One for each of the n features, on the qubits of `circuit`."""
+    """One for each of the m features, on the qubits of `circuit`."""
     columns: tuple[int, ...] = field(repr=False)
     """Occurrence angles of the ansatz that are still in the circuit, ascending."""
     encoder_size: int | None = None
@@ -54,22 +54,31 @@ class Template:
     """Name of the encoder; None: not known any more."""
 
 
-def make_template(encoder: Encoder, ansatz: Ansatz, *, absorbs_tail: bool = False) -> Template:
+def make_template(
+    encoder: Encoder,
+    ansatz: Ansatz,
+    observables: tuple[SparsePauliOp, ...] | None = None,
+    *,
+    absorbs_tail: bool = False,
+) -> Template:
     """Encoder followed by ansatz, on the same qubits.
 
     Args:
         encoder: prepares a direction.
         ansatz: of the layer.
+        observables: of the layer, products of Z; None: Z of every qubit.
         absorbs_tail: whether the end of the ansatz, where it only permutes what is measured, is
-            left out: feature q is then a parity of several qubits, else Z on qubit q.
+            left out: other products of Z are then measured instead.
     """
     circuit = QuantumCircuit(ansatz.num_qubits, name=f"{encoder.name}+{ansatz.name}")
     circuit.compose(encoder.circuit, inplace=True)
-    body, observables = ansatz.template, pauli_z(ansatz.num_qubits)
+    body = ansatz.template
+    if observables is None:
+        observables = pauli_z(ansatz.num_qubits)
     if absorbs_tail:
         from qpc_qiskit.circuits.tail import absorb_tail
 
-        absorbed = absorb_tail(body)
+        absorbed = absorb_tail(body, observables)
         body, observables = absorbed.circuit, absorbed.observables
     circuit.compose(body, inplace=True)
     theta = {p.index: p for p in body.parameters}
@@ -99,7 +108,7 @@ class Rows:
         return int(self.encoder_angles.shape[1] + self.ansatz_angles.shape[1])
 
     def values(self, part: slice | Indices = slice(None)) -> Array:
-        """The rows themselves, or some of them: (m, E + R)."""
+        """The rows themselves, or some of them: (rows, E + R)."""
         encoder, ansatz = self.pairs[part].T
         return np.concatenate([self.encoder_angles[encoder], self.ansatz_angles[ansatz]], axis=1)
 
@@ -119,9 +128,9 @@ def by_pixel_and_kernel(values: Array, num_pixels: int, num_kernels: int) -> Arr
 def merge_directions(directions: Array, grid: float = GRID) -> tuple[Indices, Indices]:
     """Directions that need running, if those that agree on a grid are run once.
 
-    Two unit vectors of a cell differ by at most `grid * sqrt(C)`, and <Z> of both by at most twice
-    that, whatever the ansatz: 1.6e-5 for 64 channels and the default grid. The first direction of
-    a cell stands for all, unchanged, so that adding pixels after it changes nothing.
+    Two unit vectors of a cell differ by at most `grid * sqrt(C)`, and values of both by at most
+    twice that, whatever the ansatz: 1.6e-5 for 64 channels and the default grid. The first
+    direction of a cell stands for all, unchanged, so that adding pixels after it changes nothing.
 
     Args:
         directions: canonical, (D, C).
@@ -227,14 +236,14 @@ def split_jobs(
 
 
 def make_pub(template: Template, rows: Array, precision: float | None = None) -> EstimatorPub:
-    """One PUB for all rows: observables (n, 1) against parameters (rows,)."""
+    """One PUB for all rows: observables (m, 1) against parameters (rows,)."""
     observables = [[observable] for observable in template.observables]
     bindings = BindingsArray({template.parameters: rows})
     return EstimatorPub(template.circuit, ObservablesArray.coerce(observables), bindings, precision)
 
 
 def evs_from_data(data: object, num_rows: int, num_observables: int) -> Array:
-    """Expectation values of a PUB result, (rows, n).
+    """Expectation values of a PUB result, (rows, m).
 
     Raises:
         EngineError: they are missing, of another shape, or not finite.
@@ -258,7 +267,7 @@ def evs_from_data(data: object, num_rows: int, num_observables: int) -> Array:
 
 
 def stds_from_data(data: object, num_rows: int, num_observables: int) -> Array:
-    """Standard errors of a PUB result, (rows, n); NaN where none is known.
+    """Standard errors of a PUB result, (rows, m); NaN where none is known.
 
     IBM's extrapolation returns NaN or infinity for some: there the shot noise alone,
     `ensemble_standard_error`, is taken. Values that were paid for are not lost for lack of an
@@ -292,5 +301,5 @@ def precision_of(shots: int) -> float:
 
 
 def concatenated(parts: Sequence[Array], num_columns: int) -> Array:
-    """Parts (m, columns) of several jobs as one array; (0, columns) for none."""
+    """Parts (rows, columns) of several jobs as one array; (0, columns) for none."""
     return np.concatenate([np.zeros((0, num_columns)), *parts])

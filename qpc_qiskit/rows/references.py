@@ -1,6 +1,6 @@
 """Reference rows with known answers, and the calibration of each patch that follows from them.
 
-Noise shrinks an expectation value and shifts it: on patch j, feature q comes out as about
+Noise shrinks an expectation value and shifts it: on patch j, a feature comes out as about
 `scale * exact + offset`. Directions for which a kernel's feature is extremal span the widest range,
 so a line through a few of them tells scale and offset best; inverting it corrects every other value
 of the patch. That is exact for readout errors and for depolarizing noise of the same strength in
@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from qpc_qiskit.circuits.directions import SIGN_TOLERANCE, canonical_directions
-from qpc_qiskit.circuits.observables import z_signs
+from qpc_qiskit.circuits.observables import single_z, z_signs
 from qpc_qiskit.common.arrays import Array, Indices
 
 MIN_SPAN = 0.5
@@ -44,43 +44,49 @@ class References:
     kernels: Indices
     """(R,) the kernel that each is run with."""
     exact: Array
-    """(R, n) all features of each row."""
+    """(R, m) all features of each row."""
 
     def __len__(self) -> int:
         return len(self.kernels)
 
 
-def reference_directions(unitaries: NDArray[np.complexfloating], num_references: int) -> References:
+def reference_directions(
+    unitaries: NDArray[np.complexfloating],
+    num_references: int,
+    z_strings: tuple[int, ...] | None = None,
+) -> References:
     """Directions at which a feature of a kernel is largest or smallest.
 
-    The feature is extremal at the outermost eigenvectors of Re(U^+ Z_q U), for directions are real.
-    References take the features in turn, largest then smallest, and the kernels in turn, so that
-    the first 2n hold both extremes of every feature and the first K every kernel. All 2nK are
-    distinct; after that they repeat.
+    The feature is extremal at the outermost eigenvectors of Re(U^+ O U), O its observable, for
+    directions are real. References take the features in turn, largest then smallest, and the
+    kernels in turn, so that the first 2m hold both extremes of every feature and the first K every
+    kernel. All 2mK are distinct; after that they repeat.
 
     Args:
         unitaries: (K, 2**n, 2**n), up to a phase each.
-        num_references: R, at least 2n.
+        num_references: R, at least 2m.
+        z_strings: the m observables, see `LayerSpec.z_strings`; None: Z of every qubit.
 
     Raises:
-        ValueError: fewer references than 2n, or the unitaries have another shape.
+        ValueError: fewer references than 2m, or the unitaries have another shape.
     """
     kernels = np.asarray(unitaries, np.complex128)
     shape = kernels.shape
     n = round(math.log2(shape[-1])) if kernels.ndim == 3 and shape[-1] > 1 else 0
     if n < 1 or shape[1:] != (2**n, 2**n) or shape[0] < 1:
         raise ValueError(f"Expected unitaries of shape (K, 2**n, 2**n), K and n >= 1, got {shape}.")
-    if num_references < 2 * n:
+    signs = z_signs(z_strings or single_z(n), n).numpy()
+    num_kernels, both = len(kernels), 2 * len(signs)  # each feature at its largest and smallest
+    if num_references < both:
         raise ValueError(
             f"{num_references} references are too few for {n} qubits: each needs a largest and a "
-            f"smallest value; ask for at least {2 * n}."
+            f"smallest value; ask for at least {both}."
         )
-    num_kernels, signs = len(kernels), z_signs(n).numpy()
-    index = np.arange(num_references) % (2 * n * num_kernels)
+    index = np.arange(num_references) % (both * num_kernels)
     # Both counters step together; after each common period one is shifted to give new pairs.
-    which = (index + index // math.lcm(2 * n, num_kernels)) % num_kernels
+    which = (index + index // math.lcm(both, num_kernels)) % num_kernels
     rows = [
-        _extremal_direction(kernels[k], signs[i % (2 * n) // 2], largest=i % 2 == 0)
+        _extremal_direction(kernels[k], signs[i % both // 2], largest=i % 2 == 0)
         for i, k in zip(index, which, strict=True)
     ]
     directions = canonical_directions(torch.from_numpy(np.stack(rows))).numpy()
@@ -160,29 +166,29 @@ def fit_scale(exact: Array, measured: Array, stds: Array) -> ScaleFit:
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """A line for each of J patches and n features; NaN where there is none."""
+    """A line for each of J patches and m features; NaN where there is none."""
 
     scale: Array
-    """(J, n)."""
+    """(J, m)."""
     offset: Array
-    """(J, n)."""
+    """(J, m)."""
     covariance: Array = field(repr=False)
-    """(J, n, 2, 2) of (scale, offset)."""
+    """(J, m, 2, 2) of (scale, offset)."""
     is_calibrated: NDArray[np.bool_]
-    """(J, n) whether the line is used: its span reaches `MIN_SPAN`, its scale exceeds `MIN_SCALE`
+    """(J, m) whether the line is used: its span reaches `MIN_SPAN`, its scale exceeds `MIN_SCALE`
     and `MIN_SIGNIFICANCE` standard errors."""
     chi2: Array
-    """(J, n) per degree of freedom; NaN where standard errors are unknown or points too few."""
+    """(J, m) per degree of freedom; NaN where standard errors are unknown or points too few."""
     rms: Array
-    """(J, n) root mean square residual of the measured values."""
+    """(J, m) root mean square residual of the measured values."""
     noise: Array
-    """(J, n) their root mean square standard error; NaN where it is unknown."""
+    """(J, m) their root mean square standard error; NaN where it is unknown."""
     span: Array
-    """(J, n)."""
+    """(J, m)."""
 
     @property
     def scale_stds(self) -> Array:
-        """(J, n) standard errors of the scales."""
+        """(J, m) standard errors of the scales."""
         return np.sqrt(self.covariance[..., 0, 0])
 
 
@@ -196,27 +202,27 @@ def calibrate(
     """Fit every patch and feature.
 
     Args:
-        exact: (R, n), of the reference rows as they were run: R counts a row on every patch.
-        measured: (R, n).
-        stds: (R, n), see `fit_scale`.
+        exact: (R, m), of the reference rows as they were run: R counts a row on every patch.
+        measured: (R, m).
+        stds: (R, m), see `fit_scale`.
         patch_of_row: (R,).
         num_patches: J; default one more than the largest of `patch_of_row`. A patch without
             reference rows is not calibrated.
     """
     if num_patches is None:
         num_patches = int(patch_of_row.max(initial=-1)) + 1
-    n = exact.shape[1]
+    num_maps = exact.shape[1]
     lines = [
         fit_scale(exact[rows, q], measured[rows, q], stds[rows, q])
         for rows in (patch_of_row == j for j in range(num_patches))
-        for q in range(n)
+        for q in range(num_maps)
     ]
 
     def table(values: list[float]) -> Array:
-        return np.array(values, np.float64).reshape(num_patches, n)
+        return np.array(values, np.float64).reshape(num_patches, num_maps)
 
     scale, span = table([line.scale for line in lines]), table([line.span for line in lines])
-    covariance = np.array([line.covariance for line in lines]).reshape(num_patches, n, 2, 2)
+    covariance = np.array([line.covariance for line in lines]).reshape(num_patches, num_maps, 2, 2)
     significant = scale > MIN_SIGNIFICANCE * np.sqrt(covariance[..., 0, 0])
     return Calibration(
         scale,
@@ -240,12 +246,12 @@ def apply(
 
     Args:
         calibration: of the patches.
-        values: (M, n), measured.
-        stds: (M, n), NaN where not known.
+        values: (M, m), measured.
+        stds: (M, m), NaN where not known.
         patch_of_row: (M,).
 
     Returns:
-        (M, n) values; (M, n) standard errors with those of the line, to first order. The line's
+        (M, m) values; (M, m) standard errors with those of the line, to first order. The line's
         part is common to all rows of a patch: it does not average out over them.
     """
     used = calibration.is_calibrated

@@ -73,11 +73,11 @@ class Gathered:
     """Values of executions, sorted by what ran."""
 
     values: Array = field(repr=False)
-    """(m, ...) of the rows asked for that the executions hold, in their order."""
+    """(rows, ...) of the rows asked for that the executions hold, in their order."""
     row: Indices = field(repr=False)
-    """(m,) which rows."""
+    """(rows,) which."""
     patch: Indices = field(repr=False)
-    """(m,) where each ran."""
+    """(rows,) where each ran."""
     reference_values: Array = field(repr=False)
     """(T, ...) of every slot that held a reference row."""
     reference: Indices = field(repr=False)

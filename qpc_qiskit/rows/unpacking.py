@@ -18,9 +18,9 @@ class Unpacked:
     """Values of rows."""
 
     evs: Array = field(repr=False)
-    """(M, n)."""
+    """(M, m)."""
     stds: Array = field(repr=False)
-    """(M, n), with those of the calibration."""
+    """(M, m), with those of the calibration."""
     patch: Indices = field(repr=False)
     """(M,) the patch that each ran on."""
     calibrations: tuple[Calibration, ...] = field(repr=False)
@@ -32,14 +32,14 @@ def unpack(plan: JobPlan, evs: Array, stds: Array, *, applies: bool = True) -> U
 
     Args:
         plan: what was sent.
-        evs: (W, J*n), the features of patch 0, then of patch 1, ...; see `features`.
-        stds: (W, J*n).
+        evs: (W, J*m), the features of patch 0, then of patch 1, ...; see `features`.
+        stds: (W, J*m).
         applies: whether values are corrected by what the reference rows say.
     """
     count, num_patches = plan.slots.shape
-    num_features = evs.shape[1] // num_patches
-    both = np.stack([evs, stds], axis=-1).reshape(count, num_patches, num_features, 2)
-    values = np.full((plan.num_rows, num_features, 2), np.nan)
+    num_maps = evs.shape[1] // num_patches
+    both = np.stack([evs, stds], axis=-1).reshape(count, num_patches, num_maps, 2)
+    values = np.full((plan.num_rows, num_maps, 2), np.nan)
     patch = np.empty(plan.num_rows, np.intp)
     calibrations: list[Calibration] = []
     for part in plan.parts:
@@ -62,12 +62,12 @@ def unpack(plan: JobPlan, evs: Array, stds: Array, *, applies: bool = True) -> U
 
 
 def features(prepared: Prepared, evs: Array, stds: Array, shots: int | None) -> tuple[Array, Array]:
-    """Features and their standard errors (W, J*n) from what was measured.
+    """Features and their standard errors (W, J*m) from what was measured.
 
     Args:
         prepared: what was sent.
-        evs: (W, J*m).
-        stds: (W, J*m).
+        evs: (W, J*S), of S products of Z on each patch.
+        stds: (W, J*S).
         shots: of an execution; None: exact, or not known.
     """
     inversions = prepared.inversions

@@ -6,6 +6,7 @@ import noise_references as textbook
 import numpy as np
 import pytest
 import torch
+from cases import evs_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from qiskit_aer.noise import NoiseModel, depolarizing_error
@@ -40,7 +41,7 @@ WEIGHTS = torch.from_numpy(RNG.uniform(0, 6, size=(1, SPEC.num_weights)))
 def measured(noise, **options):
     """(values (N, n), circuits as they are run, one for each pixel)."""
     engine = EstimatorEngine.from_backend("aer", noise_model=noise, **options)
-    values = engine.evs(SPEC, PIXELS, WEIGHTS)[:, 0].numpy()
+    values = evs_of(engine, SPEC, PIXELS, WEIGHTS)[:, 0].numpy()
     template = engine.prepare(SPEC).template
     angles = make_encoder("multiplexor", N).angles(canonical_directions(PIXELS)).numpy()
     ansatz = SPEC.ansatz.angles(WEIGHTS.numpy())[0]
@@ -82,7 +83,7 @@ def check(spec, noise_after, **more):
     values, circuits = measured(spec.build())
     found = expected(circuits, noise_after, **more)
     np.testing.assert_allclose(values, found, atol=1e-9)
-    exact = ExactEngine().evs(SPEC, PIXELS, WEIGHTS)[:, 0].numpy()
+    exact = evs_of(ExactEngine(), SPEC, PIXELS, WEIGHTS)[:, 0].numpy()
     assert np.abs(values - exact).max() > 1e-3
     return values
 
@@ -260,7 +261,7 @@ class TestComposition:
 
 class TestStrength:
     def test_no_noise_at_all(self):
-        exact = ExactEngine().evs(SPEC, PIXELS, WEIGHTS)[:, 0].numpy()
+        exact = evs_of(ExactEngine(), SPEC, PIXELS, WEIGHTS)[:, 0].numpy()
         spec = compose(depolarizing(0.1), readout(0.1, 0.1), zz_crosstalk(0.1))
         for ideal in (compose(), scale(spec, 0)):
             assert ideal.build().model.is_ideal()
@@ -340,7 +341,7 @@ class TestCircuitNoise:
         weights = torch.zeros(1, one.num_weights, dtype=torch.float64)
         engine = EstimatorEngine.from_backend("aer", noise_model=compose(zz_crosstalk(0.1)).build())
         with pytest.raises(EngineError, match="has errors on zz_crosstalk, of which the circuit"):
-            engine.evs(one, PIXELS[:, :2], weights)
+            evs_of(engine, one, PIXELS[:, :2], weights)
 
     def test_mitigation_that_would_lose_labels(self):
         noise = compose(bit_flip(0.1, on="encoder"), name="part").build()
@@ -365,8 +366,8 @@ class TestCircuitNoise:
         engine = EstimatorEngine.from_backend(
             "aer", noise_model=noise, encoder="brickwall", absorb_tail=absorbs
         )
-        values = engine.evs(SPEC, PIXELS, WEIGHTS)
-        exact = ExactEngine().evs(SPEC, PIXELS, WEIGHTS)
+        values = evs_of(engine, SPEC, PIXELS, WEIGHTS)
+        exact = evs_of(ExactEngine(), SPEC, PIXELS, WEIGHTS)
         assert 1e-4 < float((values - exact).abs().max()) < 0.3
         labels = {i.operation.label for i in engine.prepare(SPEC).template.circuit.data}
         assert {"encoder.sx", "ansatz.sx", "encoder.zz_crosstalk"} <= labels

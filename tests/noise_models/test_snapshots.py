@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 import torch
+from cases import evs_of
 from fakes import FakeVendorBackend
 from qiskit import QuantumCircuit, transpile
 from qiskit.quantum_info import SparsePauliOp
@@ -144,14 +145,14 @@ class TestAsABackend:
 
     def test_engines_place_circuits_on_it(self, manila):
         engine = EstimatorEngine.from_backend("aer", noise_model=manila.backend())
-        found = engine.evs(self.SPEC, self.PIXELS, self.WEIGHTS)
+        found = evs_of(engine, self.SPEC, self.PIXELS, self.WEIGHTS)
         placement = engine.prepare(self.SPEC).placement
         assert sorted(placement.patch.qubits) == [0, 1, 2]
         about = engine.last_report.about
         assert about["noise"] == "snapshot of fake_manila"
         assert about["calibration_time"] == manila.calibrated
         device = EstimatorEngine.from_backend("aer", noise_model="fake_manila", qubits=[1, 2, 3])
-        expected = device.evs(self.SPEC, self.PIXELS, self.WEIGHTS)
+        expected = evs_of(device, self.SPEC, self.PIXELS, self.WEIGHTS)
         assert float((found - expected).abs().max()) < 0.08  # the readout
         assert float((found - expected).abs().max()) > 1e-4
 
@@ -167,7 +168,7 @@ class TestAsABackend:
         engine = EstimatorEngine.from_backend(
             "aer", noise_model=manila.backend(), resilience=1, shots=64, seed=1
         )
-        found = engine.evs(self.SPEC, self.PIXELS[:1], self.WEIGHTS)
+        found = evs_of(engine, self.SPEC, self.PIXELS[:1], self.WEIGHTS)
         assert torch.isfinite(found).all()
 
     def test_it_runs_nothing_by_itself(self, manila):
@@ -198,7 +199,7 @@ class TestStrength:
         for factor in (0.01, 3):
             backend = manila.scaled(factor).backend()
             engine = EstimatorEngine.from_backend("aer", noise_model=backend)
-            sizes.append(float(engine.evs(spec, pixels, weights).abs().sum()))
+            sizes.append(float(evs_of(engine, spec, pixels, weights).abs().sum()))
         assert sizes[1] < sizes[0]
 
     @pytest.mark.parametrize("factor", [0, -1, float("inf"), float("nan")])

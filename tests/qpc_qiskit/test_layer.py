@@ -674,8 +674,8 @@ class TestErrors:
             name = "values alone"
             has_gradients = False
 
-            def evs(self, spec, pixels, weights):
-                return ExactEngine().evs(spec, pixels, weights)
+            def evs(self, call):
+                return ExactEngine().evs(call)
 
         loss = CASE.layer(generator, engine=ValuesAlone())(images).sum()
         with pytest.raises(
@@ -851,9 +851,17 @@ class Named(ExactEngine):
         super().__init__()
         self.names = []
 
-    def for_layer(self, name):
-        self.names.append(name)
-        return self
+    def evs(self, call):
+        self.names.append(call.layer)
+        return super().evs(call)
+
+    def evs_with_residuals(self, call):
+        self.names.append(call.layer)
+        return super().evs_with_residuals(call)
+
+    def vjp(self, call, *args, **options):
+        self.names.append(call.layer)
+        return super().vjp(call, *args, **options)
 
 
 class TestUseEngine:
@@ -914,8 +922,17 @@ class TestUseEngine:
         for form in (model, compiled, nn.DataParallel(model), nn.DataParallel(compiled)):
             engine = Named()
             with use_engine(form, engine):
-                pass
-            assert engine.names == ["1.0"]
+                loss = form(images_of(generator, 1, 3, 2, 2)).sum()
+                with torch.no_grad():
+                    form(images_of(generator, 1, 3, 2, 2))
+            loss.backward()
+            assert engine.names == ["1.0"] * 3
+
+    def test_outside_of_a_block_a_layer_has_no_name(self, generator):
+        engine = Named()
+        with torch.no_grad():
+            Case(3, 4, 2).layer(generator, engine=engine)(images_of(generator, 1, 3, 2, 2))
+        assert engine.names == [None]
 
     def test_two_layers_are_never_one_name(self, generator):
         """An engine that tells layers apart by name must see two layers as two."""
@@ -928,7 +945,9 @@ class TestUseEngine:
         with use_engine(model, engine):
             assert model.head.engine is engine
             assert model.module.head.engine is engine
-        assert len(set(engine.names)) == 2
+            model.head(images_of(generator, 1, 3, 2, 2))
+            model.module.head(images_of(generator, 1, 4, 2, 2))
+        assert engine.names == ["head", "module.head"]
 
     def test_nested(self, layer):
         with use_engine(layer, "estimator") as outer:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cases import evs_of
 from durable_runs import (
     ROUNDING,
     RULES,
@@ -247,7 +248,7 @@ def check_direct(script):
         for name, layer in quantum_layers(script.model).items():
             (weights,) = layer.parameters()
             found = [
-                engine.evs(layer.spec, torch.from_numpy(block.rows.pixels), weights)
+                evs_of(engine, layer.spec, torch.from_numpy(block.rows.pixels), weights)
                 for block in ledger.blocks(run_id, name)
             ]
             assert np.array_equal(reader.table(name), torch.cat(found).numpy())

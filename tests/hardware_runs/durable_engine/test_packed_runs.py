@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
+from cases import evs_of
 from durable_runs import RULES, Clock, Script, check_paid_once, images, moved_by_batch, watch
 from ledgers import make_rows, planned, tiles
 from qiskit.primitives import DataBin, PubResult
@@ -21,6 +22,7 @@ from qpc_qiskit import EstimatorEngine, ExactEngine, QuantumPointwiseConv2d, use
 from qpc_qiskit.backends import destinations
 from qpc_qiskit.backends.aer import AerEstimator
 from qpc_qiskit.backends.patchwise import PatchwiseEstimator
+from qpc_qiskit.engines import LayerCall
 from qpc_qiskit.errors import BackendError, EngineError, FitFailed, ResultsPending
 from qpc_qiskit.rows.frozen import freeze, thaw
 from qpc_qiskit.rows.planning import JobPlan
@@ -219,7 +221,7 @@ def test_frozen_rows_are_the_plan(device):
     given = {name: value for name, value in TWO.items() if name != "mode"}
     with EstimatorEngine.from_backend(script.backend, **given) as engine:
         (weights,) = layer.parameters()
-        plan = engine.plan(layer.spec, x[:, :, 0, 0], weights.detach())
+        plan = engine.plan(LayerCall(layer.spec, x[:, :, 0, 0], weights.detach()))
     assert len(block.rows.exact) == 5
     assert block.rows.slots.dtype == np.int64
     for name in ("slots", "exact", "which"):
@@ -369,7 +371,7 @@ def test_values_are_exact_but_for_shots_and_what_calibration_leaves(
     assert np.abs(pulls).max() < 5
     assert 0.3 < np.sqrt((pulls**2).mean()) < 2
     (weights,) = model[0].parameters()
-    exact = ExactEngine().evs(spec, x[:, :, 0, 0].double(), weights.detach().double())
+    exact = evs_of(ExactEngine(), spec, x[:, :, 0, 0].double(), weights.detach().double())
     pairs = product_pairs(4, spec.num_kernels)
     errors = without_shots.evs[plan.which] - exact.numpy()[pairs[:, 0], pairs[:, 1]]
     raw = unpack(plan, *features(prepared, evs, np.zeros_like(evs), None), applies=False)

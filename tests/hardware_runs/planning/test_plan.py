@@ -13,6 +13,7 @@ from hardware_runs.planning.comparison import ways
 from hardware_runs.planning.plan import make_plan, planning_engine
 from qpc_qiskit import QuantumPointwiseConv2d, use_engine
 from qpc_qiskit.devices.forecast import SECONDS_PER_JOB, cap_seconds
+from qpc_qiskit.engines import LayerCall
 from qpc_qiskit.errors import BackendError, BudgetError, EngineError
 from qpc_qiskit.options.economy import BEST, PLAIN, Economy
 
@@ -210,7 +211,7 @@ def test_the_numbers_are_those_of_the_engine(model, images, economy):
     engine = planning_engine("fake_manila", shots=64, **economy.for_engine())
     layer = model[0]
     pixels = [batch.movedim(1, -1).reshape(-1, 4).double() for batch in images.split(4)]
-    plans = [engine.plan(layer.spec, each, layer.weight.double()) for each in pixels]
+    plans = [engine.plan(LayerCall(layer.spec, each, layer.weight.double())) for each in pixels]
     assert found.num_unique_rows == sum(plan.num_rows for plan in plans) == 5 * 4 * 2
     assert found.num_executions == sum(len(plan.slots) for plan in plans)
     assert found.num_jobs == sum(len(plan.parts) for plan in plans) == 2

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from cases import evs_of
 from qiskit.circuit.library import CXGate
 from qiskit.quantum_info import PTM, DensityMatrix, Operator, SuperOp, random_quantum_channel
 from qiskit_aer.noise import QuantumError
@@ -48,20 +49,20 @@ def weights(generator):
 
 def values(noise, word, pixels, weights, **options):
     engine = MitigatedEngine(NoisyValues(noise), parse_mitigation(word), **options)
-    return engine.evs(SPEC, pixels, weights)
+    return evs_of(engine, SPEC, pixels, weights)
 
 
 def test_references_undo_depolarizing_noise_exactly(pixels, weights):
     """Of equal strength in every row, together with wrong readout: a line in each feature."""
     noise = compose(depolarizing(0.2, on="before_measurement"), readout(0.03, 0.08)).build()
-    exact = ExactEngine().evs(SPEC, pixels, weights)
+    exact = evs_of(ExactEngine(), SPEC, pixels, weights)
     assert (values(noise, "none", pixels, weights) - exact).abs().max() > 0.05
     torch.testing.assert_close(values(noise, "references", pixels, weights), exact)
 
 
 def test_references_help_where_noise_differs_between_rows(pixels, weights):
     noise = compose(depolarizing(0.01)).build()
-    exact = ExactEngine().evs(SPEC, pixels, weights)
+    exact = evs_of(ExactEngine(), SPEC, pixels, weights)
     before = (values(noise, "none", pixels, weights) - exact).abs().mean()
     after = (values(noise, "references", pixels, weights) - exact).abs().mean()
     assert after < before / 3
@@ -69,13 +70,13 @@ def test_references_help_where_noise_differs_between_rows(pixels, weights):
 
 def test_readout_inversion_is_exact_for_readout_errors(pixels, weights):
     noise = compose(readout([0.1, 0.02], [0.03, 0.2])).build()
-    exact = ExactEngine().evs(SPEC, pixels, weights)
+    exact = evs_of(ExactEngine(), SPEC, pixels, weights)
     torch.testing.assert_close(values(noise, "readout", pixels, weights), exact)
 
 
 def test_readout_inversion_leaves_the_gates_errors(pixels, weights):
     both = compose(amplitude_damping(0.02), readout(0.1, 0.03)).build()
-    gates = NoisyEngine(compose(amplitude_damping(0.02)).build()).evs(SPEC, pixels, weights)
+    gates = evs_of(NoisyEngine(compose(amplitude_damping(0.02)).build()), SPEC, pixels, weights)
     torch.testing.assert_close(values(both, "readout", pixels, weights), gates)
 
 
@@ -90,7 +91,7 @@ def test_readout_follows_the_qubits_of_a_device(pixels, weights):
             )
         }
     )
-    expected = NoisyEngine(perfect.backend()).evs(SPEC, pixels, weights)
+    expected = evs_of(NoisyEngine(perfect.backend()), SPEC, pixels, weights)
     found = values(snapshot.backend(), "readout", pixels, weights)
     torch.testing.assert_close(found, expected)
 
@@ -207,7 +208,7 @@ def test_shots_scatter_as_their_variance_says(word, pixels, weights):
     draws, variance = [], []
     for seed in range(60):
         engine = MitigatedEngine(kept, parse_mitigation(word), shots=400, seed=seed)
-        draws.append(engine.evs(SPEC, pixels, weights))
+        draws.append(evs_of(engine, SPEC, pixels, weights))
         record = engine.records[""]
         variance.append(record.variance / record.num_values)
     found = torch.stack(draws)
@@ -230,7 +231,7 @@ def test_an_encoder_that_falls_back_is_an_error(weights, monkeypatch):
         engine, "_record", lambda report: original(replace(report, num_fallbacks=2))
     )
     with pytest.raises(EngineError, match="brickwall:1 encoder cannot prepare 2 directions"):
-        MitigatedEngine(noise, Mitigation()).evs(SPEC, torch.ones(2, 3).double(), weights)
+        evs_of(MitigatedEngine(noise, Mitigation()), SPEC, torch.ones(2, 3).double(), weights)
     assert noise.engine() is not engine
 
 
@@ -248,7 +249,7 @@ def test_unmitigated_values_are_those_of_the_local_estimator(pixels, weights):
     estimator = EstimatorEngine.from_backend("aer", noise_model=noise)
     torch.testing.assert_close(
         values(noise, "none", pixels[:2], weights),
-        estimator.evs(SPEC, pixels[:2], weights),
+        evs_of(estimator, SPEC, pixels[:2], weights),
         atol=1e-7,
         rtol=0,
     )

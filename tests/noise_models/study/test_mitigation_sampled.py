@@ -9,6 +9,7 @@ those of one pixel under two kernels, two features each. Bounds are 5 standard e
 import numpy as np
 import pytest
 import torch
+from cases import evs_of
 from qiskit.circuit.library import CXGate
 from qiskit.quantum_info import Pauli
 from qiskit_aer import AerSimulator
@@ -22,7 +23,7 @@ from qpc_qiskit.backends.destinations import noise_on, simulated
 from qpc_qiskit.circuits.directions import canonical_directions
 from qpc_qiskit.circuits.encoder import make_encoder
 from qpc_qiskit.circuits.spec import make_spec
-from qpc_qiskit.engines import EstimatorEngine
+from qpc_qiskit.engines import EstimatorEngine, LayerCall
 from qpc_qiskit.rows.pubs import make_template
 
 SPEC = make_spec(3, 4, num_layers=2)
@@ -38,7 +39,7 @@ WITH_READOUT = compose(amplitude_damping(0.03), readout([0.05, 0.1], [0.1, 0.2])
 def ours(noise, word, **options):
     """(values (K, n), mean variance of a value)."""
     engine = MitigatedEngine(NoisyValues(noise), parse_mitigation(word), **options)
-    values = engine.evs(SPEC, PIXELS, WEIGHTS)[0].numpy()
+    values = evs_of(engine, SPEC, PIXELS, WEIGHTS)[0].numpy()
     record = engine.records[""]
     return values, record.variance / record.num_values
 
@@ -90,7 +91,7 @@ def test_as_ibms_estimator_does_it(word, noise, options):
     engine = EstimatorEngine.from_backend(
         "aer", noise_model=noise, resilience=1, shots=2**16, seed=4, options=options
     )
-    found = engine.evs(SPEC, PIXELS, WEIGHTS)[0].numpy()
+    found = evs_of(engine, SPEC, PIXELS, WEIGHTS)[0].numpy()
     (stds,) = engine.last_report.stds
     assert_within(found, exact(noise, word), stds[0].numpy())
     # Without mitigation it would be seen.
@@ -124,7 +125,8 @@ def test_zero_noise_extrapolation_as_ibms_estimator_does_it(twirls):
     data = [pub.data for pub in job.result()]
     values = NoisyValues(COHERENT)
     means = np.stack(
-        [values.means(twirls, scale, SPEC, PIXELS, WEIGHTS)[0] for scale in factors], axis=-1
+        [values.means(twirls, scale, LayerCall(SPEC, PIXELS, WEIGHTS))[0] for scale in factors],
+        axis=-1,
     )
     found = np.stack([each.evs_noise_factors for each in data])
     if twirls:  # the spread over twirls
@@ -297,7 +299,7 @@ REFERENCED = {"model": compose(depolarizing(0.02), readout(0.03, 0.08)).build(),
 def test_reference_rows_are_those_of_the_estimator_engine(noise):
     """Run by Aer with every job: exact values are the same line applied to the same values."""
     engine = EstimatorEngine.from_backend("aer", noise_model=noise, precision=0, **REFERENCES)
-    found = engine.evs(SPEC, PIXELS, WEIGHTS)[0].numpy()
+    found = evs_of(engine, SPEC, PIXELS, WEIGHTS)[0].numpy()
     np.testing.assert_allclose(found, exact(noise, "references"), atol=1e-6)
     assert np.abs(found - exact(noise, "none")).max() > 0.05
 
@@ -310,13 +312,13 @@ def test_reference_rows_with_shots():
     )
     theirs, variances = [], []
     for _ in range(jobs):
-        theirs.append(engine.evs(SPEC, PIXELS, WEIGHTS)[0].numpy())
+        theirs.append(evs_of(engine, SPEC, PIXELS, WEIGHTS)[0].numpy())
         variances.append(float(engine.last_report.stds[0].square().mean()))
     kept = NoisyValues(noise)
     draws, records = [], []
     for seed in range(jobs):
         mitigated = MitigatedEngine(kept, parse_mitigation("references"), shots=shots, seed=seed)
-        draws.append(mitigated.evs(SPEC, PIXELS, WEIGHTS)[0].numpy())
+        draws.append(evs_of(mitigated, SPEC, PIXELS, WEIGHTS)[0].numpy())
         records.append(mitigated.records[""])
     std = np.sqrt((np.var(theirs, axis=0) + np.var(draws, axis=0)) / jobs)
     assert_within(np.mean(theirs, axis=0), np.mean(draws, axis=0), std)

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from cases import Case
+from cases import Case, evs_of
 from conformance import weights_of
 from fakes import FakeVendorBackend, Spy, recording
 from qiskit.circuit import Measure, Parameter
@@ -53,7 +53,7 @@ def evaluate(engine, spec=SPEC):
     """Values of one pixel."""
     pixels = torch.arange(1.0, spec.in_channels + 1, dtype=torch.float64)[None]
     weights = torch.full((spec.num_kernels, spec.num_weights), 0.3, dtype=torch.float64)
-    return engine.evs(spec, pixels, weights)
+    return evs_of(engine, spec, pixels, weights)
 
 
 class PlainBackend(BackendV2):
@@ -87,8 +87,8 @@ def check_sampled(backend, generator, case=CASE, bias=0.0, **options):
     engine = EstimatorEngine.from_backend(backend, seed=11, **options)
     pixels = torch.randn(4, case.in_channels, generator=generator, dtype=torch.float64)
     weights = weights_of(case, generator)
-    found = engine.evs(case.spec(), pixels, weights)
-    exact = ExactEngine().evs(case.spec(), pixels, weights)
+    found = evs_of(engine, case.spec(), pixels, weights)
+    exact = evs_of(ExactEngine(), case.spec(), pixels, weights)
     assert float((found - exact).abs().max()) < 5 / 64 + bias
     assert 0 < engine.last_report.max_std <= 1.01 / 64
     return engine
@@ -154,15 +154,15 @@ class TestBackendsOfEveryKind:
         noise.add_all_qubit_readout_error(ReadoutError([[0.9, 0.1], [0.1, 0.9]]))
         pixels = torch.randn(4, 3, generator=generator, dtype=torch.float64)
         weights = weights_of(CASE, generator)
-        exact = ExactEngine().evs(SPEC, pixels, weights)
+        exact = evs_of(ExactEngine(), SPEC, pixels, weights)
         for backend, options in [
             (AerSimulator(noise_model=noise), {}),
             ("aer", {"noise_model": noise}),
         ]:
             engine = EstimatorEngine.from_backend(backend, **options)
-            found = engine.evs(SPEC, pixels, weights)
+            found = evs_of(engine, SPEC, pixels, weights)
             torch.testing.assert_close(found, 0.8 * exact, rtol=0, atol=1e-12)
-        found = EstimatorEngine.from_backend(AerSimulator()).evs(SPEC, pixels, weights)
+        found = evs_of(EstimatorEngine.from_backend(AerSimulator()), SPEC, pixels, weights)
         torch.testing.assert_close(found, exact, rtol=0, atol=1e-12)
 
 
@@ -356,7 +356,7 @@ class TestNoiseModels:
         pixels = torch.randn(2, 3, generator=generator, dtype=torch.float64)
         weights = weights_of(CASE, generator)
         real, fake = (
-            EstimatorEngine.from_backend("aer", noise_model=device).evs(SPEC, pixels, weights)
+            evs_of(EstimatorEngine.from_backend("aer", noise_model=device), SPEC, pixels, weights)
             for device in (backend, FakeManilaV2())
         )
         torch.testing.assert_close(real, fake, rtol=0, atol=1e-12)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from cases import Case
+from cases import Case, evs_of
 from conformance import weights_of
 from fakes import recording
 from qiskit_aer.noise import NoiseModel, ReadoutError
@@ -53,10 +53,10 @@ class Data:
         self.spec = case.spec()
         self.pixels = torch.randn(count, case.in_channels, generator=generator, dtype=torch.float64)
         self.weights = weights_of(case, generator)
-        self.exact = ExactEngine().evs(self.spec, self.pixels, self.weights)
+        self.exact = evs_of(ExactEngine(), self.spec, self.pixels, self.weights)
 
     def send(self, engine):
-        return engine.evs(self.spec, self.pixels, self.weights)
+        return evs_of(engine, self.spec, self.pixels, self.weights)
 
 
 @pytest.fixture
@@ -98,8 +98,8 @@ class TestWhatIsPosted:
         engine = engine_for(service)
         case = Case(4, 2, 2, "figure1", 1)
         weights = torch.zeros(1, case.spec().num_weights, dtype=torch.float64)
-        found = engine.evs(case.spec(), torch.eye(4, dtype=torch.float64), weights)
-        expected = ExactEngine().evs(case.spec(), torch.eye(4, dtype=torch.float64), weights)
+        found = evs_of(engine, case.spec(), torch.eye(4, dtype=torch.float64), weights)
+        expected = evs_of(ExactEngine(), case.spec(), torch.eye(4, dtype=torch.float64), weights)
         assert len({tuple(row) for row in expected[:, 0].tolist()}) == 4
         assert torch.equal(found.round(), expected.round())
         (job,) = service.jobs_posted
@@ -233,7 +233,7 @@ class TestModes:
         with engine:
             data.send(engine)
             other = Case(2, 2, 1)
-            engine.evs(other.spec(), data.pixels[:, :2], torch.zeros(2, 9, dtype=torch.float64))
+            evs_of(engine, other.spec(), data.pixels[:, :2], torch.zeros(2, 9, dtype=torch.float64))
             (session,) = service.sessions
             assert not session.closed
             assert (session.mode, session.backend) == (kind, "ibm_manila")
@@ -268,7 +268,7 @@ class TestModes:
             with engine_for(service, mode=mode, max_qpu_seconds=1) as engine:
                 with pytest.raises(BudgetError, match="nothing was sent"):
                     data.send(engine)
-                engine.evs(SPEC, data.pixels[:0], data.weights)
+                evs_of(engine, SPEC, data.pixels[:0], data.weights)
         assert service.sessions == []
         assert service.num_posts == 0
 

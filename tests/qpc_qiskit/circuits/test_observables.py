@@ -1,7 +1,7 @@
 import torch
 from references import Z, on_qubits
 
-from qpc_qiskit.circuits.observables import pauli_z, z_signs
+from qpc_qiskit.circuits.observables import pauli_z, z_observables, z_signs
 
 
 def test_pauli_z_is_little_endian():
@@ -12,8 +12,11 @@ def test_pauli_z_is_little_endian():
 
 def test_signs_are_the_diagonals():
     for n in (1, 3):
-        signs = z_signs(n)
-        assert signs.shape == (n, 2**n)
+        strings = tuple(range(1, 2**n))
+        signs = z_signs(strings, n)
+        assert signs.shape == (len(strings), 2**n)
         assert signs.dtype == torch.float64
-        for q in range(n):
-            assert (signs[q].numpy() == on_qubits({q: Z}, n).diagonal().real).all()
+        for row, mask, operator in zip(signs, strings, z_observables(strings, n), strict=True):
+            expected = on_qubits({q: Z for q in range(n) if mask >> q & 1}, n)
+            assert (row.numpy() == expected.diagonal().real).all()
+            assert (operator.to_matrix() == expected).all()

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from cases import USER_CIRCUITS
+from cases import USER_CIRCUITS, evs_of
 from hypothesis import given
 from hypothesis import strategies as st
 from qiskit import QuantumCircuit
@@ -154,7 +154,7 @@ def test_equals_the_exact_engine(name, generator, rng):
     parameters = (*encoder.parameters, *absorbed.circuit.parameters)
     pixels = torch.from_numpy(rng.normal(size=(4, 5)))
     weights = layer.weight.detach()
-    expected = ExactEngine().evs(layer.spec, pixels, weights).numpy()
+    expected = evs_of(ExactEngine(), layer.spec, pixels, weights).numpy()
     encoder_angles = encoder.angles(canonical_directions(pixels)).numpy()
     template = Template(circuit, parameters, absorbed.observables, absorbed.columns)
     for k, row in enumerate(ansatz.angles(weights.numpy())[:, list(absorbed.columns)]):

@@ -7,7 +7,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from cases import Case
+from cases import Case, evs_of, jacobian_of, vjp_of
 from conformance import grad_of, weights_of
 from fakes import Spy
 from qiskit.primitives import DataBin, PrimitiveResult, PubResult, StatevectorEstimator
@@ -32,7 +32,7 @@ def pixels_for(generator, count=4, channels=5):
 
 
 def run(engine, generator, count=4):
-    return engine.evs(SPEC, pixels_for(generator, count), weights_of(CASE, generator))
+    return evs_of(engine, SPEC, pixels_for(generator, count), weights_of(CASE, generator))
 
 
 def values(pub, fill=0.5, **more):
@@ -116,12 +116,12 @@ class TestWhatIsSent:
         weights = weights_of(CASE, generator)
         once, every = Spy(AerEstimator()), Spy(AerEstimator())
         engine = EstimatorEngine(once)
-        found = engine.evs(SPEC, pixels, weights)
+        found = evs_of(engine, SPEC, pixels, weights)
         assert once.num_rows == engine.last_report.num_executions == (3 + 1) * 3
         assert engine.last_report.num_rows == 9 * 3
         assert engine.last_report.dedupe_grid == 2**-20
         reference = EstimatorEngine(every, dedupe_grid=None)
-        expected = reference.evs(SPEC, pixels, weights)
+        expected = evs_of(reference, SPEC, pixels, weights)
         assert every.num_rows == reference.last_report.num_executions == 9 * 3
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
         assert torch.equal(found[3:6], found[:3])
@@ -132,9 +132,9 @@ class TestWhatIsSent:
         weights = weights_of(case, generator)
         grid = 1 / 16
         engine = EstimatorEngine(dedupe_grid=grid)
-        found = engine.evs(case.spec(), pixels, weights)
+        found = evs_of(engine, case.spec(), pixels, weights)
         assert engine.last_report.num_executions < 300
-        error = (found - ExactEngine().evs(case.spec(), pixels, weights)).abs().max()
+        error = (found - evs_of(ExactEngine(), case.spec(), pixels, weights)).abs().max()
         assert 1e-4 < float(error) <= 2 * grid * math.sqrt(2)
 
     def test_a_fine_grid_merges_what_is_equal_alone(self, generator):
@@ -142,9 +142,9 @@ class TestWhatIsSent:
         pixels = torch.cat([pixels, pixels])
         weights = weights_of(CASE, generator)
         engine = EstimatorEngine(dedupe_grid=1e-13)
-        found = engine.evs(SPEC, pixels, weights)
+        found = evs_of(engine, SPEC, pixels, weights)
         assert engine.last_report.num_executions == 4 * 3
-        exact = ExactEngine().evs(SPEC, pixels, weights)
+        exact = evs_of(ExactEngine(), SPEC, pixels, weights)
         torch.testing.assert_close(found, exact, rtol=0, atol=1e-12)
 
     @pytest.mark.parametrize("grid", [0, 1, -0.1, 1e-17, float("nan")])
@@ -185,11 +185,11 @@ class TestWhatIsSent:
         spy = Spy(answer=values)
         engine = EstimatorEngine(spy, dedupe_grid=None)
         weights, grad = weights_of(CASE, generator), grad_of(CASE, 2, generator)
-        engine.vjp(SPEC, pixels_for(generator, 2), weights, grad)
+        vjp_of(engine, SPEC, pixels_for(generator, 2), weights, grad)
         assert spy.num_rows == 2 * 3 * (2 * SPEC.ansatz.num_angles + 2 * 5)
         spy.calls.clear()
-        engine.vjp(SPEC, pixels_for(generator, 2), weights, torch.zeros_like(grad))
-        engine.vjp(SPEC, pixels_for(generator, 2), weights, grad, (False, False))
+        vjp_of(engine, SPEC, pixels_for(generator, 2), weights, torch.zeros_like(grad))
+        vjp_of(engine, SPEC, pixels_for(generator, 2), weights, grad, (False, False))
         assert spy.calls == []
 
     def test_images_become_one_pub_too(self, generator):
@@ -219,7 +219,7 @@ class TestWhatIsSent:
         spy = Spy()
         case = Case(3, 2, 2, "user2")
         weights = weights_of(case, generator)
-        EstimatorEngine(spy).evs(case.spec(), torch.ones(1, 3, dtype=torch.float64), weights)
+        evs_of(EstimatorEngine(spy), case.spec(), torch.ones(1, 3, dtype=torch.float64), weights)
         (pub,) = spy.pubs
         assert pub.circuit.num_parameters == 3 + case.spec().ansatz.num_angles
         assert case.spec().ansatz.num_angles > case.spec().num_weights
@@ -249,9 +249,9 @@ class TestJobs:
         pixels, weights = pixels_for(generator), weights_of(CASE, generator)
         engine = EstimatorEngine(spy, shots=100, limits=limits)
         spy.estimator = StatevectorEstimator(default_precision=0)
-        exact = EstimatorEngine(whole).evs(SPEC, pixels, weights)
+        exact = evs_of(EstimatorEngine(whole), SPEC, pixels, weights)
         spy.answer = lambda pub: whole.estimator.run([(*_parts(pub), 0)]).result()[0].data
-        found = engine.evs(SPEC, pixels, weights)
+        found = evs_of(engine, SPEC, pixels, weights)
         assert [len(call) for call in spy.calls] == [1] * len(sizes)
         assert [pub.parameter_values.size for pub in spy.pubs] == sizes
         assert {pub.precision for pub in spy.pubs} == {0.1}
@@ -265,7 +265,9 @@ class TestJobs:
         grad = grad_of(CASE, 2, generator)
         one, many = EstimatorEngine(), EstimatorEngine(limits=JobLimits(max_rows=50))
         for a, b in zip(
-            one.vjp(SPEC, pixels, weights, grad), many.vjp(SPEC, pixels, weights, grad), strict=True
+            vjp_of(one, SPEC, pixels, weights, grad),
+            vjp_of(many, SPEC, pixels, weights, grad),
+            strict=True,
         ):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
         assert (one.last_report.num_pubs, many.last_report.num_pubs) == (1, 8)
@@ -421,7 +423,7 @@ class TestArguments:
     def test_shots_are_sent_as_the_precision_that_means_them(self, shots):
         spy = Spy(answer=values)
         engine = EstimatorEngine(spy, shots=shots)
-        engine.evs(SPEC, torch.ones(1, 5).double(), torch.zeros(3, SPEC.num_weights).double())
+        evs_of(engine, SPEC, torch.ones(1, 5).double(), torch.zeros(3, SPEC.num_weights).double())
         (pub,) = spy.pubs
         assert math.ceil(1 / pub.precision**2) == shots
         assert engine.shots == engine.last_report.shots == shots
@@ -453,7 +455,7 @@ class TestBudget:
     def send(self, engine, generator, count=2):
         case = Case(3, 2, 2)
         pixels = pixels_for(generator, count, 3)
-        return engine.evs(case.spec(), pixels, weights_of(case, generator))
+        return evs_of(engine, case.spec(), pixels, weights_of(case, generator))
 
     def test_is_refused_before_anything_is_sent(self, generator, monkeypatch):
         engine = self.engine(max_qpu_seconds=2.1)
@@ -485,7 +487,7 @@ class TestBudget:
         case = Case(3, 2, 2, "figure1", 1)
         engine = self.engine(limits=JobLimits(max_rows=4))
         grad = grad_of(case, 1, generator)
-        engine.vjp(case.spec(), pixels_for(generator, 1, 3), weights_of(case, generator), grad)
+        vjp_of(engine, case.spec(), pixels_for(generator, 1, 3), weights_of(case, generator), grad)
         report = engine.last_report
         assert report.num_pubs == math.ceil(report.num_executions / 4)
         shot = engine.prepare(case.spec()).times.total()
@@ -629,7 +631,7 @@ class TestReports:
     def test_standard_errors_of_gradients(self, wrt, generator):
         engine = EstimatorEngine(shots=100, seed=1)
         pixels, weights = pixels_for(generator, 2), weights_of(CASE, generator)
-        found = engine.vjp(SPEC, pixels, weights, grad_of(CASE, 2, generator), wrt)
+        found = vjp_of(engine, SPEC, pixels, weights, grad_of(CASE, 2, generator), wrt)
         report = engine.last_report
         assert report.what == "vjp"
         for value, std in zip(found, report.stds, strict=True):
@@ -640,13 +642,13 @@ class TestReports:
         known = [float(std.max()) for std in report.stds if std is not None]
         assert report.max_std == max(known)
         assert report.num_unknown_stds == 0
-        engine.jacobian(SPEC, pixels, weights, wrt)
+        jacobian_of(engine, SPEC, pixels, weights, wrt)
         assert engine.last_report.what == "jacobian"
 
     def test_on_a_copy_of_a_device(self, generator):
         engine = EstimatorEngine.from_backend("fake_torino", shots=256, seed=1)
         case = Case(3, 2, 2)
-        engine.evs(case.spec(), pixels_for(generator, 2, 3), weights_of(case, generator))
+        evs_of(engine, case.spec(), pixels_for(generator, 2, 3), weights_of(case, generator))
         report = engine.last_report
         assert report.backend == "fake_torino"
         assert report.shots == 256
@@ -670,7 +672,7 @@ class TestReports:
     def test_of_a_vjp_as_plain_values(self, generator):
         engine = EstimatorEngine()
         weights, grad = weights_of(CASE, generator), grad_of(CASE, 1, generator)
-        engine.vjp(SPEC, pixels_for(generator, 1), weights, grad)
+        vjp_of(engine, SPEC, pixels_for(generator, 1), weights, grad)
         told = json.loads(json.dumps(engine.last_report.to_dict()))
         assert told["engine"] == "estimator"
         assert told["what"] == "vjp"
@@ -694,9 +696,9 @@ class TestLife:
         """The default can be rebuilt anywhere; somebody's live primitive cannot."""
         engine = EstimatorEngine(precision=0.0, dedupe_grid=None)
         pixels, weights = pixels_for(generator), weights_of(CASE, generator)
-        before = engine.evs(SPEC, pixels, weights)
+        before = evs_of(engine, SPEC, pixels, weights)
         copy = pickle.loads(pickle.dumps(engine))
-        assert torch.equal(copy.evs(SPEC, pixels, weights), before)
+        assert torch.equal(evs_of(copy, SPEC, pixels, weights), before)
         assert copy.last_report.num_executions == 12
         for live in (EstimatorEngine(Spy()), EstimatorEngine.from_backend("fake_manila")):
             with pytest.raises(EngineError, match=r"is a live connection and cannot be pickled"):
@@ -730,7 +732,7 @@ def sampled_with(backend, seed, generator, **options):
     case = Case(2, 1, 1, "figure1", 1)
     pixels = torch.ones(3, 2, dtype=torch.float64)
     weights = torch.tensor([[0.3, 0.4]], dtype=torch.float64)
-    return [engine.evs(case.spec(), pixels, weights).flatten().tolist() for _ in range(2)]
+    return [evs_of(engine, case.spec(), pixels, weights).flatten().tolist() for _ in range(2)]
 
 
 @pytest.mark.parametrize("limits", [None, ONE_ROW])
@@ -756,7 +758,7 @@ def test_layers_do_not_share_shot_noise():
     engine = EstimatorEngine.from_backend("aer", shots=200, seed=1, dedupe_grid=None)
     pixels = torch.ones(20, 2, dtype=torch.float64)
     found = [
-        engine.evs(case.spec(), pixels, torch.zeros(1, case.spec().num_weights).double())
+        evs_of(engine, case.spec(), pixels, torch.zeros(1, case.spec().num_weights).double())
         for case in (Case(2, 1, 1, "figure1", 1), Case(2, 1, 1, "figure1", 2))
     ]
     assert not torch.equal(*found)
@@ -771,9 +773,9 @@ def test_sampled_values_scatter_as_told(generator):
     """
     case = Case(3, 2, 2)
     pixels, weights = pixels_for(generator, 400, 3), weights_of(case, generator)
-    exact = ExactEngine().evs(case.spec(), pixels, weights)
+    exact = evs_of(ExactEngine(), case.spec(), pixels, weights)
     engine = EstimatorEngine.from_backend("aer", shots=1000, seed=3)
-    error = engine.evs(case.spec(), pixels, weights) - exact
+    error = evs_of(engine, case.spec(), pixels, weights) - exact
     (stds,) = engine.last_report.stds
     kept = exact.abs() < 0.9
     ratio = (error / stds)[kept]
@@ -791,9 +793,9 @@ def test_aers_own_estimator_scatters_as_asked(generator):
     estimator = AerEstimatorV2(options={"backend_options": {"seed_simulator": 7}})
     case = Case(3, 2, 2)
     pixels, weights = pixels_for(generator, 400, 3), weights_of(case, generator)
-    exact = ExactEngine().evs(case.spec(), pixels, weights)
+    exact = evs_of(ExactEngine(), case.spec(), pixels, weights)
     engine = EstimatorEngine(estimator, precision=0.02)
-    error = engine.evs(case.spec(), pixels, weights) - exact
+    error = evs_of(engine, case.spec(), pixels, weights) - exact
     ratio = float(error.square().mean().sqrt()) / 0.02
     assert abs(ratio - 1) < 5 / np.sqrt(2 * error.numel())
     assert float(error.abs().max()) < 6 * 0.02
@@ -810,11 +812,11 @@ def test_gradients_scatter_as_told(generator):
     case = Case(2, 1, 1, "circuit_centric", 2)
     spec, weights = case.spec(), weights_of(case, generator)
     pixels, grad = pixels_for(generator, 8, 2), grad_of(case, 8, generator)
-    exact = ExactEngine().vjp(spec, pixels, weights, grad)
+    exact = vjp_of(ExactEngine(), spec, pixels, weights, grad)
     ratios = []
     for seed in range(40):
         engine = EstimatorEngine(shots=2000, seed=seed, dedupe_grid=None)
-        found = engine.vjp(spec, pixels, weights, grad)
+        found = vjp_of(engine, spec, pixels, weights, grad)
         for value, expected, std in zip(found, exact, engine.last_report.stds, strict=True):
             ratios.append(((value - expected) / std).flatten())
     ratio = torch.cat(ratios)
@@ -851,12 +853,12 @@ class TestGradientsWithShots:
         spec = self.case.spec()
         pixels, weights = self.data(generator, copies)
         engine = self.engine(gradients=gradients)
-        values = engine.evs(spec, pixels, weights)
-        found, _ = engine.vjp(spec, pixels, weights, values, (True, False))
+        values = evs_of(engine, spec, pixels, weights)
+        found, _ = vjp_of(engine, spec, pixels, weights, values, (True, False))
         mean, error = found.mean(0), found.std(0) / math.sqrt(copies)
         exact = ExactEngine()
-        outer = exact.evs(spec, pixels[:1], weights)
-        expected, _ = exact.vjp(spec, pixels[:1], weights, outer, (True, False))
+        outer = evs_of(exact, spec, pixels[:1], weights)
+        expected, _ = vjp_of(exact, spec, pixels[:1], weights, outer, (True, False))
         assert bool(((mean - expected[0]).abs() < 5 * error).all())
         # It would show: a variance times 2 u / |x|, which the tangent formula projects away.
         unit = pixels[0] / pixels[0].norm()
@@ -873,13 +875,13 @@ class TestGradientsWithShots:
         pixels, weights = self.data(generator, 10)
         engine, found = self.engine(), []
         for _ in range(40):
-            values = engine.evs(spec, pixels, weights)
-            found.append(engine.vjp(spec, pixels, weights, values, (False, True))[1])
+            values = evs_of(engine, spec, pixels, weights)
+            found.append(vjp_of(engine, spec, pixels, weights, values, (False, True))[1])
         found = torch.stack(found) / 10
         mean, error = found.mean(0), found.std(0) / math.sqrt(40)
         exact = ExactEngine()
-        outer = exact.evs(spec, pixels[:1], weights)
-        expected = exact.vjp(spec, pixels[:1], weights, outer, (False, True))[1]
+        outer = evs_of(exact, spec, pixels[:1], weights)
+        expected = vjp_of(exact, spec, pixels[:1], weights, outer, (False, True))[1]
         assert bool(((mean - expected).abs() < 6 * error + 1e-12).all())
 
     def test_through_a_layer(self, generator):
@@ -923,7 +925,7 @@ class TestGradientsWithShots:
             **options, shots=5, seed=1, gradients=gradients, dedupe_grid=None
         )
         weights, grad = weights_of(self.case, generator), grad_of(self.case, 6, generator)
-        found, _ = engine.vjp(spec, pixels, weights, grad, (True, False))
+        found, _ = vjp_of(engine, spec, pixels, weights, grad, (True, False))
         along = (found * pixels).sum(1)
         assert bool((along.abs() <= 1e-13 * found.norm(dim=1) * pixels.norm(dim=1) + 1e-14).all())
         assert float((found.norm(dim=1) * pixels.norm(dim=1)).max()) > 0.1
@@ -933,8 +935,8 @@ class TestGradientsWithShots:
         spec, spy = self.case.spec(), Spy()
         engine = EstimatorEngine(spy, dedupe_grid=None)
         pixels, weights = self.data(generator, 2)
-        values = engine.evs(spec, pixels, weights)
-        engine.vjp(spec, pixels, weights, values)
+        values = evs_of(engine, spec, pixels, weights)
+        vjp_of(engine, spec, pixels, weights, values)
         forward, backward = (
             pub.parameter_values.as_array(pub.circuit.parameters) for pub in spy.pubs
         )

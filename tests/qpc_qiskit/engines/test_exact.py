@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[3]
 PEAKS = """
 import json, sys, torch
 from qpc_qiskit import ExactEngine, make_spec
+from qpc_qiskit.engines import LayerCall
 
 def status(key):
     with open("/proc/self/status") as file:
@@ -32,10 +33,11 @@ weights = torch.rand(spec.num_kernels, spec.num_weights)
 peaks = {}
 for count in (4096, 16384, 81920):  # the first is a rehearsal: buffers, threads, caches
     pixels = torch.rand(count, 64)
-    grad = torch.rand(count, spec.num_kernels, spec.num_qubits)
+    grad = torch.rand(count, spec.num_kernels, spec.num_maps)
+    call = LayerCall(spec, pixels, weights)
     peaks[count] = [
-        extra(lambda: engine.evs(spec, pixels, weights)),
-        extra(lambda: engine.vjp(spec, pixels, weights, grad)),
+        extra(lambda: engine.evs(call)),
+        extra(lambda: engine.vjp(call, grad)),
     ]
 print(json.dumps(peaks))
 """

@@ -8,6 +8,7 @@ import numpy as np
 import pennylane as qml
 import pytest
 import torch
+from cases import evs_of, vjp_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from noisy_circuits import (
@@ -35,7 +36,7 @@ from noise_models.words import parse_noise
 from qpc_qiskit import EstimatorEngine, ExactEngine, QuantumPointwiseConv2d, make_spec, use_engine
 from qpc_qiskit.circuits.directions import canonical_directions
 from qpc_qiskit.circuits.encoder import make_encoder
-from qpc_qiskit.engines import NoisyEngine, make_engine, noisy
+from qpc_qiskit.engines import LayerCall, NoisyEngine, make_engine, noisy
 from qpc_qiskit.errors import BackendError, EngineError
 from qpc_qiskit.pauli import compiled
 from qpc_qiskit.pauli.layers import NoisyLayer
@@ -107,8 +108,8 @@ def test_equals_density_matrices(
     pixels, weights = pixels_of(rng, 2**num_qubits, count=1)[[0, 3]], weights_of(rng, spec)
     engine = NoisyEngine(model, implementation=implementation)
     expected = slow_values(engine, spec, pixels, weights, model)
-    assert_close(engine.evs(spec, pixels, weights), expected, 1e-11)
-    assert_close(engine.evs(spec, pixels.float(), weights.float()), expected, 1e-5)
+    assert_close(evs_of(engine, spec, pixels, weights), expected, 1e-11)
+    assert_close(evs_of(engine, spec, pixels.float(), weights.float()), expected, 1e-5)
 
 
 @settings(max_examples=8)
@@ -127,7 +128,7 @@ def test_equals_aer(num_qubits, one, two, is_local, seed):
     pixels, weights = pixels_of(rng, 2**num_qubits, count=1), weights_of(rng, spec)
     engine = NoisyEngine(model)
     expected = slow_values(engine, spec, pixels, weights, model, aer_signs)
-    assert_close(engine.evs(spec, pixels, weights), expected, 1e-8)
+    assert_close(evs_of(engine, spec, pixels, weights), expected, 1e-8)
 
 
 def depolarizing_model(one=0.002, two=0.01, basis=LOGICAL):
@@ -145,9 +146,9 @@ def test_every_ansatz_and_encoder_equals_the_estimator_on_aer(ansatz, encoder, r
     pixels, weights = pixels_of(rng, 16), weights_of(rng, spec)
     engine = NoisyEngine(model, encoder=encoder)
     aer = EstimatorEngine.from_backend("aer", noise_model=model, encoder=encoder, dedupe_grid=None)
-    found, expected = (each.evs(spec, pixels, weights) for each in (engine, aer))
+    found, expected = (evs_of(each, spec, pixels, weights) for each in (engine, aer))
     assert_close(found, expected, 1e-8)
-    assert float((expected - ExactEngine().evs(spec, pixels, weights)).abs().max()) > 1e-2
+    assert float((expected - evs_of(ExactEngine(), spec, pixels, weights)).abs().max()) > 1e-2
 
 
 @pytest.mark.parametrize(("num_qubits", "encoder"), [(5, "brickwall"), (6, "multiplexor")])
@@ -156,8 +157,8 @@ def test_many_qubits_equal_aer(num_qubits, encoder, rng):
     spec = spec_of(num_qubits, num_layers=2)
     pixels, weights = pixels_of(rng, 2**num_qubits, count=1), weights_of(rng, spec)
     aer = EstimatorEngine.from_backend("aer", noise_model=model, encoder=encoder, dedupe_grid=None)
-    found = NoisyEngine(model, encoder=encoder).evs(spec, pixels, weights)
-    assert_close(found, aer.evs(spec, pixels, weights), 1e-8)
+    found = evs_of(NoisyEngine(model, encoder=encoder), spec, pixels, weights)
+    assert_close(found, evs_of(aer, spec, pixels, weights), 1e-8)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +171,7 @@ def test_patches_of_devices_equal_aer(device, num_qubits, rng):
     pixels, weights = pixels_of(rng, 2**num_qubits), weights_of(rng, spec)
     engine = NoisyEngine(device)
     aer = EstimatorEngine.from_backend("aer", noise_model=device, dedupe_grid=None)
-    assert_close(engine.evs(spec, pixels, weights), aer.evs(spec, pixels, weights), 1e-8)
+    assert_close(evs_of(engine, spec, pixels, weights), evs_of(aer, spec, pixels, weights), 1e-8)
     report = engine.last_report
     assert len(report.patch) == num_qubits
     assert report.noise == device
@@ -180,12 +181,12 @@ def test_on_given_qubits_of_a_device(rng):
     spec = spec_of(2)
     pixels, weights = pixels_of(rng, 4), weights_of(rng, spec)
     engine = NoisyEngine("fake_manila", qubits=(0, 1))
-    best = NoisyEngine("fake_manila").evs(spec, pixels, weights)
+    best = evs_of(NoisyEngine("fake_manila"), spec, pixels, weights)
     aer = EstimatorEngine.from_backend(
         "aer", noise_model="fake_manila", qubits=(0, 1), dedupe_grid=None
     )
-    found = engine.evs(spec, pixels, weights)
-    assert_close(found, aer.evs(spec, pixels, weights), 1e-8)
+    found = evs_of(engine, spec, pixels, weights)
+    assert_close(found, evs_of(aer, spec, pixels, weights), 1e-8)
     assert set(engine.last_report.patch) == {0, 1}
     assert float((found - best).abs().max()) > 1e-4
 
@@ -196,10 +197,10 @@ def test_a_device_whose_circuit_begins_the_ansatz_early(rng):
     spec = spec_of(6, num_layers=2)
     pixels, weights = pixels_of(rng, 64, count=1)[:1], weights_of(rng, spec)
     engine = NoisyEngine("fake_torino")
-    found = engine.evs(spec, pixels, weights)
+    found = evs_of(engine, spec, pixels, weights)
     assert engine._circuit(spec).stages.mixed is not None
     aer = EstimatorEngine.from_backend("aer", noise_model="fake_torino", dedupe_grid=None)
-    assert_close(found, aer.evs(spec, pixels, weights), 2e-8)
+    assert_close(found, evs_of(aer, spec, pixels, weights), 2e-8)
 
 
 @pytest.mark.parametrize("word", ["heron_r2", "eagle_r3_crosstalk", "over_rotation:0.05"])
@@ -211,8 +212,8 @@ def test_noise_with_passes_equals_aer(word, rng):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         aer = EstimatorEngine.from_backend("aer", noise_model=noise, dedupe_grid=None)
-        expected = aer.evs(spec, pixels, weights)
-    assert_close(NoisyEngine(noise).evs(spec, pixels, weights), expected, 1e-8)
+        expected = evs_of(aer, spec, pixels, weights)
+    assert_close(evs_of(NoisyEngine(noise), spec, pixels, weights), expected, 1e-8)
 
 
 @pytest.mark.parametrize("noise", ["fake_manila", "model"])
@@ -223,9 +224,9 @@ def test_absorbed_tail_and_inverted_readout_equal_aer(noise, rng):
     options = {"encoder": "brickwall", "absorb_tail": True}
     engine = NoisyEngine(noise, **options)
     aer = EstimatorEngine.from_backend("aer", noise_model=noise, dedupe_grid=None, **options)
-    found = engine.evs(spec, pixels, weights)
+    found = evs_of(engine, spec, pixels, weights)
     assert engine.prepare(spec).inversions
-    assert_close(found, aer.evs(spec, pixels, weights), 1e-8)
+    assert_close(found, evs_of(aer, spec, pixels, weights), 1e-8)
 
 
 def test_readout_equals_counts(rng):
@@ -234,7 +235,7 @@ def test_readout_equals_counts(rng):
     spec, shots = spec_of(3), 40_000
     pixels, weights = pixels_of(rng, 8, count=1)[[0, 2, 3]], weights_of(rng, spec)
     engine = NoisyEngine(model)
-    found = engine.evs(spec, pixels, weights)
+    found = evs_of(engine, spec, pixels, weights)
     simulator = AerSimulator(method="density_matrix", noise_model=model, seed_simulator=5)
 
     def counted(circuit, _):
@@ -249,7 +250,7 @@ def test_readout_equals_counts(rng):
     expected = slow_values(engine, spec, pixels, weights, model, counted)
     std = ((1 - found**2) / shots).sqrt()
     assert bool(((found - expected).abs() < 5 * std).all())
-    plain = NoisyEngine(depolarizing_model()).evs(spec, pixels, weights)
+    plain = evs_of(NoisyEngine(depolarizing_model()), spec, pixels, weights)
     assert bool(((plain - expected).abs() > 5 * std).any())  # readout shows
 
 
@@ -263,7 +264,7 @@ def test_equals_pennylane(rng):
     spec = spec_of(n, num_layers=1)
     pixels, weights = pixels_of(rng, 8), weights_of(rng, spec)
     engine = NoisyEngine(model)
-    found = engine.evs(spec, pixels, weights)[:, 0]
+    found = evs_of(engine, spec, pixels, weights)[:, 0]
     operations = {"ry": qml.RY, "rx": qml.RX, "rz": qml.RZ, "cz": qml.CZ, "cx": qml.CNOT}
 
     @qml.qnode(qml.device("default.mixed", wires=n))
@@ -296,7 +297,7 @@ def differences(engine, spec, pixels, weights, grad, step=1e-4):
     """Central, by pixels and by weights."""
 
     def loss(p, w):
-        return float((engine.evs(spec, p, w) * grad).sum())
+        return float((evs_of(engine, spec, p, w) * grad).sum())
 
     found = []
     for which, point in enumerate((pixels, weights)):
@@ -326,7 +327,7 @@ def test_gradients_equal_differences_of_aer(noise, implementation, rng):
     grad = torch.from_numpy(rng.normal(size=(2, 2, 2)))
     aer = EstimatorEngine.from_backend("aer", noise_model=noise, dedupe_grid=None)
     expected = differences(aer, spec, pixels, weights, grad)
-    found = NoisyEngine(noise, implementation=implementation).vjp(spec, pixels, weights, grad)
+    found = vjp_of(NoisyEngine(noise, implementation=implementation), spec, pixels, weights, grad)
     for a, b in zip(found, expected, strict=True):
         assert_close(a, b, 1e-6)
 
@@ -352,10 +353,10 @@ def test_gradients_equal_differences(kind, implementation, rng):
     pixels[2] *= 7
     weights = weights_of(rng, spec)
     grad = torch.from_numpy(rng.normal(size=(3, 2, 3)))
-    found = engine.vjp(spec, pixels, weights, grad)
+    found = vjp_of(engine, spec, pixels, weights, grad)
     for a, b in zip(found, differences(engine, spec, pixels, weights, grad, 1e-5), strict=True):
         assert_close(a, b, 1e-6)
-    single = engine.vjp(spec, pixels.float(), weights.float(), grad.float())
+    single = vjp_of(engine, spec, pixels.float(), weights.float(), grad.float())
     for a, b in zip(single, found, strict=True):
         assert a.dtype == torch.float32
         assert_close(a, b, 2e-5)
@@ -391,7 +392,7 @@ def test_an_all_zero_subtree_has_zero_derivative(rng):
     pixels[0, 4:] = 0
     grad = torch.from_numpy(rng.normal(size=(1, 1, 3)))
     engine = NoisyEngine(depolarizing_model())
-    by_pixels, _ = engine.vjp(spec, pixels, weights_of(rng, spec), grad)
+    by_pixels, _ = vjp_of(engine, spec, pixels, weights_of(rng, spec), grad)
     assert torch.equal(by_pixels[:, 4:], torch.zeros(1, 4, dtype=torch.float64))
     assert bool((by_pixels[:, :4] != 0).all())
 
@@ -402,15 +403,15 @@ def test_brickwall_has_gradients_by_weights_only(rng):
     grad = torch.from_numpy(rng.normal(size=(len(pixels), 1, 2)))
     engine = NoisyEngine(noise_model(rng, "damping", "pauli"), encoder="brickwall")
     with pytest.raises(EngineError, match="brickwall encoder are fitted and have no derivative"):
-        engine.vjp(spec, pixels, weights, grad)
-    _, found = engine.vjp(spec, pixels, weights, grad, (False, True))
+        vjp_of(engine, spec, pixels, weights, grad)
+    _, found = vjp_of(engine, spec, pixels, weights, grad, (False, True))
     _, expected = differences(engine, spec, pixels[:0], weights, grad[:0])
     step = 1e-4
     for j in range(spec.num_weights):
         moved = [weights.clone(), weights.clone()]
         moved[0][0, j] += step
         moved[1][0, j] -= step
-        high, low = (float((engine.evs(spec, pixels, w) * grad).sum()) for w in moved)
+        high, low = (float((evs_of(engine, spec, pixels, w) * grad).sum()) for w in moved)
         expected[0, j] = (high - low) / (2 * step)
     assert_close(found, expected, 1e-6)
 
@@ -451,7 +452,7 @@ def case(rng):
 
 def everything(engine, case):
     spec, pixels, weights, grad = case
-    return [engine.evs(spec, pixels, weights), *engine.vjp(spec, pixels, weights, grad)]
+    return [evs_of(engine, spec, pixels, weights), *vjp_of(engine, spec, pixels, weights, grad)]
 
 
 @NEEDS_COMPILER
@@ -510,7 +511,7 @@ def test_real_channels_need_half_of_the_strings(case):
     model = depolarizing_model()
     model.add_all_qubit_quantum_error(CHANNELS["coherent"](np.random.default_rng(1), 1), "ry")
     other = NoisyEngine(model)
-    other.evs(spec, *case[1:3])
+    evs_of(other, spec, *case[1:3])
     assert other.last_report.num_strings == 256
 
 
@@ -523,9 +524,9 @@ def test_shots(rng):
     pixels, weights = pixels_of(rng, 4, count=1)[:1], weights_of(rng, spec)
     many = pixels.expand(400, -1)
     model = depolarizing_model()
-    exact = NoisyEngine(model).evs(spec, pixels, weights)
+    exact = evs_of(NoisyEngine(model), spec, pixels, weights)
     engine = NoisyEngine(model, shots=shots, seed=3)
-    drawn = engine.evs(spec, many, weights)
+    drawn = evs_of(engine, spec, many, weights)
     std = ((1 - exact[0] ** 2) / shots).sqrt()
     assert engine.last_report.max_std == pytest.approx(float(std.max()), abs=1e-12)
     assert engine.last_report.shots == shots
@@ -533,31 +534,31 @@ def test_shots(rng):
     assert bool(((drawn.var(0) / std**2 - 1).abs() < 5 * math.sqrt(2 / 400)).all())
     counts = (drawn + 1) / 2 * shots
     assert_close(counts, counts.round(), 1e-9)
-    again = engine.evs(spec, many, weights)
+    again = evs_of(engine, spec, many, weights)
     assert not torch.equal(again, drawn)  # calls do not share their noise
     same = NoisyEngine(model, shots=shots, seed=3)
-    assert torch.equal(same.evs(spec, many, weights), drawn)
+    assert torch.equal(evs_of(same, spec, many, weights), drawn)
     other = NoisyEngine(model, shots=shots, seed=4)
-    assert not torch.equal(other.evs(spec, many, weights), drawn)
+    assert not torch.equal(evs_of(other, spec, many, weights), drawn)
 
 
 def test_a_pickled_engine_goes_on_where_it_was(case):
     spec, pixels, weights, _ = case
     engine = NoisyEngine(depolarizing_model(), shots=20, seed=3)
-    engine.evs(spec, pixels, weights)
+    evs_of(engine, spec, pixels, weights)
     copy = pickle.loads(pickle.dumps(engine))
-    found, expected = (each.evs(spec, pixels, weights) for each in (copy, engine))
+    found, expected = (evs_of(each, spec, pixels, weights) for each in (copy, engine))
     assert torch.equal(found, expected)
 
 
 def test_gradients_with_shots_are_those_of_the_exact_values(case):
     spec, pixels, weights, grad = case
     model = depolarizing_model()
-    expected = NoisyEngine(model).vjp(spec, pixels, weights, grad)
+    expected = vjp_of(NoisyEngine(model), spec, pixels, weights, grad)
     engine = NoisyEngine(model, shots=10)
-    _, residuals = engine.evs_with_residuals(spec, pixels, weights)
+    _, residuals = engine.evs_with_residuals(LayerCall(spec, pixels, weights))
     for a, b in zip(
-        engine.vjp(spec, pixels, weights, grad, residuals=residuals), expected, strict=True
+        vjp_of(engine, spec, pixels, weights, grad, residuals=residuals), expected, strict=True
     ):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
 
@@ -620,10 +621,10 @@ def test_what_cannot_be_represented_is_refused(model, match, rng):
     spec = spec_of(2)
     pixels, weights = pixels_of(rng, 4), weights_of(rng, spec)
     if match is None:
-        NoisyEngine(model).evs(spec, pixels, weights)
+        evs_of(NoisyEngine(model), spec, pixels, weights)
         return
     with pytest.raises(EngineError, match=match):
-        NoisyEngine(model).evs(spec, pixels, weights)
+        evs_of(NoisyEngine(model), spec, pixels, weights)
 
 
 def test_readout_errors_of_two_qubits_are_refused(rng):
@@ -646,8 +647,8 @@ def test_local_readout_of_one_qubit_only(rng):
     spec = spec_of(3)
     pixels, weights = pixels_of(rng, 8), weights_of(rng, spec)
     with pytest.warns(UserWarning, match="2 of 3 'measure' of the circuit have no error"):
-        changed = NoisyEngine(model).evs(spec, pixels, weights)
-    plain = NoisyEngine(depolarizing_model()).evs(spec, pixels, weights)
+        changed = evs_of(NoisyEngine(model), spec, pixels, weights)
+    plain = evs_of(NoisyEngine(depolarizing_model()), spec, pixels, weights)
     assert_close(changed[..., [0, 2]], plain[..., [0, 2]], 1e-14)
     assert float((changed[..., 1] - plain[..., 1]).abs().min()) > 1e-6
 
@@ -655,8 +656,8 @@ def test_local_readout_of_one_qubit_only(rng):
 def test_no_pixels_and_report(case):
     spec, pixels, weights, _ = case
     engine = NoisyEngine(depolarizing_model())
-    assert engine.evs(spec, pixels[:0], weights).shape == (0, 3, 4)
-    engine.evs(spec, pixels, weights)
+    assert evs_of(engine, spec, pixels[:0], weights).shape == (0, 3, 4)
+    evs_of(engine, spec, pixels, weights)
     report = engine.last_report
     assert (report.num_executions, report.num_pixels, report.max_std) == (0, 150, 0.0)
     assert report.noise == engine.noise_name == "own NoiseModel"

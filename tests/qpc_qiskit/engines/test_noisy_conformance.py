@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from cases import CASES
+from cases import CASES, evs_of
 from conformance import DTYPES, EvsConformance, VjpConformance, weights_of
 from qiskit_aer.noise import NoiseModel
 from references import case_features
@@ -69,6 +69,6 @@ def test_the_suite_sees_noise(generator):
     model.add_all_qubit_quantum_error(depolarizing_error(1e-3, 1), "ry")
     pixels = torch.randn(4, 5, generator=generator, dtype=torch.float64)
     weights = weights_of(PLAIN, generator)
-    found = NoisyEngine(model).evs(PLAIN.spec(), pixels, weights).numpy()
+    found = evs_of(NoisyEngine(model), PLAIN.spec(), pixels, weights).numpy()
     expected = case_features(PLAIN, pixels.numpy(), weights.numpy())
     assert np.abs(found - expected).max() > 1e-4

@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from cases import Case, pixels_of
+from cases import Case, evs_of, jacobian_of, pixels_of, vjp_of
 from conformance import grad_of, weights_of
 from fakes import FakeVendorBackend
 from qiskit import ClassicalRegister, QuantumCircuit
@@ -31,6 +31,7 @@ from qpc_qiskit.circuits.brickwall import error_bound
 from qpc_qiskit.circuits.directions import canonical_directions
 from qpc_qiskit.circuits.encoder import make_encoder
 from qpc_qiskit.devices.isa import check_isa
+from qpc_qiskit.engines import LayerCall
 from qpc_qiskit.errors import BackendError, EngineError, FitFailed
 from qpc_qiskit.rows.frozen import freeze, thaw
 from qpc_qiskit.rows.pubs import JobLimits, make_pub, make_template
@@ -96,7 +97,7 @@ class TestWithoutNoise:
         pixels = pixels_of(case.in_channels, generator, dtype)
         weights = weights_of(case, generator, dtype)
         engine = EstimatorEngine(**options)
-        found = engine.evs(case.spec(), pixels, weights)
+        found = evs_of(engine, case.spec(), pixels, weights)
         assert found.dtype == dtype
         expected = case_features(
             case, pixels.double().numpy(), weights.double().numpy(), torch.finfo(dtype).tiny
@@ -109,8 +110,8 @@ class TestWithoutNoise:
         case = Case(16, 6, 4)
         pixels, weights = data_of(case, generator, 20)
         engine = EstimatorEngine(encoder="brickwall")
-        values = engine.evs(case.spec(), pixels, weights)
-        errors = (values - ExactEngine().evs(case.spec(), pixels, weights)).abs().numpy()
+        values = evs_of(engine, case.spec(), pixels, weights)
+        errors = (values - evs_of(ExactEngine(), case.spec(), pixels, weights)).abs().numpy()
         encoded = make_encoder("brickwall", 4).encode(canonical_directions(pixels))
         assert (errors <= error_bound(encoded.infidelity).numpy()[:, None, None] + 1e-9).all()
         assert errors.max() > 1e-12  # or it was the multiplexor
@@ -124,10 +125,10 @@ class TestWithoutNoise:
         zeros = torch.zeros(2, 5, dtype=torch.float64)
         many = torch.cat([pixels, -2.5 * pixels, pixels[:1], zeros])
         engine = EstimatorEngine(**options)
-        found = engine.evs(case.spec(), many, weights)
+        found = evs_of(engine, case.spec(), many, weights)
         assert engine.last_report.num_executions == (3 + 1) * 3
         torch.testing.assert_close(found[3:6], found[:3], rtol=0, atol=0)
-        expected = ExactEngine().evs(case.spec(), many, weights).numpy()
+        expected = evs_of(ExactEngine(), case.spec(), many, weights).numpy()
         np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=bound_of(engine))
 
     @encodings
@@ -136,7 +137,7 @@ class TestWithoutNoise:
         spec = case.spec()
         weights = torch.zeros(spec.num_kernels, spec.num_weights)
         engine = EstimatorEngine(**options, num_references=6)
-        assert engine.evs(spec, torch.zeros(0, 5), weights).shape == (0, 3, 3)
+        assert evs_of(engine, spec, torch.zeros(0, 5), weights).shape == (0, 3, 3)
         assert engine.last_report.num_executions == 0
 
     @encodings
@@ -145,8 +146,8 @@ class TestWithoutNoise:
         pixels, weights = data_of(case, generator)
         plain = EstimatorEngine(**options)
         referred = EstimatorEngine(**options, num_references=7)
-        values = plain.evs(case.spec(), pixels, weights).numpy()
-        found = referred.evs(case.spec(), pixels, weights).numpy()
+        values = evs_of(plain, case.spec(), pixels, weights).numpy()
+        found = evs_of(referred, case.spec(), pixels, weights).numpy()
         assert referred.last_report.num_executions == 5 * 3 + 7
         assert referred.last_report.num_rows == 5 * 3
         # A brickwall's references are off by its bound, and so are scale and offset.
@@ -180,9 +181,9 @@ def test_a_tail_with_flips(is_misread, generator):
     weights = torch.randn(spec.num_kernels, 3, generator=generator, dtype=torch.float64)
     options = {"noise_model": misread()} if is_misread else {}
     engine = EstimatorEngine.from_backend("aer", absorb_tail=True, **options)
-    found = engine.evs(spec, pixels, weights)
+    found = evs_of(engine, spec, pixels, weights)
     assert engine.prepare(spec).template.circuit.num_nonlocal_gates() == 4  # the encoder's
-    exact = ExactEngine().evs(spec, pixels, weights)
+    exact = evs_of(ExactEngine(), spec, pixels, weights)
     torch.testing.assert_close(found, exact, rtol=0, atol=1e-9)
 
 
@@ -204,14 +205,14 @@ class TestGradients:
         grad = grad_of(case, 3, generator)
         engine, exact = EstimatorEngine(absorb_tail=True), ExactEngine()
         for found, expected in zip(
-            engine.vjp(spec, pixels, weights, grad),
-            exact.vjp(spec, pixels, weights, grad),
+            vjp_of(engine, spec, pixels, weights, grad),
+            vjp_of(exact, spec, pixels, weights, grad),
             strict=True,
         ):
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
         for found, expected in zip(
-            engine.jacobian(spec, pixels, weights),
-            exact.jacobian(spec, pixels, weights),
+            jacobian_of(engine, spec, pixels, weights),
+            jacobian_of(exact, spec, pixels, weights),
             strict=True,
         ):
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
@@ -225,7 +226,7 @@ class TestGradients:
         gone = sorted(set(range(spec.ansatz.num_angles)) - set(left))
         assert gone == [9 + 2, 9 + 5, 9 + 8]  # 3n angles of a block, the third of each qubit
         pixels, weights = data_of(case, generator, 3)
-        _, by_weights = engine.jacobian(spec, pixels, weights)
+        _, by_weights = jacobian_of(engine, spec, pixels, weights)
         assert (by_weights[..., gone] == 0).all()
         others = [i for i in range(spec.num_weights) if i not in gone]
         assert (by_weights[..., others].abs().amax(dim=(0, 1, 2)) > 1e-3).all()
@@ -235,8 +236,8 @@ class TestGradients:
         case = Case(3, 5, 2)
         pixels, weights = data_of(case, generator, 3)
         grad = grad_of(case, 3, generator)
-        found = EstimatorEngine(**SHALLOW).vjp(case.spec(), pixels, weights, grad)
-        exact = ExactEngine().vjp(case.spec(), pixels, weights, grad)
+        found = vjp_of(EstimatorEngine(**SHALLOW), case.spec(), pixels, weights, grad)
+        exact = vjp_of(ExactEngine(), case.spec(), pixels, weights, grad)
         for one, other in zip(found, exact, strict=True):
             torch.testing.assert_close(one, other, rtol=0, atol=1e-2)
 
@@ -282,7 +283,7 @@ def on_each_patch(engine, case, pixels, weights, **options):
     for j in range(prepared.num_patches):
         alone = exact_noise(engine.destination.about["noise"].removeprefix("fake_"), **options)
         alone.adopt(case.spec(), prepared.only(j))
-        values = alone.evs(case.spec(), pixels, weights)
+        values = evs_of(alone, case.spec(), pixels, weights)
         assert alone.last_report.num_executions == len(pixels) * case.spec().num_kernels
         found.append(values.transpose(0, 1).flatten(0, 1).numpy())  # rows are kernel by kernel
     return np.stack(found)
@@ -315,8 +316,8 @@ class TestPackedIsUnpacked:
         for limits in (None, JobLimits(max_rows=2)):
             engine = exact_noise(name, **options, limits=limits)
             engine.adopt(spec, prepared)
-            found = engine.evs(spec, pixels, weights).transpose(0, 1).flatten(0, 1).numpy()
-            patch = patches_of(engine.plan(spec, pixels, weights))
+            found = evs_of(engine, spec, pixels, weights).transpose(0, 1).flatten(0, 1).numpy()
+            patch = patches_of(engine.plan(LayerCall(spec, pixels, weights)))
             assert len(set(patch)) == min(num_patches, num_rows)
             np.testing.assert_allclose(found, alone[patch, np.arange(num_rows)], rtol=0, atol=1e-9)
             executions = math.ceil(num_rows / num_patches)
@@ -331,11 +332,11 @@ class TestPackedIsUnpacked:
         spec = case.spec()
         pixels, weights = data_of(case, generator)
         engine = exact_noise(name, num_patches=num_patches)
-        found = engine.evs(spec, pixels, weights).transpose(0, 1).flatten(0, 1).numpy()
-        patch = patches_of(engine.plan(spec, pixels, weights))
+        found = evs_of(engine, spec, pixels, weights).transpose(0, 1).flatten(0, 1).numpy()
+        patch = patches_of(engine.plan(LayerCall(spec, pixels, weights)))
         for j, placement in enumerate(engine.prepare(spec).placements):
             pinned = exact_noise(name, qubits=placement.patch.qubits)
-            values = pinned.evs(spec, pixels, weights).transpose(0, 1).flatten(0, 1).numpy()
+            values = evs_of(pinned, spec, pixels, weights).transpose(0, 1).flatten(0, 1).numpy()
             assert pinned.last_report.patch == placement.patch.qubits
             np.testing.assert_allclose(found[patch == j], values[patch == j], rtol=0, atol=1e-9)
 
@@ -343,7 +344,7 @@ class TestPackedIsUnpacked:
         case = Case(4, 2, 2)
         pixels, weights = data_of(case, generator, 1)
         engine = exact_noise("lagos", num_patches=2)
-        found = engine.evs(case.spec(), pixels, weights)[0].numpy()
+        found = evs_of(engine, case.spec(), pixels, weights)[0].numpy()
         alone = on_each_patch(engine, case, pixels, weights)
         assert engine.last_report.num_executions == 1
         np.testing.assert_allclose(found[0], alone[0, 0], rtol=0, atol=1e-9)
@@ -354,7 +355,7 @@ class TestPackedIsUnpacked:
         pixels, weights = data_of(case, generator, 7)
         limits = None if max_rows is None else JobLimits(max_rows=max_rows)
         engine = exact_noise("jakarta", num_patches=2, num_references=references, limits=limits)
-        engine.evs(case.spec(), pixels, weights)
+        evs_of(engine, case.spec(), pixels, weights)
         report = engine.last_report
         asked = math.ceil(7 * 3 / 2)
         num_jobs = 1 if max_rows is None else math.ceil(asked / (max_rows - references))
@@ -380,11 +381,11 @@ class TestPackedIsUnpacked:
             else FakeVendorBackend(3, 4)
         )
         engine = EstimatorEngine.from_backend(backend, shots=2000, seed=3, num_patches=2, **options)
-        found = engine.evs(case.spec(), pixels, weights)
+        found = evs_of(engine, case.spec(), pixels, weights)
         prepared = engine.prepare(case.spec())
         assert prepared.template.circuit.num_qubits == 12
         assert engine.last_report.num_executions == 8
-        exact = ExactEngine().evs(case.spec(), pixels, weights)
+        exact = evs_of(ExactEngine(), case.spec(), pixels, weights)
         stds = ((1 - exact**2).clamp(min=0.01) / 2000).sqrt()
         assert ((found - exact).abs() < 5 * stds + 5e-4).all()
 
@@ -402,7 +403,7 @@ class TestPackedIsUnpacked:
         engine.adopt(
             case.spec(), replace(prepared, parts=one.parts * 2, placements=one.placements * 2)
         )
-        values = engine.evs(case.spec(), pixels.expand(2, 3), weights)
+        values = evs_of(engine, case.spec(), pixels.expand(2, 3), weights)
         assert engine.last_report.num_executions == 1
         assert (values[0] != values[1]).all()
 
@@ -441,8 +442,8 @@ class TestPackedIsUnpacked:
             alone = exact_noise("jakarta")
             alone.adopt(case.spec(), one)
             for found, expected in zip(
-                packed.vjp(case.spec(), pixels, weights, grad),
-                alone.vjp(case.spec(), pixels, weights, grad),
+                vjp_of(packed, case.spec(), pixels, weights, grad),
+                vjp_of(alone, case.spec(), pixels, weights, grad),
                 strict=True,
             ):
                 torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
@@ -468,7 +469,7 @@ def planned(case, pixels, weights, prepared, encoding):
     """Executions of the wide circuit, as an engine makes them."""
     engine = EstimatorEngine(**encoding)
     engine.adopt(case.spec(), prepared)
-    return engine.plan(case.spec(), pixels, weights)
+    return engine.plan(LayerCall(case.spec(), pixels, weights))
 
 
 @pytest.mark.parametrize(
@@ -545,11 +546,11 @@ def test_readout_errors_alone_are_undone_exactly(generator):
     pixels, weights = data_of(case, generator)
     noise = misread()
     engine = EstimatorEngine.from_backend("aer", noise_model=noise, absorb_tail=True)
-    found = engine.evs(case.spec(), pixels, weights)
-    exact = ExactEngine().evs(case.spec(), pixels, weights)
+    found = evs_of(engine, case.spec(), pixels, weights)
+    exact = evs_of(ExactEngine(), case.spec(), pixels, weights)
     torch.testing.assert_close(found, exact, rtol=0, atol=1e-9)
     raw = EstimatorEngine.from_backend("aer", noise_model=noise)
-    assert (raw.evs(case.spec(), pixels, weights) - exact).abs().max() > 0.01
+    assert (evs_of(raw, case.spec(), pixels, weights) - exact).abs().max() > 0.01
 
 
 def measured(prepared, values, simulator, shots):
@@ -609,7 +610,7 @@ def test_many_patches_at_once(name, case, num_patches, generator):
     found = np.stack([measured(prepared, row, simulator, shots) for row in plan.values()])
     sorted_ = gather(found.reshape(2, num_patches, n), plan.slots, plan.num_rows)
     values = sorted_.values.reshape(2, num_patches, n).swapaxes(0, 1)
-    exact = ExactEngine().evs(case.spec(), pixels, weights).numpy()
+    exact = evs_of(ExactEngine(), case.spec(), pixels, weights).numpy()
     stds = np.sqrt(np.maximum(1 - exact**2, 0.01) / shots)
     assert (np.abs(values - exact) < 5 * stds + 5e-4).all()
 
@@ -669,13 +670,13 @@ class TestPatches:
 def errors_on(name, case, generator, **options):
     """Errors (N, K, n) of raw and of calibrated values of the same run."""
     pixels, weights = data_of(case, generator, 12)
-    exact = ExactEngine().evs(case.spec(), pixels, weights)
+    exact = evs_of(ExactEngine(), case.spec(), pixels, weights)
     found = []
     for calibrate in (False, True):
         engine = exact_noise(
             name, num_references=2 * case.num_qubits, calibrate=calibrate, **options
         )
-        found.append((engine.evs(case.spec(), pixels, weights) - exact).numpy())
+        found.append((evs_of(engine, case.spec(), pixels, weights) - exact).numpy())
     return found
 
 
@@ -697,7 +698,7 @@ class TestCalibration:
         pixels, weights = data_of(case, generator)
         options = {"num_patches": 2, "num_references": 6, "limits": JobLimits(max_rows=10)}
         engine = exact_noise("jakarta", **options)
-        engine.evs(case.spec(), pixels, weights)
+        evs_of(engine, case.spec(), pixels, weights)
         report = engine.last_report
         placements = engine.prepare(case.spec()).placements
         assert report.patches == tuple(each.patch.qubits for each in placements)
@@ -708,7 +709,7 @@ class TestCalibration:
         assert np.abs(report.calibration.offset).max() < 0.2
         assert json.loads(json.dumps(report.to_dict()))["num_references"] == 6
         plain = exact_noise("jakarta", num_patches=2)
-        plain.evs(case.spec(), pixels, weights)
+        evs_of(plain, case.spec(), pixels, weights)
         assert plain.last_report.calibration is None
 
     def test_can_be_left_out(self, generator):
@@ -717,14 +718,15 @@ class TestCalibration:
         spec = case.spec()
         options = {"num_patches": 2, "num_references": 6, "calibrate": False}
         engine = exact_noise("jakarta", **options)
-        raw = engine.evs(spec, pixels, weights).transpose(0, 1).flatten(0, 1).numpy()
+        raw = evs_of(engine, spec, pixels, weights).transpose(0, 1).flatten(0, 1).numpy()
         alone = on_each_patch(engine, case, pixels, weights)
-        patch = patches_of(engine.plan(spec, pixels, weights))
+        patch = patches_of(engine.plan(LayerCall(spec, pixels, weights)))
         np.testing.assert_allclose(raw, alone[patch, np.arange(15)], rtol=0, atol=1e-9)
         calibrated = exact_noise("jakarta", **{**options, "calibrate": True})
         assert (
             np.abs(
-                calibrated.evs(spec, pixels, weights).numpy() - raw.reshape(3, 5, 3).swapaxes(0, 1)
+                evs_of(calibrated, spec, pixels, weights).numpy()
+                - raw.reshape(3, 5, 3).swapaxes(0, 1)
             ).max()
             > 0.01
         )
@@ -739,7 +741,7 @@ class TestCalibration:
             engine = EstimatorEngine.from_backend(
                 "aer", noise_model=device("jakarta"), calibrate=calibrate, **options
             )
-            engine.evs(case.spec(), pixels, weights)
+            evs_of(engine, case.spec(), pixels, weights)
             stds.append(engine.last_report.stds[0])
         assert (stds[0] > stds[1]).all()
 
@@ -754,13 +756,13 @@ class TestCalibration:
         case = Case(4, 2, 2)
         pixels, weights = data_of(case, generator, 6)
         options = {"num_patches": 2, "num_references": 8, **encoding}
-        truth = exact_noise("jakarta", **options).evs(case.spec(), pixels, weights).numpy()
+        truth = evs_of(exact_noise("jakarta", **options), case.spec(), pixels, weights).numpy()
         pulls = []
         engine = EstimatorEngine.from_backend(
             "aer", noise_model=device("jakarta"), shots=400, seed=5, **options
         )
         for _ in range(30):
-            values = engine.evs(case.spec(), pixels, weights).numpy()
+            values = evs_of(engine, case.spec(), pixels, weights).numpy()
             (stds,) = engine.last_report.stds
             pulls.append((values - truth) / stds.numpy())
         pulls = np.array(pulls)
@@ -790,15 +792,15 @@ class TestFallbacks:
         pixels, weights = data_of(self.CASE, generator)
         spec = self.CASE.spec()
         engine = self.engine("brickwall:1")
-        exact = ExactEngine().evs(spec, pixels, weights)
+        exact = evs_of(ExactEngine(), spec, pixels, weights)
         assert engine.encoder(spec) == "brickwall:1"
-        found = engine.evs(spec, pixels, weights)
+        found = evs_of(engine, spec, pixels, weights)
         assert (found - exact).abs().max() <= bound_of(engine)
         assert engine.encoder(spec) == engine.last_report.encoder == "brickwall"
         assert engine.last_report.num_fallbacks == len(pixels)
         assert engine.last_report.to_dict()["num_fallbacks"] == len(pixels)
         assert engine.total_executions == engine.last_report.num_rows  # none of the first try
-        engine.evs(spec, pixels, weights)
+        evs_of(engine, spec, pixels, weights)
         assert engine.last_report.encoder == "brickwall"
         assert engine.last_report.num_fallbacks == 0  # it has moved before
 
@@ -809,8 +811,8 @@ class TestFallbacks:
         engine = self.engine("brickwall", num_references=6)
         fall_back = engine.fall_back
         engine.fall_back = lambda spec: (tried.append(engine.encoder(spec)), fall_back(spec))[1]
-        found = engine.evs(self.CASE.spec(), pixels, weights)
-        exact = ExactEngine().evs(self.CASE.spec(), pixels, weights)
+        found = evs_of(engine, self.CASE.spec(), pixels, weights)
+        exact = evs_of(ExactEngine(), self.CASE.spec(), pixels, weights)
         np.testing.assert_allclose(found.numpy(), exact.numpy(), rtol=0, atol=1e-9)
         assert tried == ["brickwall", "brickwall:5"]
         assert engine.last_report.encoder == "multiplexor"
@@ -831,27 +833,27 @@ class TestFallbacks:
         second.adopt(spec, frozen)
         assert second.encoder(spec) == "multiplexor"
         sparse = torch.eye(8, dtype=pixels.dtype)[:3]
-        exact = ExactEngine().evs(spec, sparse, weights)
-        found = second.evs(spec, sparse, weights)
+        exact = evs_of(ExactEngine(), spec, sparse, weights)
+        found = evs_of(second, spec, sparse, weights)
         np.testing.assert_allclose(found.numpy(), exact.numpy(), rtol=0, atol=1e-6)
 
     def test_other_layers_stay(self, generator):
         engine, other = self.engine("brickwall:3"), Case(16, 4, 4)
         for case in (self.CASE, other):
-            engine.evs(case.spec(), *data_of(case, generator))
+            evs_of(engine, case.spec(), *data_of(case, generator))
         assert engine.encoder(self.CASE.spec()) == "brickwall"  # three layers suffice
         assert engine.encoder(other.spec()) == "brickwall"  # five do
         assert engine.last_report.num_fallbacks == 5
         one = Case(2, 2, 1)  # one rotation, whatever the depth
-        engine.evs(one.spec(), *data_of(one, generator))
+        evs_of(engine, one.spec(), *data_of(one, generator))
         assert engine.last_report.num_fallbacks == 0
 
     def test_gradients_fall_back(self, generator):
         pixels, weights = data_of(self.CASE, generator, 2)
         spec, engine = self.CASE.spec(), self.engine("brickwall:1")
         grad = grad_of(self.CASE, 2, generator)
-        found = engine.vjp(spec, pixels, weights, grad)
-        expected = ExactEngine().vjp(spec, pixels, weights, grad)
+        found = vjp_of(engine, spec, pixels, weights, grad)
+        expected = vjp_of(ExactEngine(), spec, pixels, weights, grad)
         assert engine.encoder(spec) == "brickwall"
         assert engine.last_report.num_fallbacks > 0
         for own, exact in zip(found, expected, strict=True):
@@ -864,7 +866,7 @@ class TestFallbacks:
         values = []
         for encoder in ("brickwall:1", "brickwall"):
             engine = EstimatorEngine.from_backend(FakeLagosV2(), encoder=encoder, **options)
-            values.append(engine.evs(self.CASE.spec(), pixels, weights))
+            values.append(evs_of(engine, self.CASE.spec(), pixels, weights))
             gates = engine.last_report.num_two_qubit_gates
         assert torch.equal(*values)
         assert gates == engine.last_report.num_two_qubit_gates
@@ -875,11 +877,11 @@ class TestFallbacks:
         spec, engine = self.CASE.spec(), self.engine("brickwall:1")
         first = engine.prepare(spec)
         with pytest.raises(FitFailed, match="Begin anew with encoder='brickwall:3' or encoder='mu"):
-            engine.plan(spec, pixels, weights)
+            engine.plan(LayerCall(spec, pixels, weights))
         assert engine.prepare(spec) is first
         assert engine.fall_back(spec)
         second = engine.prepare(spec)
-        plan = engine.plan(spec, pixels, weights)
+        plan = engine.plan(LayerCall(spec, pixels, weights))
         assert plan.encoder == "brickwall"
         assert plan.rows.num_columns == len(second.parts[0].parameters)
         engine.forget(spec)  # to be placed anew
@@ -889,7 +891,8 @@ class TestFallbacks:
         again.adopt(spec, second)
         assert again.encoder(spec) == "brickwall"
         assert torch.equal(
-            again.evs(spec, pixels, weights), self.engine("brickwall").evs(spec, pixels, weights)
+            evs_of(again, spec, pixels, weights),
+            evs_of(self.engine("brickwall"), spec, pixels, weights),
         )
         again.adopt(spec, first)
         assert again.encoder(spec) == "brickwall:1"
@@ -902,15 +905,15 @@ class TestFallbacks:
     def test_fits_are_told(self, generator):
         pixels, weights = data_of(self.CASE, generator)
         engine, told = self.engine("brickwall"), []
-        engine.evs(self.CASE.spec(), pixels[:1], weights)
+        evs_of(engine, self.CASE.spec(), pixels[:1], weights)
         engine.on_fit = lambda *numbers: told.append(numbers)
-        engine.evs(self.CASE.spec(), pixels, weights)
+        evs_of(engine, self.CASE.spec(), pixels, weights)
         assert told[-1] == (len(pixels) - 1, len(pixels) - 1)  # the first is known
 
     def test_copies(self, generator):
         engine = self.engine("brickwall:1")
         engine.on_fit = lambda done, total: None
-        engine.evs(self.CASE.spec(), *data_of(self.CASE, generator))
+        evs_of(engine, self.CASE.spec(), *data_of(self.CASE, generator))
         copied = pickle.loads(pickle.dumps(engine))
         assert copied.on_fit is None
         assert copied.encoder(self.CASE.spec()) == "brickwall:1"
@@ -971,7 +974,7 @@ class TestBadInput:
         for call in (
             lambda: engine.prepare(case.spec()),
             lambda: engine.forecast(case.spec(), 3),
-            lambda: engine.evs(case.spec(), pixels, weights),
+            lambda: evs_of(engine, case.spec(), pixels, weights),
         ):
             with pytest.raises(ValueError, match="num_references must be at least 6 for 3 qubits"):
                 call()
@@ -996,7 +999,9 @@ class TestBadInput:
         counts = []
         for absorbs in (False, True):
             engine = EstimatorEngine(absorb_tail=absorbs)
-            engine.vjp(case.spec(), pixels, weights, torch.ones(1, 3, 3).double(), (False, True))
+            vjp_of(
+                engine, case.spec(), pixels, weights, torch.ones(1, 3, 3).double(), (False, True)
+            )
             counts.append(engine.total_executions)
         left = len(engine.prepare(case.spec()).parts[0].columns)
         shifts = 2 * (case.spec().ansatz.num_angles - left)
@@ -1008,7 +1013,7 @@ class TestBadInput:
         pixels, weights = data_of(case, generator, 1)
         engine = EstimatorEngine(num_references=6, limits=JobLimits(max_rows=6))
         with pytest.raises(EngineError, match="besides 6 reference rows"):
-            engine.evs(case.spec(), pixels, weights)
+            evs_of(engine, case.spec(), pixels, weights)
 
 
 def test_jobs_of_the_wrong_width_are_refused(generator, monkeypatch):
@@ -1024,7 +1029,7 @@ def test_jobs_of_the_wrong_width_are_refused(generator, monkeypatch):
 
     monkeypatch.setattr(jobs, "send", send)
     with pytest.raises(EngineError, match="expected shape"):
-        engine.evs(case.spec(), pixels, weights)
+        evs_of(engine, case.spec(), pixels, weights)
 
 
 def test_one_patch_is_the_default():

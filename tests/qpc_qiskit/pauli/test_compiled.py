@@ -3,6 +3,7 @@ import warnings
 
 import pytest
 import torch
+from cases import evs_of
 from qiskit_aer.noise import NoiseModel, depolarizing_error
 
 from qpc_qiskit import make_spec
@@ -35,7 +36,7 @@ def model():
 
 def report_of(engine):
     spec = make_spec(4, 2, num_layers=1)
-    engine.evs(spec, torch.ones(2, 4), torch.zeros(1, spec.num_weights))
+    evs_of(engine, spec, torch.ones(2, 4), torch.zeros(1, spec.num_weights))
     return engine.last_report
 
 

@@ -11,13 +11,13 @@ from functools import cached_property
 import numpy as np
 import pytest
 import torch
-from cases import CASES, SMALL_CASES, Case
+from cases import CASES, SMALL_CASES, Case, jacobian_of, vjp_of
 from qiskit.circuit import Parameter
 from references import X, Y, Z, case_features, gate_matrix, on_qubits
 from tiers import thorough
 
 from qpc_qiskit import EstimatorEngine, ExactEngine
-from qpc_qiskit.engines import Engine
+from qpc_qiskit.engines import Engine, LayerCall
 from qpc_qiskit.rows.gradients import (
     GRADIENTS,
     Shift,
@@ -43,7 +43,7 @@ class Rig:
         if is_zero is None:
             is_zero = np.abs(self.pixels).max(axis=1, initial=0) < np.finfo(float).tiny
         self.is_zero = is_zero
-        self.shape = (len(pixels), self.spec.num_kernels, self.spec.num_qubits)
+        self.shape = (len(pixels), self.spec.num_kernels, self.spec.num_maps)
 
     def plan(self, method=Shift(), wrt=(True, True), active=None, rng=None):  # noqa: B008 - frozen
         return plan_gradient(
@@ -117,7 +117,7 @@ class Rig:
     def exact_vjp(self, grad, wrt=(True, True)):
         arrays = (torch.from_numpy(a) for a in (self.pixels, self.weights, grad))
         return [
-            None if g is None else g.numpy() for g in ExactEngine().vjp(self.spec, *arrays, wrt)
+            None if g is None else g.numpy() for g in vjp_of(ExactEngine(), self.spec, *arrays, wrt)
         ]
 
 
@@ -371,14 +371,14 @@ class TestNumberOfRows:
         angles = spec.ansatz.num_angles
         for grid, distinct in [(2.0**-20, 3), (None, 6)]:
             engine = EstimatorEngine(dedupe_grid=grid)
-            _, residuals = engine.evs_with_residuals(spec, pixels, weights)
+            _, residuals = engine.evs_with_residuals(LayerCall(spec, pixels, weights))
             assert engine.last_report.num_executions == distinct * 3
             assert engine.last_report.num_rows == 18
-            engine.vjp(spec, pixels, weights, grad, residuals=residuals)
+            vjp_of(engine, spec, pixels, weights, grad, residuals=residuals)
             # u + e_i of -x is u - e_i of x, up to sign.
             assert engine.last_report.num_executions == distinct * 3 * (2 * angles + 10)
             assert engine.last_report.num_rows == 18 * (2 * angles + 10)
-            engine.vjp(spec, pixels, weights, grad)
+            vjp_of(engine, spec, pixels, weights, grad)
             assert engine.last_report.num_executions == distinct * 3 * (2 * angles + 10)
             assert engine.total_executions == distinct * 3 * (1 + 4 * angles + 20)
 
@@ -522,10 +522,10 @@ class TestSpsa:
         pixels = torch.randn(2, 5, generator=generator, dtype=torch.float64)
         weights = torch.rand(3, spec.num_weights, generator=generator, dtype=torch.float64)
         engines = [EstimatorEngine(gradients="spsa", seed=seed) for seed in (3, 3, 4)]
-        first, same, other = (e.vjp(spec, pixels, weights, grad)[1] for e in engines)
+        first, same, other = (vjp_of(e, spec, pixels, weights, grad)[1] for e in engines)
         assert torch.equal(first, same)
         assert not torch.equal(first, other)
-        again = engines[0].vjp(spec, pixels, weights, grad)[1]
+        again = vjp_of(engines[0], spec, pixels, weights, grad)[1]
         assert not torch.equal(first, again)
 
 
@@ -673,11 +673,11 @@ class TestStandardErrors:
         found, predicted = ([], []), ([], [])
         reps = 60
         for _ in range(reps):
-            parts = engine.vjp(spec, pixels, weights, grad)
+            parts = vjp_of(engine, spec, pixels, weights, grad)
             for i, part in enumerate(parts):
                 found[i].append(part.numpy())
                 predicted[i].append(engine.last_report.stds[i].numpy() ** 2)
-        exact = ExactEngine().vjp(spec, pixels, weights, grad)
+        exact = vjp_of(ExactEngine(), spec, pixels, weights, grad)
         for got, told, truth in zip(found, predicted, exact, strict=True):
             expected = np.sqrt(np.mean(told, axis=0))
             ratio = np.std(got, axis=0, ddof=1) / expected
@@ -705,9 +705,9 @@ class TestEngineJacobian:
         pixels = torch.randn(3, case.in_channels, generator=generator, dtype=dtype)
         pixels[1] = 0
         weights = torch.rand(spec.num_kernels, spec.num_weights, generator=generator, dtype=dtype)
-        found = engine.jacobian(spec, pixels, weights, wrt)
+        found = jacobian_of(engine, spec, pixels, weights, wrt)
         assert engine.last_report.what == "jacobian"
-        expected = Engine.jacobian(engine, spec, pixels, weights, wrt)
+        expected = Engine.jacobian(engine, LayerCall(spec, pixels, weights), wrt)
         for asked, ours, default in zip(wrt, found, expected, strict=True):
             if asked:
                 assert ours.dtype == dtype
@@ -720,7 +720,7 @@ class TestEngineJacobian:
         spec, engine = PLAIN.spec(), EstimatorEngine()
         pixels = torch.randn(2, 5, generator=generator, dtype=torch.float64)
         weights = torch.rand(3, spec.num_weights, generator=generator, dtype=torch.float64)
-        engine.jacobian(spec, pixels, weights)
+        jacobian_of(engine, spec, pixels, weights)
         rows = 2 * 3 * (2 * spec.ansatz.num_angles + 2 * 5)
         assert engine.last_report.num_executions == rows
 

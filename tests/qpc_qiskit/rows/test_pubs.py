@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from cases import USER_CIRCUITS
+from cases import USER_CIRCUITS, evs_of
 from hypothesis import example, given
 from hypothesis import strategies as st
 from qiskit.primitives import DataBin
@@ -155,8 +155,8 @@ class TestMergeDirections:
         if grid > GRID:
             assert len(kept) < count
         merged = torch.from_numpy(directions[kept][stands_for])
-        moved = ExactEngine().evs(spec, merged, weights) - ExactEngine().evs(
-            spec, torch.from_numpy(directions), weights
+        moved = evs_of(ExactEngine(), spec, merged, weights) - evs_of(
+            ExactEngine(), spec, torch.from_numpy(directions), weights
         )
         bound = 2 * grid * math.sqrt(channels)
         assert 0 < float(moved.abs().max()) <= bound + 1e-12
@@ -171,7 +171,7 @@ class TestMergeDirections:
         directions = np.stack([edges, np.sqrt(1 - edges**2)], axis=1)
         assert merge_directions(directions, grid)[1].tolist() == [0, 0]
         spec = LayerSpec(2, 1, 1, make_ansatz("figure1", 1, 1))
-        evs = ExactEngine().evs(spec, torch.from_numpy(directions), torch.zeros(1, 2).double())
+        evs = evs_of(ExactEngine(), spec, torch.from_numpy(directions), torch.zeros(1, 2).double())
         bound = 2 * grid * math.sqrt(2)
         assert 0.9 * bound < float((evs[0] - evs[1]).abs()) <= bound
 

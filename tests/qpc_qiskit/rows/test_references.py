@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from cases import SMALL_CASES
+from cases import SMALL_CASES, evs_of
 from qiskit.quantum_info import Operator, Statevector, random_unitary
 from qiskit_aer.noise import NoiseModel, ReadoutError, depolarizing_error
 from references import z_matrices
@@ -85,7 +85,7 @@ class TestReferenceDirections:
         references = reference_directions(unitaries(ansatz, weights).numpy(), 3 * n)
         spec = LayerSpec(2**n, n, 3, ansatz)
         directions = torch.from_numpy(references.directions)
-        evs = ExactEngine().evs(spec, directions, weights).numpy()
+        evs = evs_of(ExactEngine(), spec, directions, weights).numpy()
         found = evs[np.arange(len(references)), references.kernels]
         np.testing.assert_allclose(found, references.exact, rtol=0, atol=1e-12)
         torch.testing.assert_close(canonical_directions(directions), directions, rtol=0, atol=5e-15)
