@@ -253,7 +253,7 @@ def status_text(status: RunStatus) -> str:
             (
                 layer.layer,
                 layer.num_blocks,
-                _part(layer.num_pixels, layer.num_pixels_expected),
+                _part(layer.num_pixels, status.pixels_expected.get(layer.layer)),
                 _part(layer.num_rows_done, layer.num_rows),
                 *(layer.num_chunks[state] for state in ("unsent", "open", "done", "failed")),
             )

@@ -9,26 +9,16 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from hardware_runs.ledger import Attempt, AttemptState, Chunk, ChunkState, Ledger, Run
+from hardware_runs.ledger import (
+    Attempt,
+    AttemptState,
+    Chunk,
+    ChunkState,
+    LayerProgress,
+    Run,
+    RunState,
+)
 from qpc_qiskit.options.economy import Economy, economy_of
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerStatus:
-    """How far a quantum layer has come."""
-
-    layer: str
-    num_blocks: int
-    """Calls of the layer whose rows are frozen."""
-    num_pixels: int
-    """Of them."""
-    num_pixels_expected: int | None
-    """Of the whole run; None: the run was begun by a script of its own."""
-    num_chunks: Mapping[str, int]
-    """By state: unsent, open, done, failed."""
-    num_rows: int
-    num_rows_done: int
-    predicted_seconds_left: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +80,9 @@ class RunStatus:
     economy: Economy
     """How circuits are kept short, and how rows share executions."""
     cancel_reason: str | None
-    layers: tuple[LayerStatus, ...]
+    layers: tuple[LayerProgress, ...]
+    pixels_expected: Mapping[str, int]
+    """By layer, of the whole run; empty where it was begun by a script of its own."""
     jobs: tuple[JobRecord, ...]
     revisions: tuple[RevisionRecord, ...]
     """Of circuits, patches and budget, the first one on."""
@@ -105,30 +97,20 @@ class RunStatus:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
-        return asdict(self) | {"economy": self.economy.to_dict()}
+        told = asdict(self) | {"economy": self.economy.to_dict()}
+        expected = told.pop("pixels_expected")
+        for layer in told["layers"]:
+            layer["num_pixels_expected"] = expected.get(layer["layer"])
+        return told
 
 
-def run_status(ledger: Ledger, run: Run) -> RunStatus:
+def run_status(state: RunState) -> RunStatus:
     """What the ledger says of a run."""
-    given = run.settings
+    run, given = state.run, state.run.settings
     about = given.get("about")
     pixels = about.get("pixels", {}) if isinstance(about, Mapping) else {}
-    chunks = {chunk.id: chunk for chunk in ledger.chunks(run.id, with_replaced=True)}
-    jobs = tuple(_job(attempt, chunks[attempt.chunk_id]) for attempt in ledger.attempts(run.id))
-    layers = tuple(
-        LayerStatus(
-            layer=found.layer,
-            num_blocks=found.num_blocks,
-            num_pixels=found.num_positions,
-            num_pixels_expected=pixels.get(found.layer),
-            num_chunks={str(state): count for state, count in found.num_chunks.items()},
-            num_rows=found.num_rows,
-            num_rows_done=found.num_rows_done,
-            predicted_seconds_left=found.predicted_seconds_left,
-        )
-        for found in ledger.progress(run.id)
-    )
-    budget = ledger.budget(run.id)
+    jobs = tuple(_job(attempt, state.chunk(attempt.chunk_id)) for attempt in state.all_attempts)
+    layers, budget = state.progress, state.budget
     precision = given.get("precision")
     return RunStatus(
         run=run.name,
@@ -148,12 +130,13 @@ def run_status(ledger: Ledger, run: Run) -> RunStatus:
         economy=economy_of(given.get("engine_options", {})),
         cancel_reason=run.cancel_reason,
         layers=layers,
+        pixels_expected=pixels,
         jobs=jobs,
         revisions=tuple(
             RevisionRecord(number=r.number, created=_time(r.created_at), reason=r.reason)
-            for r in ledger.revisions(run.id)
+            for r in state.revisions
         ),
-        duplicates=tuple(duplicate.job_id for duplicate in ledger.duplicates(run.id)),
+        duplicates=tuple(duplicate.job_id for duplicate in state.duplicates),
         max_qpu_seconds=budget.max_qpu_seconds,
         reserved_seconds=budget.reserved_seconds,
         used_seconds=budget.used_seconds,
@@ -166,12 +149,12 @@ def _time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
-def progress_line(ledger: Ledger, run_id: str) -> str:
+def progress_line(state: RunState) -> str:
     """How many jobs are done, by layer."""
     return ", ".join(
         f"{found.layer}: {found.num_chunks[ChunkState.DONE]} of "
         f"{sum(found.num_chunks.values())} jobs done"
-        for found in ledger.progress(run_id)
+        for found in state.progress
     )
 
 
@@ -198,7 +181,7 @@ def _job(attempt: Attempt, chunk: Chunk) -> JobRecord:
     )
 
 
-def _state(run: Run, layers: tuple[LayerStatus, ...], pixels: Mapping[str, int]) -> str:
+def _state(run: Run, layers: tuple[LayerProgress, ...], pixels: Mapping[str, int]) -> str:
     def count(state: ChunkState) -> int:
         return sum(layer.num_chunks[state] for layer in layers)
 
@@ -213,7 +196,7 @@ def _state(run: Run, layers: tuple[LayerStatus, ...], pixels: Mapping[str, int])
     return "pending" if count(ChunkState.OPEN) else "unfinished"
 
 
-def pixels_reached(layers: Iterable[LayerStatus]) -> Counter[str]:
+def pixels_reached(layers: Iterable[LayerProgress]) -> Counter[str]:
     """Pixels whose rows are frozen, by layer of the network."""
     reached: Counter[str] = Counter()
     for layer in layers:  # one that is used again in a call has a name of its own, NAME#2

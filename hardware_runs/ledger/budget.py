@@ -13,17 +13,8 @@ from sqlalchemy import Connection, select
 
 from hardware_runs.ledger import schema
 from hardware_runs.ledger.records import OPEN_STATES, AttemptState, Budget, BudgetEntry
-from hardware_runs.ledger.store import Store, run_name
+from hardware_runs.ledger.store import run_name
 from qpc_qiskit.errors import BudgetError
-
-
-class Budgets(Store):
-    """Methods of the ledger on QPU time."""
-
-    def budget(self, run_id: str) -> Budget:
-        """QPU time of a run: allowed, held back and used, and by what."""
-        with self._reading() as connection:
-            return load_budget(connection, run_id)
 
 
 def load_budget(connection: Connection, run_id: str) -> Budget:

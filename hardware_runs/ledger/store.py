@@ -29,6 +29,8 @@ class Store:
         self, where: str | Path, *, create: bool = True, migrations: Path = MIGRATIONS
     ) -> None:
         self._database = Database(where, create=create)
+        self.num_writes = 0
+        """Writing transactions so far: what was read before the last one may be old."""
         try:
             self._version = upgrade(self._database, migrations)
         except BaseException:
@@ -49,18 +51,26 @@ class Store:
     @contextmanager
     def _writing(self, run_id: str | None) -> Iterator[Connection]:
         """A writing transaction that is alone on its run; None: on no run."""
-        with self._database.write() as connection:
-            check_version(self._database, connection, self._version)
-            if run_id is not None:
-                self._lock(connection, run_id)
-            yield connection
+        try:
+            with self._database.write() as connection:
+                check_version(self._database, connection, self._version)
+                if run_id is not None:
+                    self._lock(connection, run_id)
+                yield connection
+        finally:
+            self.num_writes += 1
 
     def _lock(self, connection: Connection, run_id: str) -> None:
         # SQLite has no row locks and needs none: the transaction has the whole file.
         column = schema.runs.c.id
         found = connection.scalar(select(column).where(column == run_id).with_for_update())
         if found is None:
-            raise LedgerError(f"Ledger {self.name}: it has no run with id {run_id}.")
+            raise no_run(self.name, run_id)
+
+
+def no_run(ledger: str, run_id: str) -> LedgerError:
+    """There is no run with this id."""
+    return LedgerError(f"Ledger {ledger}: it has no run with id {run_id}.")
 
 
 def run_name(connection: Connection, run_id: str) -> str:

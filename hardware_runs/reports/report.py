@@ -21,6 +21,7 @@ from pydantic import ValidationError
 
 from hardware_runs.checkpoints.checkpoint_runs import Task, Work, prepare_again, task_of
 from hardware_runs.checkpoints.runlog import without_secrets
+from hardware_runs.durable_engine.known import KnownRun
 from hardware_runs.durable_engine.status import RunStatus, pixels_reached, run_status
 from hardware_runs.ledger import JOB_TIMES, AttemptState, ChunkState, Ledger, Run, public
 from hardware_runs.reports.features import agreement, patch_reports
@@ -109,9 +110,10 @@ def examine(
         on_step: told what is going on.
     """
     on_step("Reading the ledger")
-    reader = RunReader(ledger, run)
-    status = _clean(run_status(ledger, run))
-    jobs = tuple(_jobs(ledger, run, reader))
+    reader = RunReader(KnownRun(ledger, run))
+    state = reader.known.state
+    status = _clean(run_status(state))
+    jobs = tuple(_jobs(reader))
     networks = {} if work is None else quantum_layers(work.network)
     specs = {name: layer.spec for name, layer in networks.items()}
     found = [reader.rows(each.name, specs.get(each.name.split("#")[0])) for each in reader.layers]
@@ -124,10 +126,8 @@ def examine(
         replayed = replay(work, reader)
         scored = scores(work, run, replayed, num_simulated=num_simulated, on_step=on_step)
     task = None if "about" not in run.settings else _task(run)
-    begun = ledger.revisions(run.id)[:1]
-    num_replaced = sum(
-        chunk.replaced_at is not None for chunk in ledger.chunks(run.id, with_replaced=True)
-    )
+    begun = state.revisions[:1]
+    num_replaced = sum(chunk.replaced_at is not None for chunk in state.all_chunks)
     report = RunReport(
         status=status,
         ledger=public(where),
@@ -176,12 +176,13 @@ def _task(run: Run) -> Task | None:
         return None
 
 
-def _jobs(ledger: Ledger, run: Run, reader: RunReader) -> Iterator[JobReport]:
-    chunks = {chunk.id: chunk for chunk in ledger.chunks(run.id, with_replaced=True)}
-    sessions = {session.id: session.session_id for session in ledger.sessions(run.id)}
-    for attempt in ledger.attempts(run.id):
-        chunk = chunks[attempt.chunk_id]
-        result = reader.results(chunk.layer).get(chunk.id)
+def _jobs(reader: RunReader) -> Iterator[JobReport]:
+    state = reader.known.state
+    results = {k: v for layer in state.layers for k, v in reader.results(layer.name).items()}
+    sessions = {session.id: session.session_id for session in state.sessions}
+    for attempt in state.all_attempts:
+        chunk = state.chunk(attempt.chunk_id)
+        result = results.get(chunk.id)
         is_its_own = result is not None and result.attempt_number == attempt.number
         times = result.extras.get(JOB_TIMES) if result is not None and is_its_own else None
         told = [None] * 3 if times is None else [None if math.isnan(t) else float(t) for t in times]
@@ -217,12 +218,13 @@ def _layers(
     measured = {each.layer: each for each in rows}
     for each in status.layers:
         found = measured.get(each.layer)
-        has_references = any(len(b.rows.exact) for b in reader.blocks(each.layer))
+        frozen = map(reader.known.rows, reader.blocks(each.layer))
+        has_references = any(len(rows.exact) for rows in frozen)
         calibrates = reader.calibrates and has_references
         yield LayerReport(
             layer=each.layer,
             num_pixels=each.num_pixels,
-            num_pixels_expected=each.num_pixels_expected,
+            num_pixels_expected=status.pixels_expected.get(each.layer),
             num_executions=each.num_rows,
             num_executions_done=each.num_rows_done,
             num_rows=0 if found is None else len(found.measured),

@@ -226,7 +226,7 @@ def test_a_place_that_cannot_be_written(unprivileged, what):
             claimed(ledger, block.chunks[0])
     with Ledger(path) as ledger:  # what is there can still be read
         assert ledger.get_run("digits") == run
-        assert ledger.attempts(run.id) == ()
+        assert ledger.state(run.id).attempts() == ()
     path.chmod(0o600)
     unprivileged.chmod(0o700)
     with Ledger(path) as ledger:
@@ -256,8 +256,8 @@ def test_a_full_disk(path):
         ):
             ledger.freeze_block(run.id, "features.0", 4, 4000, big, tiles(4000, 400), now=3.0)
         event.remove(engine, "connect", fill)
-        assert len(ledger.blocks(run.id, "features.0")) == 1
-        assert len(ledger.chunks(run.id)) == 2
+        assert len(ledger.state(run.id).all_blocks) == 1
+        assert len(ledger.state(run.id).chunks()) == 2
         ledger.freeze_block(run.id, "features.0", 4, 4000, big, tiles(4000, 400), now=3.0)
         assert claimed(ledger, block.chunks[0]).number == 1
 
@@ -290,8 +290,8 @@ def test_a_damaged_result(place):
             LedgerCorruptError,
             match=rf"run 'digits', layer 'features.0', chunk {chunk.id} \(job job-0\) is",
         ):
-            ledger.results(run.id, "features.0")
-        assert len(ledger.blocks(run.id, "features.0")) == 1
+            ledger.results(ledger.state(run.id).all_chunks)
+        assert len(ledger.state(run.id).all_blocks) == 1
 
 
 def test_damaged_frozen_rows_and_circuits(place):
@@ -303,10 +303,10 @@ def test_damaged_frozen_rows_and_circuits(place):
             LedgerCorruptError,
             match=rf"Run 'digits', layer 'features.0', .*0 to 4 \(chunks {first} to {last}\):",
         ):
-            ledger.blocks(run.id, "features.0")
+            ledger.rows(ledger.state(run.id).all_blocks)
         damage(ledger, "ledger_revision_blobs", "content")
         with pytest.raises(LedgerCorruptError, match="Run 'digits', revision 1, 'template'"):
-            ledger.revisions(run.id)
+            ledger.blob(run.id, 1, "template")
 
 
 def test_bytes_that_are_no_arrays():
@@ -524,6 +524,8 @@ def test_a_fork_makes_its_own_connections(place, monkeypatch):
         )
         monkeypatch.setattr("hardware_runs.ledger.database.os.getpid", lambda: 1)
         claimed(ledger, block.chunks[0])
-        assert ledger.renew_lease(ledger.attempts(run.id)[0], "A", now=11.0, lease_seconds=LEASE)
+        assert ledger.renew_lease(
+            ledger.state(run.id).attempts()[0], "A", now=11.0, lease_seconds=LEASE
+        )
         assert disposed == [False]
         monkeypatch.undo()

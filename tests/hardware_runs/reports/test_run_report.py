@@ -20,6 +20,7 @@ from hardware_runs.checkpoints.cancelling import cancel
 from hardware_runs.checkpoints.checkpoint_runs import Task, Work
 from hardware_runs.checkpoints.run_settings import Settings
 from hardware_runs.durable_engine.beginning import digest_of
+from hardware_runs.durable_engine.known import KnownRun
 from hardware_runs.ledger import JOB_TIMES, Ledger
 from hardware_runs.reports import figures as report_figures
 from hardware_runs.reports import page as report_page
@@ -161,7 +162,7 @@ def test_a_whole_run(whole):
     assert "200 shots" in engines["noisy"].what
     assert {each.num_images for each in report.engines} == {3}
     with Ledger(path) as ledger:
-        replayed = replay(work, RunReader(ledger, ledger.get_run("run")))
+        replayed = replay(work, RunReader(KnownRun(ledger, ledger.get_run("run"))))
     assert torch.equal(replayed.logits, logits)
     assert np.array(report.confusion["measured"]).sum() == 3
     assert np.trace(np.array(report.confusion["measured"])) == measured.num_correct
@@ -349,7 +350,7 @@ def test_times_that_are_not_told(start, tmp_path, path):
         ("at the service (details not known)", START, START + 900)
     ]
     with Ledger(path) as ledger:
-        (result,) = ledger.results(ledger.get_run("run").id, "layers.1")
+        (result,) = ledger.results(ledger.state(ledger.get_run("run").id).all_chunks)
     assert JOB_TIMES not in result.extras
 
 
@@ -423,7 +424,7 @@ def test_a_job_that_failed_for_good(start, tmp_path, path):
     words = check_page(examined, tmp_path / "report")
     assert "abcdefgh12345678" not in words + (tmp_path / "report/report.json").read_text()
     with Ledger(path) as ledger:
-        replayed = replay(work, RunReader(ledger, ledger.get_run("run")))
+        replayed = replay(work, RunReader(KnownRun(ledger, ledger.get_run("run"))))
     assert replayed.is_complete.tolist() == [True, False, True]
     assert replayed.logits.isnan().all(1).tolist() == [False, True, False]
 
@@ -470,10 +471,10 @@ def test_no_token_in_a_report(start, tmp_path, path, monkeypatch):
     with Ledger(path) as ledger:
         run = ledger.get_run("run")
         ledger.cancel_run(run.id, reason=f"because of {secret} and apikey: {secret[::-1]}", now=NOW)
-        revision = ledger.revisions(run.id)[-1]
+        revision = ledger.state(run.id).revisions[-1]
         ledger.add_revision(
-            run.id, reason=f"token={secret}", content=revision.content, blobs=revision.blobs,
-            max_qpu_seconds=100, now=NOW,
+            run.id, reason=f"token={secret}", content=revision.content, max_qpu_seconds=100,
+            now=NOW, blobs={n: ledger.blob(run.id, revision.number, n) for n in revision.blobs},
         )  # fmt: skip
         where = f"postgresql://me:{secret}@nowhere/ledger"
         examined = examine(ledger, ledger.get_run("run"), where=where, now=NOW, work=work)
@@ -629,7 +630,7 @@ def test_a_layer_that_is_used_twice(path):
         settings = Settings(backend="aer", shots=50, seed=1)
         with checkpoint_runs.begin(ledger, "run", work, settings, "aer") as engine:
             logits = driving.advance_until_done(engine, work)
-        reader = RunReader(ledger, ledger.get_run("run"))
+        reader = RunReader(KnownRun(ledger, ledger.get_run("run")))
         assert [each.name for each in reader.layers] == ["layers.1", "layers.1#2"]
         replayed = replay(work, reader)
     assert torch.equal(replayed.logits, logits)
