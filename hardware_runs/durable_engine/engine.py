@@ -268,7 +268,7 @@ class DurableEngine(Engine):
         self, layer: str, spec: LayerSpec, pixels: Tensor, weights: Tensor, start: int, stop: int
     ) -> None:
         """See that blocks cover the positions: what is not frozen yet is frozen now."""
-        while gaps := _gaps(self.known.state.blocks(layer, start, stop), start, stop):
+        while gaps := _gaps(blocks := self.known.state.blocks(layer, start, stop), start, stop):
             gap_start, gap_stop = gaps[0]
             part = pixels[gap_start - start : gap_stop - start]
             revision, plan = self._plan(spec, part, weights)
@@ -293,7 +293,7 @@ class DurableEngine(Engine):
             # Another process may freeze other positions meanwhile: then the gaps are others.
             with suppress(LedgerConflictError):
                 self.known.freeze(layer, gap_start, frozen, chunks, now=self._clock())
-        for block in self.known.state.blocks(layer, start, stop):
+        for block in blocks:
             self._check_same(layer, block, pixels.to(torch.float64), start, stop)
 
     def _plan(self, spec: LayerSpec, pixels: Tensor, weights: Tensor) -> tuple[int, JobPlan]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import select, update
 
 from hardware_runs.ledger import schema
-from hardware_runs.ledger.records import AttemptState, ChunkState, Duplicate
+from hardware_runs.ledger.records import AttemptState, ChunkState
 from hardware_runs.ledger.store import (
     Store,
     load_attempts,
@@ -87,15 +87,3 @@ class Cancelling(Store):
                     usage_seconds=row.usage_seconds if usage_seconds is None else usage_seconds,
                 )
             )
-
-
-def load_duplicates(connection: Connection, run_id: str) -> tuple[Duplicate, ...]:
-    """Every job of a run beyond those that count."""
-    table, attempts = schema.duplicates, schema.attempts
-    query = (
-        select(table, attempts.c.chunk_id, attempts.c.tag)
-        .join(attempts, attempts.c.id == table.c.attempt_id)
-        .where(table.c.run_id == run_id)
-        .order_by(table.c.noticed_at, table.c.job_id)
-    )
-    return tuple(Duplicate(**row._mapping) for row in connection.execute(query))

@@ -312,20 +312,6 @@ class Session:
 
 
 @dataclass(frozen=True)
-class BudgetEntry:
-    """What one attempt, duplicate or session takes from the budget."""
-
-    kind: str
-    """"attempt", "duplicate" or "session"."""
-    label: str
-    """Tag, job id or session id."""
-    reserved_seconds: float
-    """Held back while the real usage is not known."""
-    used_seconds: float
-    """Known usage."""
-
-
-@dataclass(frozen=True)
 class Budget:
     """QPU time of a run: allowed, held back and used."""
 
@@ -333,7 +319,6 @@ class Budget:
     """Of the newest revision; None: no limit."""
     reserved_seconds: float
     used_seconds: float
-    entries: tuple[BudgetEntry, ...] = field(repr=False)
 
     @property
     def left_seconds(self) -> float | None:

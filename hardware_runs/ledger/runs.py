@@ -264,17 +264,19 @@ def load_revisions(connection: Connection, run_id: str) -> tuple[Revision, ...]:
     """All revisions of a run, the newest last."""
     table = schema.revision_blobs.c
     blobs: dict[int, set[str]] = {}
-    query = select(table.number, table.name).where(table.run_id == run_id)
-    for number, name in connection.execute(query):
+    names = select(table.number, table.name).where(table.run_id == run_id)
+    for number, name in connection.execute(names):
         blobs.setdefault(number, set()).add(name)
     kept = schema.revisions
-    rows = connection.execute(select(kept).where(kept.c.run_id == run_id).order_by(kept.c.number))
+    query = select(kept).where(kept.c.run_id == run_id).order_by(kept.c.number)
+    rows = connection.execute(query).all()
+    contents = [from_json(row.content) for row in rows]
     return tuple(
         Revision(
-            **{**row._mapping, "content": from_json(row.content)},
+            **{**row._mapping, "content": content},
             blobs=frozenset(blobs.get(row.number, ())),
         )
-        for row in rows
+        for row, content in zip(rows, contents, strict=True)
     )
 
 
@@ -282,7 +284,9 @@ def load_layers(connection: Connection, run_id: str) -> tuple[Layer, ...]:
     """The layers that a run has reached, in order of first use."""
     table = schema.layers
     query = select(table).where(table.c.run_id == run_id).order_by(table.c.position)
+    rows = connection.execute(query).all()
+    specs = [from_json(row.spec) for row in rows]
     return tuple(
-        Layer(row.run_id, row.name, row.position, from_json(row.spec), row.weights_hash)
-        for row in connection.execute(query)
+        Layer(row.run_id, row.name, row.position, spec, row.weights_hash)
+        for row, spec in zip(rows, specs, strict=True)
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, select, update
 
 from hardware_runs.ledger import schema
 from hardware_runs.ledger.budget import check_budget
@@ -108,22 +108,11 @@ class Sessions(Store):
             )
 
 
-def load_sessions(connection: Connection, run_id: str) -> tuple[Session, ...]:
-    """Sessions and batches of a run, the newest last; at most that one is open."""
-    table = schema.sessions
-    query = select(table).where(table.c.run_id == run_id).order_by(table.c.id)
-    return tuple(_session(row) for row in connection.execute(query))
-
-
 def _load(connection: Connection, row_id: int) -> Session:
     table = schema.sessions
     row = connection.execute(select(table).where(table.c.id == row_id)).one_or_none()
     if row is None:
         raise LedgerError(f"The ledger has no session with id {row_id}.")
-    return _session(row)
-
-
-def _session(row: Row[Any]) -> Session:
     return Session(**row._mapping)
 
 

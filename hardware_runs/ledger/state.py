@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from hardware_runs.ledger import schema
-from hardware_runs.ledger.budget import load_budget
-from hardware_runs.ledger.cancelling import load_duplicates
+from hardware_runs.ledger.budget import budget_of
 from hardware_runs.ledger.records import (
     Attempt,
     AttemptState,
@@ -26,8 +25,13 @@ from hardware_runs.ledger.records import (
 )
 from hardware_runs.ledger.rows import load_blocks
 from hardware_runs.ledger.runs import load_layers, load_revisions, load_run
-from hardware_runs.ledger.sessions import load_sessions
-from hardware_runs.ledger.store import Store, load_attempts, load_chunks
+from hardware_runs.ledger.store import (
+    Store,
+    load_attempts,
+    load_chunks,
+    load_duplicates,
+    load_sessions,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +50,6 @@ class RunState:
     """The newest last; at most that one is open."""
     duplicates: tuple[Duplicate, ...]
     """Every job beyond those that count."""
-    budget: Budget
     all_blocks: tuple[Block, ...] = field(repr=False)
     """In the order of layers and positions."""
     all_chunks: tuple[Chunk, ...] = field(repr=False)
@@ -113,6 +116,12 @@ class RunState:
         return next((each for each in self.sessions if each.id == attempt.session), None)
 
     @property
+    def budget(self) -> Budget:
+        """QPU time: allowed, held back and used."""
+        limit = self.revisions[-1].max_qpu_seconds if self.revisions else None
+        return budget_of(limit, self.all_attempts, self.duplicates, self.sessions)
+
+    @property
     def jobs_to_cancel(self) -> tuple[JobToCancel, ...]:
         """Duplicates that are not known to be cancelled; of a cancelled run, its jobs as well."""
         is_over = self.run.cancelled_at is not None
@@ -156,7 +165,6 @@ class States(Store):
                 layers=load_layers(connection, run_id),
                 sessions=load_sessions(connection, run_id),
                 duplicates=load_duplicates(connection, run_id),
-                budget=load_budget(connection, run_id),
                 all_blocks=load_blocks(connection, chunks, schema.blocks.c.run_id == run_id),
                 all_chunks=chunks,
                 all_attempts=attempts,

@@ -718,8 +718,8 @@ def test_the_budget_is_reserved_with_the_intent(ledger):
     with pytest.raises(BudgetError, match="13 s more"):
         claimed(ledger, fourth, reserve=13)
     assert claimed(ledger, fourth, reserve=12) is not None
-    entries = {entry.label: entry for entry in ledger.state(run.id).budget.entries}
-    assert (entries[attempt.tag].reserved_seconds, entries[attempt.tag].used_seconds) == (0, 7.5)
+    budget = ledger.state(run.id).budget
+    assert (budget.reserved_seconds, budget.used_seconds) == (40 + 0 + 12, 7.5)
 
 
 def test_a_larger_budget_is_a_revision(ledger):
@@ -743,10 +743,6 @@ def test_duplicates_are_counted(ledger):
     ledger.note_duplicate_cancelled(run.id, "other", now=13.0, usage_seconds=3.0)
     budget = ledger.state(run.id).budget
     assert (budget.reserved_seconds, budget.used_seconds) == (20, 3.0)
-    assert [(entry.kind, entry.label) for entry in budget.entries] == [
-        ("attempt", attempt.tag),
-        ("duplicate", "other"),
-    ]
 
 
 def test_sessions(ledger):
@@ -758,16 +754,17 @@ def test_sessions(ledger):
     assert open_("session", "B", 10) is None
     assert (batch.session_id, batch.mode, batch.closed_at) == (None, "batch", None)
     for _ in range(2):
-        assert ledger.record_session(batch, "b-1").session_id == "b-1"
+        recorded = ledger.record_session(batch, "b-1")
+        assert recorded.session_id == "b-1"
     with pytest.raises(LedgerConflictError, match=r"has the id b-1.* b-2 cannot take its place"):
         ledger.record_session(batch, "b-2")
     in_batch = ledger.claim_intent(
         block.chunks[0], "A", now=6.0, lease_seconds=9.0, reserve_seconds=20, session=batch.id
     )
     assert (in_batch.session, in_batch.is_billed_by_session) == (batch.id, False)
-    closed = ledger.close_session(batch, now=20.0, usage_seconds=None)
+    closed = ledger.close_session(recorded, now=20.0, usage_seconds=None)
     assert closed.closed_at == 20.0
-    assert ledger.close_session(batch, now=30.0, usage_seconds=3.0).closed_at == 20.0
+    assert ledger.close_session(recorded, now=30.0, usage_seconds=3.0).closed_at == 20.0
     assert ledger.state(run.id).budget.used_seconds == 0  # a batch costs nothing by itself
     with pytest.raises(LedgerConflictError, match="is closed, or is not of this run"):
         ledger.claim_intent(
