@@ -380,10 +380,11 @@ def list_runs(ledger: Where = LEDGER, as_json: AsJson = False) -> None:
 
         with Ledger(ledger, create=False) as book:
             found = [run_status(book.state(known.id)) for known in book.list_runs()]
-        fields = ("run", "run_id", "state", "backend", "mode", "created", "used_seconds")
+        fields = ("run", "run_id", "state", "backend", "mode", "created")
         rows = [
             {name: getattr(each, name) for name in fields}
             | {
+                "used_seconds": each.budget.used_seconds,
                 "num_rows": sum(layer.num_rows for layer in each.layers),
                 "num_rows_done": sum(layer.num_rows_done for layer in each.layers),
             }

@@ -79,10 +79,10 @@ def planned(ledger, *, name="digits", run_id=RUN_ID, budget=60.0, pixels=4, size
     return run, block
 
 
-def dealt_anew(ledger, block, number=None, revision=2):
+def dealt_anew(ledger, block, number=None, revision=2, frozen=None):
     """The last chunks of a block on two patches instead of one."""
     replaced = block.chunks if number is None else block.chunks[-number:]
-    frozen = rows_of(ledger, block)
+    frozen = frozen or rows_of(ledger, block)
     num_rows = len(frozen.pairs) - len(frozen.exact)
     slots = np.concatenate([frozen.slots[c.row_start : c.row_stop] for c in replaced])
     rows = slots[(slots >= 0) & (slots < num_rows)]

@@ -31,15 +31,15 @@ class PatchRecord:
     layer: str
     qubits: Qubits
     """Of the device; none where there is no device."""
-    num_jobs: int
+    num_jobs: int = 0
     """That ran on it."""
-    scale: float | None
+    scale: float | None = None
     """What it leaves of a value: median over its jobs and features; None: of none it is known."""
-    num_features: int
+    num_features: int = 0
     """Of all jobs together."""
-    num_not_calibrated: int
+    num_not_calibrated: int = 0
     """Of these, left as measured: their reference rows tell too little."""
-    problems: tuple[str, ...]
+    problems: tuple[str, ...] = ()
     """Why jobs found it bad. Rows that were not sent by then are kept off it, if others are
     better."""
 

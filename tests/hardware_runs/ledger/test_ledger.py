@@ -269,12 +269,13 @@ def test_dealing_anew_yields_to_others(ledger):
     run, block = planned(ledger, pixels=6, size=2)
     ledger.add_revision(run.id, reason="x", content={}, max_qpu_seconds=60.0, now=3.0)
     claimed(ledger, block.chunks[2])
-    before = dump(ledger)
+    before, frozen = dump(ledger), rows_of(ledger, block)
     assert not dealt_anew(ledger, block, 2)  # somebody is at one of them
     assert dump(ledger) == before
     assert dealt_anew(ledger, replace(block, chunks=block.chunks[:1]))
     before = dump(ledger)
-    assert not dealt_anew(ledger, replace(block, chunks=block.chunks[1:2]))  # read before that
+    read_before = replace(block, chunks=block.chunks[1:2])
+    assert not dealt_anew(ledger, read_before, frozen=frozen)
     assert not dealt_anew(ledger, block, 3)
     assert dump(ledger) == before
 
@@ -315,9 +316,9 @@ def test_a_late_job_of_a_chunk_that_went_on_does_not_count(ledger, way):
 )
 def test_dealing_anew_refuses(ledger, slots, chunks, message):
     _, block = planned(ledger)
-    before = dump(ledger)
+    before, frozen = dump(ledger), rows_of(ledger, block)
     with pytest.raises(ValueError, match=message):
-        ledger.deal_anew(block, block.chunks[1:], np.array(slots), chunks, now=4.0)
+        ledger.deal_anew(block, frozen, block.chunks[1:], np.array(slots), chunks, now=4.0)
     with pytest.raises(LedgerError, match="'digits' has no revision 9"):
         dealt_anew(ledger, block, 1, revision=9)
     assert dump(ledger) == before
