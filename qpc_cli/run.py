@@ -366,7 +366,7 @@ def status(run: Name, ledger: Where = LEDGER, as_json: AsJson = False) -> None:
         from qpc_cli.run_texts import status_text
 
         with Ledger(ledger, create=False) as book:
-            found = run_status(book, book.get_run(run))
+            found = run_status(book.state(book.get_run(run).id))
         say(as_json, found.to_dict(), status_text(found))
 
 
@@ -379,11 +379,12 @@ def list_runs(ledger: Where = LEDGER, as_json: AsJson = False) -> None:
         from qpc_cli.run_texts import list_text
 
         with Ledger(ledger, create=False) as book:
-            found = [run_status(book, known) for known in book.list_runs()]
-        fields = ("run", "run_id", "state", "backend", "mode", "created", "used_seconds")
+            found = [run_status(book.state(known.id)) for known in book.list_runs()]
+        fields = ("run", "run_id", "state", "backend", "mode", "created")
         rows = [
             {name: getattr(each, name) for name in fields}
             | {
+                "used_seconds": each.budget.used_seconds,
                 "num_rows": sum(layer.num_rows for layer in each.layers),
                 "num_rows_done": sum(layer.num_rows_done for layer in each.layers),
             }

@@ -253,7 +253,7 @@ def status_text(status: RunStatus) -> str:
             (
                 layer.layer,
                 layer.num_blocks,
-                _part(layer.num_pixels, layer.num_pixels_expected),
+                _part(layer.num_pixels, status.pixels_expected.get(layer.layer)),
                 _part(layer.num_rows_done, layer.num_rows),
                 *(layer.num_chunks[state] for state in ("unsent", "open", "done", "failed")),
             )
@@ -264,7 +264,8 @@ def status_text(status: RunStatus) -> str:
         names = ("job", "layer", "chunk", "attempt", "executions", "state", "forecast", "used")
         jobs = [_job_row(job) for job in status.jobs]
         lines += ["", table([names, *jobs])]
-        lines += [f"{job.tag}: {job.error}" for job in status.jobs if job.error]
+        attempts = [job.attempt for job in status.jobs]
+        lines += [f"{each.tag}: {each.error}" for each in attempts if each.error]
     lines += [f"revision {each.number}: {each.reason}" for each in status.revisions[1:]]
     lines += ["", _budget_text(status)]
     if status.usage_over_forecast is not None:
@@ -296,25 +297,26 @@ def _settings_text(status: RunStatus) -> str:
 
 def _job_row(job: JobRecord) -> tuple[object, ...]:
     return (
-        job.job_id or f"(none; tag {job.tag})",
-        job.layer,
-        job.chunk,
-        job.attempt,
-        job.num_rows,
-        job.state,
-        _seconds(job.predicted_seconds),
-        _seconds(job.usage_seconds),
+        job.attempt.job_id or f"(none; tag {job.attempt.tag})",
+        job.chunk.layer,
+        job.chunk.id,
+        job.attempt.number,
+        job.chunk.num_rows,
+        job.attempt.state,
+        _seconds(job.chunk.predicted_seconds),
+        _seconds(job.attempt.usage_seconds),
     )
 
 
 def _budget_text(status: RunStatus) -> str:
+    budget = status.budget
     used = (
-        f"QPU time: {status.used_seconds:,.1f} s used, {status.reserved_seconds:,.0f} s held back"
+        f"QPU time: {budget.used_seconds:,.1f} s used, {budget.reserved_seconds:,.0f} s held back"
     )
-    if status.max_qpu_seconds is None:
+    if budget.max_qpu_seconds is None:
         return f"{used}; no limit was given"
-    left = status.left_seconds or 0.0
-    return f"{used}, {left:,.1f} s left of {status.max_qpu_seconds:,g} s"
+    left = budget.left_seconds or 0.0
+    return f"{used}, {left:,.1f} s left of {budget.max_qpu_seconds:,g} s"
 
 
 def list_text(runs: Iterable[Mapping[str, Any]]) -> str:

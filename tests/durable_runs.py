@@ -34,7 +34,6 @@ LEDGER_EFFECTS = (
     "renew_lease",
 )
 SERVICE_EFFECTS = ("send", "cancel", "open_session", "close_session")
-READS = ("status", "result", "find", "results", "attempts", "chunks", "sessions", "blocks")
 ROUNDING = 1e-5
 """How far logits of the same stored values may lie apart that were computed in other batches: some
 units in the last place of float32 numbers below 10. One shot of 64 moves them by a thousandth."""
@@ -233,15 +232,17 @@ def check_paid_once(script, standin, duplicates=0, failed=0):
         for job in standin.records()["jobs"]
         if any(tag.startswith(f"qpc-{run_id.replace('-', '')[:12]}-") for tag in job["tags"])
     ]
-    chunks = ledger.chunks(run_id)
+    chunks = ledger.state(run_id).chunks()
     assert {chunk.state for chunk in chunks} == {ChunkState.DONE}
     assert len(jobs) == len(chunks) + duplicates + failed
-    kept = {attempt.job_id: attempt for attempt in ledger.attempts(run_id) if attempt.job_id}
-    extra = {duplicate.job_id for duplicate in ledger.duplicates(run_id)}
+    kept = {
+        attempt.job_id: attempt for attempt in ledger.state(run_id).attempts() if attempt.job_id
+    }
+    extra = {duplicate.job_id for duplicate in ledger.state(run_id).duplicates}
     assert len(extra) == duplicates
     assert kept.keys() | extra == {job["job_id"] for job in jobs}
     used = sum(job["usage_seconds"] for job in jobs)
-    budget = ledger.budget(run_id)
+    budget = ledger.state(run_id).budget
     if not any(attempt.is_billed_by_session for attempt in kept.values()):
         assert abs(budget.used_seconds - used) < 1e-6
         assert budget.reserved_seconds == 0

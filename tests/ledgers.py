@@ -73,19 +73,22 @@ def planned(ledger, *, name="digits", run_id=RUN_ID, budget=60.0, pixels=4, size
     )
     ledger.put_layer(run.id, "features.0", {"n": 2, "K": 1}, "abc")
     rows = make_rows(pixels)
-    block = ledger.freeze_block(run.id, "features.0", 0, pixels, rows, tiles(pixels, size), now=2.0)
+    block, _ = ledger.freeze_block(
+        run.id, "features.0", 0, pixels, rows, tiles(pixels, size), now=2.0
+    )
     return run, block
 
 
-def dealt_anew(ledger, block, number=None, revision=2):
+def dealt_anew(ledger, block, number=None, revision=2, frozen=None):
     """The last chunks of a block on two patches instead of one."""
     replaced = block.chunks if number is None else block.chunks[-number:]
-    num_rows = len(block.rows.pairs) - len(block.rows.exact)
-    slots = np.concatenate([block.rows.slots[c.row_start : c.row_stop] for c in replaced])
+    frozen = frozen or rows_of(ledger, block)
+    num_rows = len(frozen.pairs) - len(frozen.exact)
+    slots = np.concatenate([frozen.slots[c.row_start : c.row_stop] for c in replaced])
     rows = slots[(slots >= 0) & (slots < num_rows)]
     slots = np.append(rows, -np.ones(len(rows) % 2, np.int64)).reshape(-1, 2)
     plans = tiles(len(slots), 1, revision, 8.0)
-    return ledger.deal_anew(block, replaced, slots, plans, now=4.0)
+    return ledger.deal_anew(block, frozen, replaced, slots, plans, now=4.0)
 
 
 def claimed(ledger, chunk, owner="A", now=10.0, reserve=20):
@@ -96,6 +99,18 @@ def posted(ledger, chunk, owner="A", now=10.0, reserve=20, job="job"):
     attempt = claimed(ledger, chunk, owner, now, reserve)
     assert ledger.begin_post(attempt, owner, now=now, lease_seconds=LEASE)
     return ledger.record_job(attempt, owner, f"{job}-{chunk.row_start}", now=now + 1).attempt
+
+
+def rows_of(ledger, block):
+    """The frozen rows of a block."""
+    (found,) = ledger.rows([block])
+    return found
+
+
+def as_it_is(ledger, attempt):
+    """An attempt as it stands now."""
+    found = ledger.state(attempt.run_id).attempts(chunk_id=attempt.chunk_id)
+    return next(each for each in found if each.id == attempt.id)
 
 
 def values(chunk, seed=0):
@@ -221,7 +236,7 @@ STEPS = {
     ),
     "deal_anew": (
         _with(_two_revisions),
-        lambda ledger, given: dealt_anew(ledger, *ledger.blocks(given[0].id, "features.0")),
+        lambda ledger, given: dealt_anew(ledger, *ledger.state(given[0].id).all_blocks),
     ),
     "retry_failed_chunks": (_with(_failed), lambda ledger, run: ledger.retry_failed_chunks(run.id)),
     "claim_intent": (
@@ -267,7 +282,7 @@ STEPS = {
     "record_usage": (_with(_posted), lambda ledger, a: ledger.record_usage(a, 3.0)),
     "store_result": (
         _with(_posted),
-        lambda ledger, a: store(ledger, a, ledger.get_chunk(a.chunk_id)),
+        lambda ledger, a: store(ledger, a, ledger.state(a.run_id).chunk(a.chunk_id)),
     ),
     "open_session": (
         _with(lambda ledger, run, block: run),
@@ -369,7 +384,7 @@ def kill_everywhere(where, reference, steps, every):
 def race(where, run_id, me, barrier):
     """One of several processes: claim every chunk, then take over every expired intent."""
     with Ledger(where) as ledger:
-        chunks = ledger.chunks(run_id)
+        chunks = ledger.state(run_id).chunks()
         barrier.wait(60)
         won, refused = [], 0
         for chunk in chunks:
@@ -382,7 +397,7 @@ def race(where, run_id, me, barrier):
                 continue
             won += [chunk.id] if attempt is not None else []
         barrier.wait(60)
-        intents = ledger.attempts(run_id)
+        intents = ledger.state(run_id).attempts()
         barrier.wait(60)
         taken = [
             each.chunk_id

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from hardware_runs.checkpoints.checkpoint_runs import reopen
 from hardware_runs.durable_engine.status import run_status
-from hardware_runs.ledger import AttemptState, ChunkState, Ledger, Run
+from hardware_runs.ledger import AttemptState, ChunkState, Ledger, Run, RunState
 from qpc_qiskit.errors import BackendError, FetchError, LedgerError
 
 
@@ -34,9 +34,10 @@ def cancel(
 
     Asking again is safe, and tries again what could not be cancelled.
     """
-    jobs = ledger.cancel_run(run.id, now=clock(), reason=reason)
-    intents = ledger.attempts(run.id, states=[AttemptState.INTENT])
-    is_in_session = any(session.closed_at is None for session in ledger.sessions(run.id))
+    ledger.cancel_run(run.id, now=clock(), reason=reason)
+    state = ledger.state(run.id)
+    jobs, intents = state.jobs_to_cancel, state.attempts(states=[AttemptState.INTENT])
+    is_in_session = any(session.closed_at is None for session in state.sessions)
     if not jobs and not intents and not is_in_session:
         return Cancelled(cancelled=(), not_cancelled=(), unclear=())
     try:
@@ -58,7 +59,8 @@ def cancel(
     done, left = collector.cancel_unwanted()
     if unclear:  # after two look-ups in vain there certainly is no job
         engine.dispatcher.resolve()
-        unclear = [a.tag for a in ledger.attempts(run.id, states=[AttemptState.INTENT])]
+        left_over = engine.known.state.attempts(states=[AttemptState.INTENT])
+        unclear = [attempt.tag for attempt in left_over]
     engine.dispatcher.sessions.close_all()
     collector.collect()  # what was done before it could be cancelled
     return Cancelled(cancelled=tuple(done), not_cancelled=tuple(left), unclear=tuple(unclear))
@@ -75,7 +77,8 @@ def give_up(
     Raises:
         LedgerError: the run waits for no such job.
     """
-    waiting = {a.job_id: a for a in ledger.attempts(run.id, states=[AttemptState.POSTED])}
+    posted = ledger.state(run.id).attempts(states=[AttemptState.POSTED])
+    waiting = {attempt.job_id: attempt for attempt in posted}
     if job_id not in waiting:
         names = ", ".join(str(name) for name in waiting) or "no job"
         raise LedgerError(
@@ -96,16 +99,17 @@ def allow_again(ledger: Ledger, run: Run) -> None:
     ledger.retry_failed_chunks(run.id)
 
 
-def needs_again(ledger: Ledger, run: Run) -> str | None:
+def needs_again(state: RunState) -> str | None:
     """Why a run does not go on by itself; None: it does, or is done."""
-    if run_status(ledger, run).state == "done":
+    if run_status(state).state == "done":
         return None
+    run = state.run
     advice = f"`qpc run resume {run.name} --again`"
     if run.cancelled_at is not None:
         return f"Run {run.name!r} was cancelled. {advice} lets it be sent again."
-    failed = ledger.chunks(run.id, states=[ChunkState.FAILED])
+    failed = state.chunks(states=[ChunkState.FAILED])
     if failed:
-        last = ledger.attempts(run.id, chunk_id=failed[0].id)[-1]
+        last = state.attempts(chunk_id=failed[0].id)[-1]
         return (
             f"Run {run.name!r}, {failed[0].layer}, chunk {failed[0].id}: job {last.job_id} failed "
             f"in attempt {last.number}: {last.error} The other results are kept; {advice} pays for "

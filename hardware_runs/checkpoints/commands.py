@@ -265,7 +265,7 @@ def collect(
             pace.on_step("Loading the network")
             with usage():
                 work = _network_again(known, model, data_dir)
-            budget = book.budget(known.id).max_qpu_seconds
+            budget = book.state(known.id).budget.max_qpu_seconds
             if max_qpu_seconds is not None and max_qpu_seconds != budget:
                 set_budget(book, known, max_qpu_seconds, now=time.time())
             engine = checkpoint_runs.reopen(book, known, check=pace.check, on_fit=pace.on_fit)
@@ -284,7 +284,8 @@ def _network_again(run: Run, model: Path | None, data_dir: Path | None) -> Work:
 
 def _given_up(book: Ledger, run: Run, job_id: str) -> str:
     """Give up a job; what that means."""
-    cap = sum(a.reserved_seconds for a in book.attempts(run.id) if a.job_id == job_id)
+    attempts = book.state(run.id).all_attempts
+    cap = sum(a.reserved_seconds for a in attempts if a.job_id == job_id)
     give_up(book, run, job_id)
     log("given_up", job_id=job_id, reserved_seconds=cap)
     return (
@@ -296,27 +297,29 @@ def _given_up(book: Ledger, run: Run, job_id: str) -> str:
 
 def _check_open(book: Ledger, run: Run, pace: Pace) -> None:
     """Refuse a run that needs `--again`, when what is there was fetched."""
-    if needs_again(book, run) is None:
+    if needs_again(book.state(run.id)) is None:
         return
     told = _fetched(book, run, pace)
-    problem = needs_again(book, book.get_run(run.id))
+    problem = needs_again(book.state(run.id))
     if problem is not None:
         raise LedgerConflictError(f"{problem} {told}".rstrip())
 
 
 def _fetched(book: Ledger, run: Run, pace: Pace) -> str:
     """Fetch what is there, and send nothing; what came of it."""
-    if not book.attempts(run.id, states=[AttemptState.POSTED]):
+    state = book.state(run.id)
+    if not state.attempts(states=[AttemptState.POSTED]):
         return ""
     pace.on_step("Fetching results")
-    before = len(book.chunks(run.id, states=[ChunkState.DONE]))
+    before = len(state.chunks(states=[ChunkState.DONE]))
     try:
         engine = checkpoint_runs.reopen(book, run, check=pace.check)
         engine.dispatcher.collect()
     except BackendError as error:
         return f"Results of its other jobs could not be fetched now: {error}"
-    number = len(book.chunks(run.id, states=[ChunkState.DONE])) - before
-    left = len(book.attempts(run.id, states=[AttemptState.POSTED]))
+    state = engine.known.state
+    number = len(state.chunks(states=[ChunkState.DONE])) - before
+    left = len(state.attempts(states=[AttemptState.POSTED]))
     log("fetched", results=number, jobs_open=left)
     problems = engine.dispatcher.problems
     return f"Results of its other jobs: {number} fetched now, {left} still to come. {problems}"

@@ -77,7 +77,7 @@ def advance_until_done(
             return found.logits
         problems = found.message
         while True:
-            progress = progress_line(engine.ledger, engine.run.id)
+            progress = progress_line(engine.known.state)
             if told != progress:  # problems are logged where they are noted
                 log("waiting", progress=progress)
                 told = progress
@@ -96,9 +96,8 @@ def report(engine: DurableEngine, work: Work, logits: Tensor) -> dict[str, Any]:
     task = work.task
     exact = predict(work.network, work.images, task.batch_size)
     found, reference = (score(each, work.labels, task.loss) for each in (logits, exact))
-    budget = engine.ledger.budget(engine.run.id)
-    attempts = engine.ledger.attempts(engine.run.id)
-    chunks = engine.ledger.chunks(engine.run.id)
+    state = engine.known.state
+    chunks = state.chunks()
     return {
         "run": engine.run.name,
         "run_id": engine.run.id,
@@ -115,11 +114,11 @@ def report(engine: DurableEngine, work: Work, logits: Tensor) -> dict[str, Any]:
         "shots": engine.shots,
         "economy": economy_of(engine.run.settings["engine_options"]).to_dict(),
         "patches": [asdict(record) for record in engine.patch_records()],
-        "jobs": sum(attempt.job_id is not None for attempt in attempts),
+        "jobs": sum(attempt.job_id is not None for attempt in state.all_attempts),
         "executions": sum(chunk.num_rows for chunk in chunks),
         "predicted_qpu_seconds": _total([chunk.predicted_seconds for chunk in chunks]),
-        "used_qpu_seconds": budget.used_seconds,
-        "reserved_qpu_seconds": budget.reserved_seconds,
+        "used_qpu_seconds": state.budget.used_seconds,
+        "reserved_qpu_seconds": state.budget.reserved_seconds,
     }
 
 
@@ -173,7 +172,8 @@ def finish(
 
 
 def _pending(engine: DurableEngine, message: str) -> dict[str, Any]:
-    chunks = engine.ledger.chunks(engine.run.id)
+    state = engine.known.state
+    chunks = state.chunks()
     return {
         "run": engine.run.name,
         "run_id": engine.run.id,
@@ -182,7 +182,7 @@ def _pending(engine: DurableEngine, message: str) -> dict[str, Any]:
         "jobs_done": sum(chunk.state == ChunkState.DONE for chunk in chunks),
         "jobs_open": sum(chunk.state == ChunkState.OPEN for chunk in chunks),
         "jobs_unsent": sum(chunk.state == ChunkState.UNSENT for chunk in chunks),
-        "progress": progress_line(engine.ledger, engine.run.id),
+        "progress": progress_line(state),
         "message": message,
     }
 

@@ -17,8 +17,9 @@ from qiskit_aer.noise import NoiseModel
 
 from hardware_runs.durable_engine.dispatch import Rules
 from hardware_runs.durable_engine.engine import DurableEngine
+from hardware_runs.durable_engine.known import KnownRun
 from hardware_runs.durable_engine.services import DeviceService, JobService, LocalService, NoService
-from hardware_runs.ledger import ChunkState, Ledger, Run
+from hardware_runs.ledger import ChunkState, Ledger, Run, RunState
 from noise_models.snapshots import SnapshotBackend
 from qpc_qiskit.backends.named import is_ibm
 from qpc_qiskit.circuits.brickwall import Progress
@@ -81,7 +82,8 @@ def durable(
         EngineError: the run was begun with other settings, or a device was given no budget.
     """
     book = ledger if isinstance(ledger, Ledger) else Ledger(ledger)
-    known = book.find_run(name)
+    found = book.find_run(name)
+    known = None if found is None else KnownRun(book, found)
     estimator: EstimatorEngine | BackendError
     service: JobService
     try:
@@ -104,7 +106,7 @@ def durable(
 
             service = DeviceService(IBMJobs(device, runtime.estimator_options(resilience, options)))
     except BackendError as error:
-        if known is None or not _is_done(book, known):
+        if known is None or not _is_done(known.state):
             raise
         estimator, service = error, NoService(error)
     where = backend if isinstance(backend, str) else backend.name
@@ -123,16 +125,15 @@ def durable(
     }
     if about is not None:
         settings["about"] = about
-    is_new = known is None or not book.revisions(known.id)  # its process may have died at once
+    is_new = known is None or not known.state.revisions  # its process may have died at once
     if is_new and not service.is_local and max_qpu_seconds is None:
         raise EngineError(
             f"Run {name!r} would send paid jobs to {where}: give max_qpu_seconds, its budget "
             "(math.inf for none). Nothing was sent."
         )
-    run = _run(book, name, known, settings, max_qpu_seconds, clock)
+    known = _begun(book, name, known, settings, max_qpu_seconds, clock)
     return DurableEngine(
-        book,
-        run,
+        known,
         estimator,
         service,
         replace(rules or Rules(), mode=mode),
@@ -153,8 +154,8 @@ def _finite(budget: float | None) -> float | None:
     return None if budget == math.inf else budget
 
 
-def _is_done(ledger: Ledger, run: Run) -> bool:
-    chunks = ledger.chunks(run.id)
+def _is_done(state: RunState) -> bool:
+    chunks = state.chunks()
     return bool(chunks) and all(chunk.state == ChunkState.DONE for chunk in chunks)
 
 
@@ -195,36 +196,37 @@ def digest_of(noise: NoiseModel | CircuitNoise | SnapshotBackend) -> str:
     return noise.snapshot.digest if isinstance(noise, SnapshotBackend) else noise_digest(noise)
 
 
-def _run(
+def _begun(
     ledger: Ledger,
     name: str,
-    known: Run | None,
+    known: KnownRun | None,
     settings: dict[str, Any],
     max_qpu_seconds: float | None,
     clock: Callable[[], float],
-) -> Run:
+) -> KnownRun:
     if known is None:
         try:
-            known = ledger.create_run(name, settings, now=clock())
+            run = ledger.create_run(name, settings, now=clock())
         except LedgerConflictError:  # another process has just begun it
-            known = ledger.get_run(name)
+            run = ledger.get_run(name)
+        known = KnownRun(ledger, run)
     stored = json.loads(json.dumps(settings))  # as it comes back: tuples are lists
-    changed = [k for k, v in stored.items() if known.settings.get(k) != v]
+    changed = [k for k, v in stored.items() if known.run.settings.get(k) != v]
     if changed:
         raise EngineError(
             f"Run {name!r} was begun with other settings ({', '.join(changed)}). Give the "
             "same again, or begin a run with another name."
         )
-    budgets = [revision.max_qpu_seconds for revision in ledger.revisions(known.id)]
+    budgets = [revision.max_qpu_seconds for revision in known.state.revisions]
     given = _finite(max_qpu_seconds)
     if not budgets:  # new, or its process died right here
         ledger.add_revision(
-            known.id,
+            known.run.id,
             reason="begun",
             content={"versions": library_versions()},
             max_qpu_seconds=given,
             now=clock(),
         )
     elif max_qpu_seconds is not None and given not in (budgets[0], budgets[-1]):
-        ledger.set_budget(known.id, given, now=clock())
+        ledger.set_budget(known.run.id, given, now=clock())
     return known

@@ -11,7 +11,7 @@ from typing import Any
 
 from qiskit.providers import BackendV2
 
-from hardware_runs.ledger import Ledger, Run
+from hardware_runs.durable_engine.known import KnownRun
 from qpc_qiskit.backends.destinations import check_runs_on
 from qpc_qiskit.circuits.spec import LayerSpec
 from qpc_qiskit.engines import EstimatorEngine
@@ -29,8 +29,7 @@ class FrozenCircuits:
     """Circuits of a run's layers, as they are sent.
 
     Args:
-        ledger: of the run.
-        run: the run.
+        known: the run.
         estimator: prepares circuits; asked for when one is needed, and may raise.
         backend: the device; None: circuits are simulated, or only read.
         clock: seconds since the epoch.
@@ -38,13 +37,12 @@ class FrozenCircuits:
 
     def __init__(
         self,
-        ledger: Ledger,
-        run: Run,
+        known: KnownRun,
         estimator: Callable[[], EstimatorEngine],
         backend: BackendV2 | None,
         clock: Callable[[], float],
     ) -> None:
-        self._ledger, self._run = ledger, run
+        self._known = known
         self._estimator, self._backend, self._clock = estimator, backend, clock
         self._circuits: dict[tuple[int, str], Prepared] = {}
         self._is_legal: dict[tuple[int, str], bool] = {}
@@ -65,10 +63,10 @@ class FrozenCircuits:
                 has no place for it.
         """
         key = circuit_key(spec)
-        newest = self._ledger.revisions(self._run.id)[-1]
+        newest = self._known.state.revisions[-1]
         if key not in newest.blobs:
             return self.place(spec, _what(spec))
-        prepared = self.thawed(newest.number, key, newest.blobs)
+        prepared = self.thawed(newest.number, key)
         self._estimator().adopt(spec, prepared)
         if not self.can_run(newest.number, key):
             return self._place_anew(spec, prepared, bad)
@@ -107,8 +105,8 @@ class FrozenCircuits:
 
     def _add(self, spec: LayerSpec, prepared: Prepared, reason: str) -> int:
         self._estimator().adopt(spec, prepared)
-        made = self._ledger.add_circuits(
-            self._run.id,
+        made = self._known.ledger.add_circuits(
+            self._known.run.id,
             reason=reason,
             blobs={circuit_key(spec): freeze(prepared)},
             now=self._clock(),
@@ -131,18 +129,17 @@ class FrozenCircuits:
             return False
         return not _has_bad(self.thawed(revision, key), bad)
 
-    def can_run(self, revision: int, key: str, blobs: Mapping[str, bytes] | None = None) -> bool:
+    def can_run(self, revision: int, key: str) -> bool:
         """Whether a frozen circuit is one that the device, as it is now, can run.
 
         Args:
             revision: its number.
             key: of the circuit.
-            blobs: of the revision, if they are at hand.
         """
         if self._backend is None:
             return True
         if (revision, key) not in self._is_legal:
-            circuit = self.thawed(revision, key, blobs).template.circuit
+            circuit = self.thawed(revision, key).template.circuit
             try:
                 check_runs_on(circuit, self._backend)
                 self._is_legal[revision, key] = True
@@ -153,17 +150,14 @@ class FrozenCircuits:
     def key(self, layer: str) -> str:
         """Of the circuit of a layer that the ledger knows."""
         if layer not in self._layer_keys:
-            found = self._ledger.layers(self._run.id)
+            found = self._known.state.layers
             self._layer_keys |= {each.name: circuit_key(each.spec) for each in found}
         return self._layer_keys[layer]
 
-    def thawed(self, revision: int, key: str, blobs: Mapping[str, bytes] | None = None) -> Prepared:
+    def thawed(self, revision: int, key: str) -> Prepared:
         """A frozen circuit; see `can_run`."""
         if (revision, key) not in self._circuits:
-            if blobs is None:
-                revisions = {r.number: r for r in self._ledger.revisions(self._run.id)}
-                blobs = revisions[revision].blobs
-            self._circuits[revision, key] = thaw(blobs[key])
+            self._circuits[revision, key] = thaw(self._known.blob(revision, key))
         return self._circuits[revision, key]
 
 

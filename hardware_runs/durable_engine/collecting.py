@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hardware_runs.durable_engine.known import KnownRun
 from hardware_runs.durable_engine.problems import Problems
 from hardware_runs.durable_engine.services import JobService
-from hardware_runs.ledger import JOB_TIMES, Attempt, AttemptState, Chunk, Ledger, Run
+from hardware_runs.ledger import JOB_TIMES, Attempt, AttemptState, Chunk
 from qpc_qiskit.backends.jobs import JobStatus, JobTimes
 from qpc_qiskit.errors import EngineError, FetchError
 from qpc_qiskit.rows.prepared import Prepared
@@ -37,8 +38,7 @@ class Collector:
     """Brings what the service knows of a run's jobs into the ledger.
 
     Args:
-        ledger: of the run.
-        run: the run.
+        known: the run.
         service: where its jobs are done.
         payload: of a chunk.
         owner: unique to this process and start.
@@ -48,8 +48,7 @@ class Collector:
         check: called before each job is looked at; may raise to stop cleanly.
     """
 
-    ledger: Ledger
-    run: Run
+    known: KnownRun
     service: JobService
     payload: Callable[[Chunk], Payload]
     owner: str
@@ -60,26 +59,30 @@ class Collector:
 
     def collect(self) -> bool:
         """Store what has ended; whether anything had."""
-        changed = False
-        for attempt in self.ledger.attempts(self.run.id, states=[AttemptState.POSTED]):
+        changed, state = False, self.known.state
+        for attempt in state.attempts(states=[AttemptState.POSTED]):
             self.check()
             held = self.service.is_local and attempt.lease_expires_at > self.clock()
             if held and attempt.owner != self.owner:
                 continue  # the process that has its result stores it
             try:
-                changed |= self._collect_one(attempt)
+                changed |= self.collect_one(attempt, state.chunk(attempt.chunk_id))
             except FetchError as error:
                 self.problems.note(f"job {attempt.job_id}", error)
         return changed
 
-    def _collect_one(self, attempt: Attempt) -> bool:
+    def collect_one(self, attempt: Attempt, chunk: Chunk) -> bool:
+        """Store what came of one job, if it has ended; whether it had.
+
+        Raises:
+            FetchError: the service did not answer.
+        """
         assert attempt.job_id is not None
         status = self.service.status(attempt.job_id)
         if status.state == "waiting":
             return False
         if status.state != "done":
             return self._judge(attempt, status)
-        chunk = self.ledger.get_chunk(attempt.chunk_id)
         payload = self.payload(chunk)
         num_observables = len(payload.prepared.template.observables)
         data = self.service.result(attempt.job_id)
@@ -88,7 +91,7 @@ class Collector:
         except EngineError as error:  # it would be the same if it were fetched again
             self._fail(attempt, status, str(error), retry=False)
             return True
-        self.ledger.store_result(
+        stored = self.known.ledger.store_result(
             attempt,
             evs,
             stds_from_data(data, chunk.num_rows, num_observables),
@@ -97,6 +100,7 @@ class Collector:
             now=self.clock(),
             extras=_kept_times(status.times),
         )
+        self.known.keep(stored)
         if not self.service.is_local:
             try:
                 others = self.service.find(attempt.tag)
@@ -104,7 +108,7 @@ class Collector:
                 self.problems.note(attempt.tag, error)
                 return True
             if len(others) > 1:
-                self.ledger.note_duplicates(attempt, others, now=self.clock())
+                self.known.ledger.note_duplicates(attempt, others, now=self.clock())
         return True
 
     def _judge(self, attempt: Attempt, status: JobStatus) -> bool:
@@ -113,8 +117,9 @@ class Collector:
         if self.service.is_local:
             self._fail(attempt, status, told, retry=True)
             return True
-        if status.state == "cancelled" and self._is_run_cancelled():
-            self.ledger.cancel_attempt(
+        is_over = status.state == "cancelled" and self.known.renew().run.cancelled_at is not None
+        if is_over:
+            self.known.ledger.cancel_attempt(
                 attempt, usage_seconds=status.usage_seconds, now=self.clock(), error=told
             )
             return True
@@ -124,7 +129,7 @@ class Collector:
                 f"job {attempt.job_id}",
                 f"It {'failed' if status.state == 'failed' else 'was cancelled'} ({told}), and the "
                 "service does not say yet what it charges for it. `qpc run resume "
-                f"{self.run.name} --give-up {attempt.job_id}` does not wait for that.",
+                f"{self.known.run.name} --give-up {attempt.job_id}` does not wait for that.",
             )
             return False
         # The service charges nothing for its own errors; what it charges for would fail again.
@@ -138,22 +143,19 @@ class Collector:
 
     def _went_with_its_session(self, attempt: Attempt) -> bool:
         """Whether the batch or session of a cancelled job has ended: then nobody meant the job."""
-        for session in self.ledger.sessions(self.run.id):
-            if session.id == attempt.session and session.session_id is not None:
-                return not self.service.is_session_open(session.session_id)
-        return False
+        session = self.known.state.session_of(attempt)
+        if session is None or session.session_id is None:
+            return False
+        return not self.service.is_session_open(session.session_id)
 
     def _fail(self, attempt: Attempt, status: JobStatus, error: str, *, retry: bool) -> None:
-        self.ledger.fail_attempt(
+        self.known.ledger.fail_attempt(
             attempt,
             usage_seconds=status.usage_seconds,
             error=error,
             retry=retry,
             now=self.clock(),
         )
-
-    def _is_run_cancelled(self) -> bool:
-        return self.ledger.get_run(self.run.id).cancelled_at is not None
 
     def cancel_unwanted(self) -> tuple[list[str], list[str]]:
         """Cancel duplicates; of a cancelled run, all its jobs.
@@ -164,7 +166,9 @@ class Collector:
         """
         done: list[str] = []
         left: list[str] = []
-        for job in self.ledger.jobs_to_cancel(self.run.id):
+        if not self.known.state.jobs_to_cancel:
+            return done, left
+        for job in self.known.renew().jobs_to_cancel:  # not if the run goes on meanwhile
             if job.is_duplicate:
                 self.problems.note(
                     f"job {job.job_id}",
@@ -182,11 +186,14 @@ class Collector:
             if status.state == "waiting":  # it runs, or could not be reached
                 continue
             if job.is_duplicate:
-                self.ledger.note_duplicate_cancelled(
-                    self.run.id, job.job_id, now=self.clock(), usage_seconds=status.usage_seconds
+                self.known.ledger.note_duplicate_cancelled(
+                    self.known.run.id,
+                    job.job_id,
+                    now=self.clock(),
+                    usage_seconds=status.usage_seconds,
                 )
             elif status.state == "cancelled":
-                self.ledger.cancel_attempt(
+                self.known.ledger.cancel_attempt(
                     job.attempt, usage_seconds=status.usage_seconds, now=self.clock()
                 )
         return done, left
@@ -194,18 +201,18 @@ class Collector:
     def settle(self) -> bool:
         """Ask for usage that was not known when a job ended; whether anything changed."""
         changed = False
-        for attempt in self.ledger.attempts(self.run.id, states=_ENDED):
+        for attempt in self.known.state.attempts(states=_ENDED):
             if attempt.usage_seconds is None and attempt.job_id is not None:
                 usage = self._usage(f"job {attempt.job_id}", attempt.job_id)
                 if usage is not None:
-                    self.ledger.record_usage(attempt, usage)
+                    self.known.ledger.record_usage(attempt, usage)
                     changed = True
-        for duplicate in self.ledger.duplicates(self.run.id):
+        for duplicate in self.known.state.duplicates:
             if duplicate.cancelled_at is not None and duplicate.usage_seconds is None:
                 usage = self._usage(f"duplicate job {duplicate.job_id}", duplicate.job_id)
                 if usage is not None:
-                    self.ledger.note_duplicate_cancelled(
-                        self.run.id, duplicate.job_id, now=self.clock(), usage_seconds=usage
+                    self.known.ledger.note_duplicate_cancelled(
+                        self.known.run.id, duplicate.job_id, now=self.clock(), usage_seconds=usage
                     )
                     changed = True
         return changed

@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from hardware_runs.durable_engine.collecting import Collector, Payload
+from hardware_runs.durable_engine.known import KnownRun
 from hardware_runs.durable_engine.owners import is_gone
 from hardware_runs.durable_engine.problems import Problems
 from hardware_runs.durable_engine.services import JobService
@@ -29,8 +30,6 @@ from hardware_runs.ledger import (
     AttemptState,
     Chunk,
     ChunkState,
-    Ledger,
-    Run,
     Session,
 )
 from qpc_qiskit.devices.forecast import MARGIN, cap_seconds
@@ -79,8 +78,7 @@ class Dispatcher:
     """Sends and collects the chunks of a run.
 
     Args:
-        ledger: of the run.
-        run: the run.
+        known: the run.
         service: where its jobs are done.
         payload: of a chunk.
         rules: how they are sent.
@@ -93,8 +91,7 @@ class Dispatcher:
             anew.
     """
 
-    ledger: Ledger
-    run: Run
+    known: KnownRun
     service: JobService
     payload: Callable[[Chunk], Payload]
     rules: Rules
@@ -111,10 +108,9 @@ class Dispatcher:
     _posts: list[float] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
-        self.problems = Problems(self.run.name)
+        self.problems = Problems(self.known.run.name)
         self.collector = Collector(
-            ledger=self.ledger,
-            run=self.run,
+            known=self.known,
             service=self.service,
             payload=self.payload,
             owner=self.owner,
@@ -124,8 +120,7 @@ class Dispatcher:
             check=self.check,
         )
         self.sessions = RunSessions(
-            ledger=self.ledger,
-            run=self.run,
+            known=self.known,
             service=self.service,
             mode=self.rules.mode,
             owner=self.owner,
@@ -135,7 +130,7 @@ class Dispatcher:
         )
 
     def step(self) -> bool:
-        """Collect what is done, clear up what is unclear, send what may be sent.
+        """Read the ledger anew, then collect what is done, clear up what is unclear, and send.
 
         Returns:
             Whether anything changed.
@@ -145,6 +140,7 @@ class Dispatcher:
             EngineError: the service refuses jobs.
         """
         self.problems.clear()
+        self.known.renew()
         changed = self.collect()
         if self.resolve():
             changed = True
@@ -166,8 +162,8 @@ class Dispatcher:
     def leave(self) -> None:
         """Let others look at once for what may or may not have been sent here."""
         with suppress(LedgerError):  # whatever ends the run is told, not this
-            for attempt in self.ledger.attempts(self.run.id, states=[AttemptState.INTENT]):
-                self.ledger.drop_lease(attempt, self.owner, now=self.clock())
+            for attempt in self.known.state.attempts(states=[AttemptState.INTENT]):
+                self.known.ledger.drop_lease(attempt, self.owner, now=self.clock())
 
     def send(self) -> bool:
         """Send what may be sent, without asking what became of the rest; whether anything was.
@@ -176,16 +172,13 @@ class Dispatcher:
             BudgetError: the next job would exceed the budget.
             EngineError: the service refuses jobs.
         """
-        if not self.ledger.chunks(self.run.id, states=[ChunkState.UNSENT]):
+        if not self.known.state.chunks(states=[ChunkState.UNSENT]):
             return False
         self.revise()
-        chunks = self.ledger.chunks(self.run.id, states=[ChunkState.UNSENT])
         changed = False
-        waiting = len(self.ledger.attempts(self.run.id, states=[AttemptState.POSTED]))
-        for chunk in chunks:
-            if not self.service.is_local and waiting >= self.rules.max_in_flight:
-                break
-            if not self._may_post():
+        for chunk in self.known.state.chunks(states=[ChunkState.UNSENT]):
+            waiting = 0 if self.service.is_local else self._num_waiting()
+            if waiting >= self.rules.max_in_flight or not self._may_post():
                 break
             self.check()
             if not self.may_send(chunk):
@@ -205,11 +198,14 @@ class Dispatcher:
             attempt, session = claimed
             if attempt is None:  # somebody else is at it
                 continue
-            waiting += self._post(attempt, chunk, None if session is None else session.session_id)
+            posted = self._post(attempt, chunk, None if session is None else session.session_id)
             changed = True
-            if self.service.is_local:
-                self.collect()
+            if posted is not None and self.service.is_local:
+                self.collector.collect_one(posted, chunk)
         return changed
+
+    def _num_waiting(self) -> int:
+        return len(self.known.state.attempts(states=[AttemptState.POSTED]))
 
     def _claim(self, chunk: Chunk) -> tuple[Attempt | None, Session | None] | None:
         """Claim a chunk, in the open session where there are such; None: there is none now."""
@@ -220,7 +216,7 @@ class Dispatcher:
                 if session is None:
                     return None
             try:
-                attempt = self.ledger.claim_intent(
+                attempt = self.known.ledger.claim_intent(
                     chunk,
                     self.owner,
                     now=self.clock(),
@@ -249,7 +245,7 @@ class Dispatcher:
         self._posts = [time for time in self._posts if 0 <= now - time < 60]
         others = [
             attempt
-            for attempt in self.ledger.attempts(self.run.id)
+            for attempt in self.known.state.all_attempts
             if attempt.post_begun_at is not None
             and attempt.post_begun_by != self.owner
             and 0 <= now - attempt.post_begun_at < 60
@@ -260,10 +256,10 @@ class Dispatcher:
         self.problems.note("pace", told)
         return False
 
-    def _post(self, attempt: Attempt, chunk: Chunk, session_id: str | None) -> bool:
-        """POST an attempt that is ours; whether there is a job now."""
+    def _post(self, attempt: Attempt, chunk: Chunk, session_id: str | None) -> Attempt | None:
+        """POST an attempt that is ours; as it is with its job, None: there is none (yet)."""
         payload = self.payload(chunk)
-        begun = self.ledger.begin_post(
+        begun = self.known.ledger.begin_post(
             attempt,
             self.owner,
             now=self.clock(),
@@ -271,7 +267,7 @@ class Dispatcher:
             lookup_interval_seconds=self._lookup_interval,
         )
         if not begun:
-            return False
+            return None
         self._posts.append(self.clock())
         try:
             with self._kept(attempt):
@@ -285,27 +281,27 @@ class Dispatcher:
                     seed=self._seed(chunk, payload),
                 )
         except SessionEnded as error:
-            self.ledger.release_intent(attempt, self.owner, str(error))
+            self.known.ledger.release_intent(attempt, self.owner, str(error))
             self.sessions.end(attempt)
-            return False
+            return None
         except JobDeferred as error:
-            self.ledger.release_intent(attempt, self.owner, str(error))
+            self.known.ledger.release_intent(attempt, self.owner, str(error))
             if error.is_rate_limit:
                 self._posts = [self.clock()] * self.rules.posts_per_minute
             self.problems.note(attempt.tag, error)
-            return False
+            return None
         except JobRefused as error:
-            self.ledger.release_intent(attempt, self.owner, str(error))
+            self.known.ledger.release_intent(attempt, self.owner, str(error))
             raise JobRefused(
-                f"Run {self.run.name!r}, layer {chunk.layer!r}, chunk {chunk.id}: the service "
-                f"refused the job {attempt.tag}, so there is none. {error} Once the cause is gone, "
-                "run the same again."
+                f"Run {self.known.run.name!r}, layer {chunk.layer!r}, chunk {chunk.id}: the "
+                f"service refused the job {attempt.tag}, so there is none. {error} Once the cause "
+                "is gone, run the same again."
             ) from error
         except JobUnclear as error:
             self.problems.note(attempt.tag, error)
             # This POST is over: whoever comes next may look for its job.
-            self.ledger.drop_lease(attempt, self.owner, now=self.clock())
-            return False
+            self.known.ledger.drop_lease(attempt, self.owner, now=self.clock())
+            return None
         # A POST that the client repeated after a 504 may have made two jobs.
         found = self._listed(attempt.tag)
         return self._record(attempt, found if job_id in found else [*found, job_id])
@@ -321,7 +317,7 @@ class Dispatcher:
         def renew() -> None:
             while not is_over.wait(LOCAL_LEASE_SECONDS / 3):
                 with suppress(LedgerError):  # then it ends, and at worst two compute the same
-                    self.ledger.renew_lease(
+                    self.known.ledger.renew_lease(
                         attempt, self.owner, now=self.clock(), lease_seconds=LOCAL_LEASE_SECONDS
                     )
 
@@ -343,7 +339,7 @@ class Dispatcher:
 
     def _seed(self, chunk: Chunk, payload: Payload) -> int:
         """One for each chunk, whoever runs it; without a seed, another in every run."""
-        seed = uuid.UUID(self.run.id).int if self.seed is None else self.seed
+        seed = uuid.UUID(self.known.run.id).int if self.seed is None else self.seed
         place = [zlib.crc32(chunk.layer.encode()), payload.start, chunk.row_start]
         return int(np.random.SeedSequence([seed, *place]).generate_state(1)[0])
 
@@ -354,22 +350,25 @@ class Dispatcher:
             self.problems.note(tag, error)
             return []
 
-    def _record(self, attempt: Attempt, job_ids: list[str]) -> bool:
-        recorded = self.ledger.record_job(
+    def _record(self, attempt: Attempt, job_ids: list[str]) -> Attempt | None:
+        """Record the jobs of an attempt; as it is then, None: another job than the first counts."""
+        recorded = self.known.ledger.record_job(
             attempt, self.owner, job_ids[0], now=self.clock(), duplicates=job_ids[1:]
         )
-        logger.info("run %s: %s is job %s", self.run.name, attempt.tag, recorded.attempt.job_id)
-        if not self.service.is_local:
+        logger.info(
+            "run %s: %s is job %s", self.known.run.name, attempt.tag, recorded.attempt.job_id
+        )
+        if recorded.to_cancel and not self.service.is_local:
             self.collector.cancel_unwanted()  # a process that sends may end right after it
-        return recorded.is_kept
+        return recorded.attempt if recorded.is_kept else None
 
     def resolve(self) -> bool:
         """Intents of ours that are unclear, and those whose owner is gone: is there a job?"""
         changed = False
-        for attempt in self.ledger.attempts(self.run.id, states=[AttemptState.INTENT]):
+        for attempt in self.known.state.attempts(states=[AttemptState.INTENT]):
             held = attempt
             if attempt.owner != self.owner:
-                taken = self.ledger.take_over(
+                taken = self.known.ledger.take_over(
                     attempt,
                     self.owner,
                     now=self.clock(),
@@ -395,7 +394,7 @@ class Dispatcher:
         if self.service.is_local or begun is None or self.clock() - begun < self._lookup_interval:
             return False
         found = self._listed(attempt.tag)
-        return self._record(attempt, found) if found else False
+        return bool(found) and self._record(attempt, found) is not None
 
     def _look_up(self, attempt: Attempt) -> bool:
         if attempt.post_begun_at is not None:
@@ -405,11 +404,12 @@ class Dispatcher:
                 self.problems.note(attempt.tag, error)
                 return False
             if found:
-                return self._record(attempt, found)
-            self.ledger.note_empty_lookup(attempt, self.owner, now=self.clock())
+                return self._record(attempt, found) is not None
+            self.known.ledger.note_empty_lookup(attempt, self.owner, now=self.clock())
         try:
-            if self.ledger.get_run(self.run.id).cancelled_at is not None:
-                self.ledger.cancel_attempt(
+            state = self.known.renew()
+            if state.run.cancelled_at is not None:
+                self.known.ledger.cancel_attempt(
                     attempt,
                     usage_seconds=0.0,
                     now=self.clock(),
@@ -417,8 +417,12 @@ class Dispatcher:
                     lookup_interval_seconds=self._lookup_interval,
                 )
                 return True
-            chunk = self.ledger.get_chunk(attempt.chunk_id)
-            return self._may_post() and self._post(attempt, chunk, self.sessions.id_of(attempt))
+            if not self._may_post():
+                return False
+            session = state.session_of(attempt)
+            chunk = state.chunk(attempt.chunk_id)
+            session_id = None if session is None else session.session_id
+            return self._post(attempt, chunk, session_id) is not None
         except LedgerConflictError:  # the second look-up comes later
             self.problems.note(
                 attempt.tag,

@@ -27,13 +27,14 @@ from torch import Tensor, nn
 from hardware_runs.durable_engine.circuits import FrozenCircuits, circuit_key
 from hardware_runs.durable_engine.collecting import Payload
 from hardware_runs.durable_engine.dispatch import Dispatcher, Rules
+from hardware_runs.durable_engine.known import KnownRun
 from hardware_runs.durable_engine.owners import new_owner
 from hardware_runs.durable_engine.passes import Pass
 from hardware_runs.durable_engine.revising import PatchRecord, Reviser
 from hardware_runs.durable_engine.services import JobService
 from hardware_runs.durable_engine.status import progress_line
 from hardware_runs.durable_engine.values import rows_of, values_of
-from hardware_runs.ledger import Block, Chunk, ChunkPlan, ChunkState, FrozenRows, Ledger, Run
+from hardware_runs.ledger import Block, Chunk, ChunkPlan, ChunkState, FrozenRows
 from qpc_qiskit.backends.jobs import check_rows
 from qpc_qiskit.circuits.directions import canonical_directions
 from qpc_qiskit.circuits.spec import LayerSpec
@@ -62,8 +63,7 @@ class DurableEngine(Engine):
     """Evaluates the layers of a model through a ledger; made by `durable`.
 
     Args:
-        ledger: of the run.
-        run: the run.
+        known: the run.
         estimator: plans and prepares rows, and sends nothing itself; or why there is none.
         service: where jobs are done.
         rules: how they are sent.
@@ -80,8 +80,7 @@ class DurableEngine(Engine):
 
     def __init__(
         self,
-        ledger: Ledger,
-        run: Run,
+        known: KnownRun,
         estimator: EstimatorEngine | BackendError,
         service: JobService,
         rules: Rules,
@@ -94,12 +93,11 @@ class DurableEngine(Engine):
         check: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__()
-        self.ledger, self.run = ledger, run
+        self.known, self.ledger, self.run = known, known.ledger, known.run
         self._given_estimator = estimator
         self._wait, self._clock, self._sleep = wait, clock, sleep
         self.dispatcher = Dispatcher(
-            ledger=ledger,
-            run=run,
+            known=known,
             service=service,
             payload=self._payload,
             rules=rules,
@@ -114,18 +112,15 @@ class DurableEngine(Engine):
         backend = None
         if isinstance(estimator, EstimatorEngine) and not service.is_local:
             backend = estimator.destination.backend
-        self._circuits = FrozenCircuits(ledger, run, lambda: self._estimator, backend, clock)
+        self._circuits = FrozenCircuits(known, lambda: self._estimator, backend, clock)
         self._reviser = Reviser(
-            ledger,
-            run,
+            known,
             self._circuits,
             lambda: self._estimator,
-            self._block_of,
             clock,
             self.dispatcher.problems.note,
         )
         self._specs: dict[str, LayerSpec] = {}
-        self._blocks: dict[int, Block] = {}
 
     def __enter__(self) -> Self:
         self.begin_pass()
@@ -150,10 +145,8 @@ class DurableEngine(Engine):
         """Per execution; None: exact values."""
         if isinstance(self._given_estimator, EstimatorEngine):
             return self._given_estimator.shots
-        for layer in self.ledger.layers(self.run.id):
-            for result in self.ledger.results(self.run.id, layer.name):
-                return result.shots
-        return None
+        done = self.known.state.chunks(states=[ChunkState.DONE])
+        return self.known.results(done[:1])[0].shots if done else None
 
     def patch_records(self) -> tuple[PatchRecord, ...]:
         """What the reference rows of all jobs so far say of each patch; none without such rows."""
@@ -209,10 +202,10 @@ class DurableEngine(Engine):
     def _await_jobs(self) -> None:
         """Sleep until nothing that is frozen is left to send or to wait for."""
         left = [ChunkState.UNSENT, ChunkState.OPEN]
-        while self.ledger.chunks(self.run.id, states=left):
+        while self.known.state.chunks(states=left):
             self._sleep(POLL_SECONDS)
             self.dispatcher.step()
-            if self.ledger.chunks(self.run.id, states=[ChunkState.FAILED]):
+            if self.known.state.chunks(states=[ChunkState.FAILED]):
                 return
 
     def evs(self, call: LayerCall) -> Tensor:
@@ -247,10 +240,12 @@ class DurableEngine(Engine):
         rows = pixels.detach().cpu()
         kernels = weights.detach().cpu().to(torch.float64)
         digest = hashlib.sha256(np.ascontiguousarray(kernels.numpy()).tobytes()).hexdigest()
-        try:
-            self.ledger.put_layer(self.run.id, layer, spec.to_dict(), digest)
-        except LedgerConflictError as error:
-            raise EngineError(str(error)) from error
+        stored, told = self.known.state.layer(layer), spec.to_dict()
+        if stored is None or (stored.spec, stored.weights_hash) != (told, digest):
+            try:
+                self.ledger.put_layer(self.run.id, layer, told, digest)
+            except LedgerConflictError as error:
+                raise EngineError(str(error)) from error
         self._specs[circuit_key(spec)] = spec
         self._freeze(layer, spec, rows, kernels, start, stop)
         if self._pass.has_asked:
@@ -269,8 +264,7 @@ class DurableEngine(Engine):
         self, layer: str, spec: LayerSpec, pixels: Tensor, weights: Tensor, start: int, stop: int
     ) -> None:
         """See that blocks cover the positions: what is not frozen yet is frozen now."""
-        blocks = self.ledger.blocks(self.run.id, layer, start, stop)
-        while gaps := _gaps(blocks, start, stop):
+        while gaps := _gaps(blocks := self.known.state.blocks(layer, start, stop), start, stop):
             gap_start, gap_stop = gaps[0]
             part = pixels[gap_start - start : gap_stop - start]
             revision, plan = self._plan(spec, part, weights)
@@ -294,18 +288,8 @@ class DurableEngine(Engine):
             ]
             # Another process may freeze other positions meanwhile: then the gaps are others.
             with suppress(LedgerConflictError):
-                self.ledger.freeze_block(
-                    self.run.id,
-                    layer,
-                    gap_start,
-                    gap_stop - gap_start,
-                    frozen,
-                    chunks,
-                    now=self._clock(),
-                )
-            blocks = self.ledger.blocks(self.run.id, layer, start, stop)
+                self.known.freeze(layer, gap_start, frozen, chunks, now=self._clock())
         for block in blocks:
-            self._blocks[block.id] = block
             self._check_same(layer, block, pixels.to(torch.float64), start, stop)
 
     def _plan(self, spec: LayerSpec, pixels: Tensor, weights: Tensor) -> tuple[int, JobPlan]:
@@ -330,8 +314,9 @@ class DurableEngine(Engine):
     def _check_same(self, layer: str, block: Block, pixels: Tensor, start: int, stop: int) -> None:
         """Whether recomputed pixels are the frozen ones, up to what another batch size does."""
         low, high = max(start, block.start), min(stop, block.stop)
+        frozen = torch.from_numpy(self.known.rows(block).pixels)
         new = pixels[low - start : high - start]
-        old = torch.from_numpy(block.rows.pixels[low - block.start : high - block.start])
+        old = frozen[low - block.start : high - block.start]
         if new.shape != old.shape:
             raise EngineError(
                 f"Run {self.run.name!r}, {layer}: pixels have {new.shape[1]} channels, frozen were "
@@ -339,7 +324,7 @@ class DurableEngine(Engine):
             )
         ours, theirs = canonical_directions(new), canonical_directions(old)
         turned = torch.minimum((ours - theirs).abs().amax(1), (ours + theirs).abs().amax(1))
-        norms = torch.linalg.vector_norm(torch.from_numpy(block.rows.pixels), dim=1)
+        norms = torch.linalg.vector_norm(frozen, dim=1)
         scale = norms[norms > 0].median() if bool((norms > 0).any()) else 1.0
         moved = torch.linalg.vector_norm(new - old, dim=1)
         differs = (turned > DIRECTION_TOLERANCE) & (moved > DIRECTION_TOLERANCE * scale)
@@ -364,11 +349,12 @@ class DurableEngine(Engine):
         return self._circuits.is_fit(chunk.revision, key, self._reviser.bad_patches(key))
 
     def _payload(self, chunk: Chunk) -> Payload:
-        block, prepared = self._block_of(chunk), self._prepared_of(chunk)
-        slots = block.rows.slots[chunk.row_start : chunk.row_stop, : prepared.num_patches]
+        block, prepared = self.known.block_of(chunk), self._prepared_of(chunk)
+        rows = self.known.rows(block)
+        slots = rows.slots[chunk.row_start : chunk.row_stop, : prepared.num_patches]
         return Payload(
             prepared,
-            wide_values(rows_of(block), slots),
+            wide_values(rows_of(rows), slots),
             self.run.settings["precision"],
             self.shots,
             block.start,
@@ -377,36 +363,25 @@ class DurableEngine(Engine):
     def _prepared_of(self, chunk: Chunk) -> Prepared:
         return self._circuits.thawed(chunk.revision, self._circuits.key(chunk.layer))
 
-    def _block_of(self, chunk: Chunk, *, anew: bool = False) -> Block:
-        known = None if anew else self._blocks.get(chunk.block_id)
-        if known is None or chunk.row_stop > len(known.rows.slots):  # dealt after it was read
-            for block in self.ledger.blocks(self.run.id, chunk.layer):
-                self._blocks[block.id] = block
-        return self._blocks[chunk.block_id]
-
     def _values(self, layer: str, spec: LayerSpec, start: int, stop: int) -> Array | None:
         """Values at the positions, (N, K, m); None while some are missing."""
-        found = {
-            result.chunk.id: result
-            for result in self.ledger.results(self.run.id, layer, start, stop)
-        }
         values = np.empty((stop - start, spec.num_kernels, spec.num_maps))
         applies = self.run.settings["engine_options"].get("calibrate", True)
-        for block in self.ledger.blocks(self.run.id, layer, start, stop):
-            if any(chunk.id not in found for chunk in block.chunks):
+        for block in self.known.state.blocks(layer, start, stop):
+            if any(chunk.state != ChunkState.DONE for chunk in block.chunks):
                 self._raise_failed(block)
                 return None
-            results = [found[chunk.id] for chunk in block.chunks]
-            evs = values_of(block, results, self._prepared_of, applies=applies).evs
-            table = by_pixel_and_kernel(evs[block.rows.which], block.count, spec.num_kernels)
+            rows, results = self.known.rows(block), self.known.results(block.chunks)
+            evs = values_of(rows, results, self._prepared_of, applies=applies).evs
+            table = by_pixel_and_kernel(evs[rows.which], block.count, spec.num_kernels)
             low, high = max(start, block.start), min(stop, block.stop)
             values[low - start : high - start] = table[low - block.start : high - block.start]
         return values
 
     def _raise_failed(self, block: Block) -> None:
-        for chunk in self.ledger.chunks(self.run.id, layer=block.layer, states=[ChunkState.FAILED]):
-            if chunk.block_id == block.id:
-                last = self.ledger.attempts(self.run.id, chunk_id=chunk.id)[-1]
+        for chunk in block.chunks:
+            if chunk.state == ChunkState.FAILED:
+                last = self.known.state.attempts(chunk_id=chunk.id)[-1]
                 raise JobFailed(
                     f"Run {self.run.name!r}, {chunk.layer}, chunk {chunk.id}: job {last.job_id} "
                     f"failed in attempt {last.number}: {last.error} The other results are kept; "
@@ -415,7 +390,7 @@ class DurableEngine(Engine):
                 )
 
     def _pending(self, layer: str) -> str:
-        progress = progress_line(self.ledger, self.run.id)
+        progress = progress_line(self.known.state)
         told = f"Run {self.run.name!r} waits at {layer} ({progress}). Run the same again later."
         return f"{told} {self.dispatcher.problems}".strip()
 

@@ -11,24 +11,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Protocol
 
 import numpy as np
 
 from hardware_runs.durable_engine.circuits import FrozenCircuits, Qubits, circuit_key
+from hardware_runs.durable_engine.known import KnownRun
 from hardware_runs.durable_engine.values import calibration_of
-from hardware_runs.ledger import Block, Chunk, ChunkPlan, ChunkResult, ChunkState, Ledger, Run
+from hardware_runs.ledger import Chunk, ChunkPlan, ChunkResult, ChunkState
 from qpc_qiskit.circuits.spec import LayerSpec
 from qpc_qiskit.engines import EstimatorEngine
 from qpc_qiskit.rows.references import Calibration, bad_patches
 from qpc_qiskit.rows.slots import IDLE
-
-
-class BlockOf(Protocol):
-    """Finds the block of a chunk."""
-
-    def __call__(self, chunk: Chunk, *, anew: bool = False) -> Block:
-        """The block, read anew or as it is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,15 +31,15 @@ class PatchRecord:
     layer: str
     qubits: Qubits
     """Of the device; none where there is no device."""
-    num_jobs: int
+    num_jobs: int = 0
     """That ran on it."""
-    scale: float | None
+    scale: float | None = None
     """What it leaves of a value: median over its jobs and features; None: of none it is known."""
-    num_features: int
+    num_features: int = 0
     """Of all jobs together."""
-    num_not_calibrated: int
+    num_not_calibrated: int = 0
     """Of these, left as measured: their reference rows tell too little."""
-    problems: tuple[str, ...]
+    problems: tuple[str, ...] = ()
     """Why jobs found it bad. Rows that were not sent by then are kept off it, if others are
     better."""
 
@@ -64,29 +57,25 @@ class Reviser:
     """Moves chunks of a run that are not sent yet.
 
     Args:
-        ledger: of the run.
-        run: the run.
+        known: the run.
         circuits: of its layers.
         estimator: forecasts jobs; asked for when rows are dealt anew, and may raise.
-        block_of: see `BlockOf`.
         clock: seconds since the epoch.
         note: told what stands in the way.
     """
 
     def __init__(
         self,
-        ledger: Ledger,
-        run: Run,
+        known: KnownRun,
         circuits: FrozenCircuits,
         estimator: Callable[[], EstimatorEngine],
-        block_of: BlockOf,
         clock: Callable[[], float],
         note: Callable[[str, str], None] = lambda what, problem: None,
     ) -> None:
-        self._ledger, self._run, self._circuits = ledger, run, circuits
-        self._estimator, self._block_of, self._clock = estimator, block_of, clock
+        self._known, self._circuits = known, circuits
+        self._estimator, self._clock = estimator, clock
         self._note = note
-        self._known: dict[int, _Judged | None] = {}
+        self._found: dict[int, _Judged | None] = {}
 
     def revise(self, specs: Mapping[str, LayerSpec]) -> None:
         """Move what cannot, or should not, be sent as it was frozen.
@@ -99,7 +88,7 @@ class Reviser:
                 place for it.
         """
         unsent: dict[str, list[Chunk]] = {}
-        for chunk in self._ledger.chunks(self._run.id, states=[ChunkState.UNSENT]):
+        for chunk in self._known.state.chunks(states=[ChunkState.UNSENT]):
             unsent.setdefault(self._circuits.key(chunk.layer), []).append(chunk)
         for key, chunks in unsent.items():
             if key not in specs:
@@ -142,7 +131,7 @@ class Reviser:
     def bad_patches(self, key: str) -> Mapping[Qubits, str]:
         """Patches of a circuit that reference rows of some job found bad, and why."""
         found: dict[Qubits, str] = {}
-        for layer in self._ledger.layers(self._run.id):
+        for layer in self._known.state.layers:
             if self._circuits.key(layer.name) == key:
                 for judged in self._judged(layer.name):
                     found = {**judged.bad, **found}
@@ -151,7 +140,7 @@ class Reviser:
     def patch_records(self) -> tuple[PatchRecord, ...]:
         """What the reference rows of all jobs so far say of each patch, layer by layer."""
         found = []
-        for layer in self._ledger.layers(self._run.id):
+        for layer in self._known.state.layers:
             jobs = self._judged(layer.name)
             for qubits in dict.fromkeys(qubits for job in jobs for qubits in job.patches):
                 of = [(job, job.patches.index(qubits)) for job in jobs if qubits in job.patches]
@@ -172,18 +161,17 @@ class Reviser:
 
     def _judged(self, layer: str) -> list[_Judged]:
         """Jobs of a layer that are done and had reference rows."""
-        done = self._ledger.chunks(self._run.id, layer=layer, states=[ChunkState.DONE])
-        if any(chunk.id not in self._known for chunk in done):
-            for result in self._ledger.results(self._run.id, layer):
-                if result.chunk.id not in self._known:
-                    self._known[result.chunk.id] = self._judge(result)
-        found = (self._known.get(chunk.id) for chunk in done)
+        done = self._known.state.chunks(layer=layer, states=[ChunkState.DONE])
+        for result in self._known.results([c for c in done if c.id not in self._found]):
+            self._found[result.chunk.id] = self._judge(result)
+        found = (self._found[chunk.id] for chunk in done)
         return [judged for judged in found if judged is not None]
 
     def _judge(self, result: ChunkResult) -> _Judged | None:
         chunk = result.chunk
         prepared = self._circuits.thawed(chunk.revision, self._circuits.key(chunk.layer))
-        known = calibration_of(self._block_of(chunk), result, prepared)
+        rows = self._known.rows(self._known.block_of(chunk))
+        known = calibration_of(rows, result, prepared)
         if known is None:
             return None
         patches = tuple(each.patch.qubits for each in prepared.placements) or ((),)
@@ -200,8 +188,8 @@ class Reviser:
         same = [chunk for chunk in chunks if is_same[chunk.id]]
         if same:
             seconds = {c.id: self._estimator().seconds(spec, c.num_rows) for c in same}
-            self._ledger.move_unsent_chunks(
-                self._run.id, revision, chunks=same, predicted_seconds=seconds
+            self._known.ledger.move_unsent_chunks(
+                self._known.run.id, revision, chunks=same, predicted_seconds=seconds
             )
         others = [chunk for chunk in chunks if not is_same[chunk.id]]
         for _, group in groupby(others, key=lambda chunk: chunk.block_id):
@@ -209,13 +197,14 @@ class Reviser:
 
     def _deal_anew(self, chunks: list[Chunk], spec: LayerSpec, revision: int) -> None:
         """Deal the rows of some chunks of one block to the patches of a revision."""
-        block = self._block_of(chunks[0], anew=True)
-        num_rows = len(block.rows.pairs) - len(block.rows.exact)
-        slots = np.concatenate([block.rows.slots[c.row_start : c.row_stop] for c in chunks])
+        block = self._known.renew().block(chunks[0].block_id)
+        frozen = self._known.rows(block)
+        num_rows = len(frozen.pairs) - len(frozen.exact)
+        slots = np.concatenate([frozen.slots[c.row_start : c.row_stop] for c in chunks])
         rows = np.sort(slots[(slots != IDLE) & (slots < num_rows)])
         dealt = self._estimator().deal(spec, len(rows))
         # As dealt, row i is the i-th of these rows, and reference rows follow.
-        names = np.concatenate([rows, num_rows + np.arange(len(block.rows.exact)), [IDLE]])
+        names = np.concatenate([rows, num_rows + np.arange(len(frozen.exact)), [IDLE]])
         plans = [
             ChunkPlan(
                 part.start,
@@ -225,6 +214,6 @@ class Reviser:
             )
             for i, part in enumerate(dealt.parts)
         ]
-        self._ledger.deal_anew(
-            block, chunks, names[dealt.slots].astype(np.int64), plans, now=self._clock()
+        self._known.ledger.deal_anew(
+            block, frozen, chunks, names[dealt.slots].astype(np.int64), plans, now=self._clock()
         )  # whether or not somebody else was first: the next look finds what there is to do

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from hardware_runs.durable_engine.known import KnownRun
 from hardware_runs.durable_engine.problems import Problems
 from hardware_runs.durable_engine.services import JobService
-from hardware_runs.ledger import Attempt, ChunkState, Ledger, Run, Session
+from hardware_runs.ledger import Attempt, ChunkState, Session
 from qpc_qiskit.errors import EngineError, FetchError, JobDeferred, LedgerConflictError
 
 LONGEST_SESSION_SECONDS = 8 * 3600
@@ -19,8 +20,7 @@ class RunSessions:
     """Batches or sessions of a run, one open at a time.
 
     Args:
-        ledger: of the run.
-        run: the run.
+        known: the run.
         service: where they are opened.
         mode: batch or session.
         owner: unique to this process and start.
@@ -29,8 +29,7 @@ class RunSessions:
         problems: what the service did not answer.
     """
 
-    ledger: Ledger
-    run: Run
+    known: KnownRun
     service: JobService
     mode: str
     owner: str
@@ -45,19 +44,17 @@ class RunSessions:
             BudgetError: the budget leaves no time for a session.
             EngineError: the service refuses.
         """
-        now = self.clock()
-        for session in self.ledger.sessions(self.run.id):
-            if session.closed_at is not None:
-                continue
+        ledger, now = self.known.ledger, self.clock()
+        for session in self._open:
             if session.session_id is not None:
                 return session
             is_lost = now - session.opened_at >= self.lookup_interval_seconds
             if session.owner != self.owner and not is_lost:
                 self.problems.note(self.mode, f"Another process is opening a {self.mode}.")
                 return None
-            self.ledger.close_session(session, now=now, usage_seconds=0.0)  # no job is in it
-        made = self.ledger.open_session(
-            self.run.id, self.mode, self.owner, now=now, reserve_seconds=self._cap()
+            ledger.close_session(session, now=now, usage_seconds=0.0)  # no job is in it
+        made = ledger.open_session(
+            self.known.run.id, self.mode, self.owner, now=now, reserve_seconds=self._cap()
         )
         if made is None:
             self.problems.note(self.mode, f"Another process is opening a {self.mode}.")
@@ -65,13 +62,13 @@ class RunSessions:
         try:
             session_id = self.service.open_session(self.mode, made.reserved_seconds or None)
         except EngineError as error:
-            self.ledger.close_session(made, now=self.clock(), usage_seconds=0.0)
+            ledger.close_session(made, now=self.clock(), usage_seconds=0.0)
             if isinstance(error, JobDeferred):
                 self.problems.note(self.mode, error)
                 return None
-            raise type(error)(f"Run {self.run.name!r}: {error}") from error
+            raise type(error)(f"Run {self.known.run.name!r}: {error}") from error
         try:
-            return self.ledger.record_session(made, session_id)
+            return ledger.record_session(made, session_id)
         except LedgerConflictError:  # it took so long that somebody else opened another one
             try:
                 self.service.close_session(session_id)
@@ -82,37 +79,32 @@ class RunSessions:
     def _cap(self) -> int:
         if self.mode != "session":
             return 0
-        left = self.ledger.budget(self.run.id).left_seconds
+        left = self.known.renew().budget.left_seconds
         if left is None:
             return LONGEST_SESSION_SECONDS
         # At least 1: the ledger then tells that the budget is used up.
         return max(1, min(int(left), LONGEST_SESSION_SECONDS))
 
-    def id_of(self, attempt: Attempt) -> str | None:
-        """The service's id of the one that an attempt is sent in; None: job mode."""
-        for session in self.ledger.sessions(self.run.id):
-            if session.id == attempt.session:
-                return session.session_id
-        return None
+    @property
+    def _open(self) -> list[Session]:
+        return [each for each in self.known.state.sessions if each.closed_at is None]
 
     def end(self, attempt: Attempt) -> None:
         """Record that the one of an attempt takes no more jobs."""
-        for session in self.ledger.sessions(self.run.id):
-            if session.id == attempt.session and session.closed_at is None:
+        for session in self._open:
+            if session.id == attempt.session:
                 self._record_end(session)
 
     def finish(self) -> None:
         """Close what is open, if nothing is left to send or to wait for."""
-        states = [ChunkState.UNSENT, ChunkState.OPEN]
-        if self.service.is_local or self.ledger.chunks(self.run.id, states=states):
-            return
-        self.close_all()
+        if self._open and not self.known.renew().chunks(
+            states=[ChunkState.UNSENT, ChunkState.OPEN]
+        ):
+            self.close_all()
 
     def close_all(self) -> None:
         """Close what is open; where the service does not answer it stays to be tried again."""
-        for session in self.ledger.sessions(self.run.id):
-            if session.closed_at is not None:
-                continue
+        for session in self._open:
             if session.session_id is not None:
                 try:
                     self.service.close_session(session.session_id)
@@ -124,7 +116,7 @@ class RunSessions:
     def settle(self) -> bool:
         """Ask what sessions that have ended are charged; whether anything changed."""
         changed = False
-        for session in self.ledger.sessions(self.run.id):
+        for session in self.known.state.sessions:
             is_known = session.usage_seconds is not None or session.mode == "batch"
             if session.closed_at is None or session.session_id is None or is_known:
                 continue
@@ -134,7 +126,7 @@ class RunSessions:
                 self.problems.note(f"session {session.session_id}", error)
                 continue
             if usage is not None:
-                self.ledger.close_session(session, now=self.clock(), usage_seconds=usage)
+                self.known.ledger.close_session(session, now=self.clock(), usage_seconds=usage)
                 changed = True
         return changed
 
@@ -143,4 +135,4 @@ class RunSessions:
         if session.session_id is not None:
             with suppress(FetchError):  # asked again by `settle`
                 usage = self.service.session_seconds(session.session_id)
-        self.ledger.close_session(session, now=self.clock(), usage_seconds=usage)
+        self.known.ledger.close_session(session, now=self.clock(), usage_seconds=usage)

@@ -5,60 +5,45 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
-from hardware_runs.ledger import Attempt, AttemptState, Chunk, ChunkState, Ledger, Run
+from hardware_runs.ledger import (
+    Attempt,
+    AttemptState,
+    Budget,
+    Chunk,
+    ChunkState,
+    LayerProgress,
+    Revision,
+    Run,
+    RunState,
+)
 from qpc_qiskit.options.economy import Economy, economy_of
 
 
-@dataclass(frozen=True, kw_only=True)
-class LayerStatus:
-    """How far a quantum layer has come."""
-
-    layer: str
-    num_blocks: int
-    """Calls of the layer whose rows are frozen."""
-    num_pixels: int
-    """Of them."""
-    num_pixels_expected: int | None
-    """Of the whole run; None: the run was begun by a script of its own."""
-    num_chunks: Mapping[str, int]
-    """By state: unsent, open, done, failed."""
-    num_rows: int
-    num_rows_done: int
-    predicted_seconds_left: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class JobRecord:
     """One attempt at a chunk, and its job."""
 
-    layer: str
-    chunk: int
-    num_rows: int
-    attempt: int
-    tag: str
-    state: str
-    """intent, posted, done, failed, cancelled, released."""
-    job_id: str | None
-    predicted_seconds: float | None
-    reserved_seconds: int
-    """Its cap."""
-    usage_seconds: float | None
-    """Real QPU time; None: not known yet."""
-    error: str | None
+    chunk: Chunk
+    attempt: Attempt
 
-
-@dataclass(frozen=True, kw_only=True)
-class RevisionRecord:
-    """A change of how rows are executed."""
-
-    number: int
-    created: str
-    """ISO 8601, UTC."""
-    reason: str
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "layer": self.chunk.layer,
+            "chunk": self.chunk.id,
+            "num_rows": self.chunk.num_rows,
+            "attempt": self.attempt.number,
+            "predicted_seconds": self.chunk.predicted_seconds,
+            **{
+                name: getattr(self.attempt, name)
+                for name in ("tag", "job_id", "reserved_seconds", "usage_seconds", "error")
+            },
+            "state": str(self.attempt.state),
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,51 +75,51 @@ class RunStatus:
     economy: Economy
     """How circuits are kept short, and how rows share executions."""
     cancel_reason: str | None
-    layers: tuple[LayerStatus, ...]
+    layers: tuple[LayerProgress, ...]
+    pixels_expected: Mapping[str, int]
+    """By layer, of the whole run; empty where it was begun by a script of its own."""
     jobs: tuple[JobRecord, ...]
-    revisions: tuple[RevisionRecord, ...]
+    revisions: tuple[Revision, ...]
     """Of circuits, patches and budget, the first one on."""
     duplicates: tuple[str, ...]
     """Jobs beyond those that count."""
-    max_qpu_seconds: float | None
-    reserved_seconds: float
-    used_seconds: float
-    left_seconds: float | None
+    budget: Budget
     usage_over_forecast: float | None
     """Of all jobs whose usage is known; None: of none, or the forecast is not."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
-        return asdict(self) | {"economy": self.economy.to_dict()}
+        plain = {each.name: getattr(self, each.name) for each in fields(self)}
+        expected, budget = plain.pop("pixels_expected"), plain.pop("budget")
+        return plain | {
+            "economy": self.economy.to_dict(),
+            "layers": [
+                {**asdict(each), "num_pixels_expected": expected.get(each.layer)}
+                for each in self.layers
+            ],
+            "jobs": [each.to_dict() for each in self.jobs],
+            "revisions": [
+                {"number": each.number, "created": iso_time(each.created_at), "reason": each.reason}
+                for each in self.revisions
+            ],
+            **asdict(budget),
+            "left_seconds": budget.left_seconds,
+        }
 
 
-def run_status(ledger: Ledger, run: Run) -> RunStatus:
+def run_status(state: RunState) -> RunStatus:
     """What the ledger says of a run."""
-    given = run.settings
+    run, given = state.run, state.run.settings
     about = given.get("about")
     pixels = about.get("pixels", {}) if isinstance(about, Mapping) else {}
-    chunks = {chunk.id: chunk for chunk in ledger.chunks(run.id, with_replaced=True)}
-    jobs = tuple(_job(attempt, chunks[attempt.chunk_id]) for attempt in ledger.attempts(run.id))
-    layers = tuple(
-        LayerStatus(
-            layer=found.layer,
-            num_blocks=found.num_blocks,
-            num_pixels=found.num_positions,
-            num_pixels_expected=pixels.get(found.layer),
-            num_chunks={str(state): count for state, count in found.num_chunks.items()},
-            num_rows=found.num_rows,
-            num_rows_done=found.num_rows_done,
-            predicted_seconds_left=found.predicted_seconds_left,
-        )
-        for found in ledger.progress(run.id)
-    )
-    budget = ledger.budget(run.id)
+    jobs = tuple(JobRecord(state.chunk(a.chunk_id), a) for a in state.all_attempts)
+    layers = state.progress
     precision = given.get("precision")
     return RunStatus(
         run=run.name,
         run_id=run.id,
         state=_state(run, layers, pixels),
-        created=_time(run.created_at),
+        created=iso_time(run.created_at),
         backend=given.get("backend"),
         mode=given.get("mode"),
         # as `shots_of`, whose module would have every `qpc run list` load Qiskit
@@ -148,30 +133,26 @@ def run_status(ledger: Ledger, run: Run) -> RunStatus:
         economy=economy_of(given.get("engine_options", {})),
         cancel_reason=run.cancel_reason,
         layers=layers,
+        pixels_expected=pixels,
         jobs=jobs,
-        revisions=tuple(
-            RevisionRecord(number=r.number, created=_time(r.created_at), reason=r.reason)
-            for r in ledger.revisions(run.id)
-        ),
-        duplicates=tuple(duplicate.job_id for duplicate in ledger.duplicates(run.id)),
-        max_qpu_seconds=budget.max_qpu_seconds,
-        reserved_seconds=budget.reserved_seconds,
-        used_seconds=budget.used_seconds,
-        left_seconds=budget.left_seconds,
+        revisions=state.revisions,
+        duplicates=tuple(duplicate.job_id for duplicate in state.duplicates),
+        budget=state.budget,
         usage_over_forecast=_ratio(jobs),
     )
 
 
-def _time(seconds: float) -> str:
+def iso_time(seconds: float) -> str:
+    """ISO 8601 in UTC of seconds since the epoch."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
-def progress_line(ledger: Ledger, run_id: str) -> str:
+def progress_line(state: RunState) -> str:
     """How many jobs are done, by layer."""
     return ", ".join(
         f"{found.layer}: {found.num_chunks[ChunkState.DONE]} of "
         f"{sum(found.num_chunks.values())} jobs done"
-        for found in ledger.progress(run_id)
+        for found in state.progress
     )
 
 
@@ -182,23 +163,7 @@ def noise_of(settings: Mapping[str, Any]) -> str | None:
     return told or settings.get("engine_options", {}).get("noise_model")
 
 
-def _job(attempt: Attempt, chunk: Chunk) -> JobRecord:
-    return JobRecord(
-        layer=chunk.layer,
-        chunk=chunk.id,
-        num_rows=chunk.num_rows,
-        attempt=attempt.number,
-        tag=attempt.tag,
-        state=str(attempt.state),
-        job_id=attempt.job_id,
-        predicted_seconds=chunk.predicted_seconds,
-        reserved_seconds=attempt.reserved_seconds,
-        usage_seconds=attempt.usage_seconds,
-        error=attempt.error,
-    )
-
-
-def _state(run: Run, layers: tuple[LayerStatus, ...], pixels: Mapping[str, int]) -> str:
+def _state(run: Run, layers: tuple[LayerProgress, ...], pixels: Mapping[str, int]) -> str:
     def count(state: ChunkState) -> int:
         return sum(layer.num_chunks[state] for layer in layers)
 
@@ -213,7 +178,7 @@ def _state(run: Run, layers: tuple[LayerStatus, ...], pixels: Mapping[str, int])
     return "pending" if count(ChunkState.OPEN) else "unfinished"
 
 
-def pixels_reached(layers: Iterable[LayerStatus]) -> Counter[str]:
+def pixels_reached(layers: Iterable[LayerProgress]) -> Counter[str]:
     """Pixels whose rows are frozen, by layer of the network."""
     reached: Counter[str] = Counter()
     for layer in layers:  # one that is used again in a call has a name of its own, NAME#2
@@ -224,9 +189,11 @@ def pixels_reached(layers: Iterable[LayerStatus]) -> Counter[str]:
 def _ratio(jobs: tuple[JobRecord, ...]) -> float | None:
     """A local job has a usage of zero: no device, no comparison."""
     known = [
-        (job.usage_seconds, job.predicted_seconds)
+        (job.attempt.usage_seconds, job.chunk.predicted_seconds)
         for job in jobs
-        if job.state == AttemptState.DONE and job.usage_seconds and job.predicted_seconds
+        if job.attempt.state == AttemptState.DONE
+        and job.attempt.usage_seconds
+        and job.chunk.predicted_seconds
     ]
     if not known:
         return None

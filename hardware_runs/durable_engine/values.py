@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from hardware_runs.ledger import Block, Chunk, ChunkResult
+from hardware_runs.ledger import Chunk, ChunkResult, FrozenRows
 from qpc_qiskit.common.arrays import Array
 from qpc_qiskit.rows.planning import JobPlan
 from qpc_qiskit.rows.prepared import Prepared
@@ -17,7 +17,7 @@ from qpc_qiskit.rows.unpacking import Unpacked, features, unpack
 
 
 def values_of(
-    block: Block,
+    frozen: FrozenRows,
     results: Sequence[ChunkResult],
     prepared_of: Callable[[Chunk], Prepared],
     *,
@@ -26,18 +26,18 @@ def values_of(
     """Values of the rows of a block that some of its chunks ran; NaN for the others.
 
     Args:
-        block: frozen rows.
+        frozen: rows of a block.
         results: of chunks of it. They may have run on different numbers of patches.
         prepared_of: the circuit that a chunk was sent with.
         applies: whether values are corrected by what the reference rows say.
     """
     circuits = [prepared_of(each.chunk) for each in results]
     found = [_measured(*each) for each in zip(circuits, results, strict=True)]
-    frozen, wide = block.rows, max(each.num_patches for each in circuits)
+    wide = max(each.num_patches for each in circuits)
     num_maps = frozen.exact.shape[1]
     stops = np.cumsum([0, *(len(evs) for evs, _ in found)]).tolist()
     plan = JobPlan(
-        rows=rows_of(block),
+        rows=rows_of(frozen),
         num_rows=len(frozen.pairs) - len(frozen.exact),
         which=frozen.which,
         slots=np.concatenate(
@@ -53,16 +53,18 @@ def values_of(
     return unpack(plan, evs, stds, applies=applies)
 
 
-def calibration_of(block: Block, result: ChunkResult, prepared: Prepared) -> Calibration | None:
+def calibration_of(
+    frozen: FrozenRows, result: ChunkResult, prepared: Prepared
+) -> Calibration | None:
     """What the reference rows of one job say; None: it had none."""
-    if not len(block.rows.exact):
+    if not len(frozen.exact):
         return None
-    return values_of(block, [result], lambda chunk: prepared).calibrations[0]
+    return values_of(frozen, [result], lambda chunk: prepared).calibrations[0]
 
 
-def rows_of(block: Block) -> Rows:
-    """The frozen rows of a block."""
-    return Rows(block.rows.encoder_angles, block.rows.ansatz_angles, block.rows.pairs)
+def rows_of(frozen: FrozenRows) -> Rows:
+    """The rows themselves."""
+    return Rows(frozen.encoder_angles, frozen.ansatz_angles, frozen.pairs)
 
 
 def _measured(prepared: Prepared, result: ChunkResult) -> tuple[Array, Array]:

@@ -1,6 +1,7 @@
 """The ledger of durable runs: what was frozen, claimed, posted, paid and returned.
 
-Every public method of `Ledger` is one transaction, or one consistent read. Whatever line a process
+Every public method of `Ledger` is one transaction, or one consistent read. `state` reads a whole
+run but its arrays and circuits, which `rows`, `results` and `blob` read. Whatever line a process
 dies at, what the ledger holds is what it held before a method or after it. Several processes may
 use one ledger at once; writers of the same run follow one another.
 
@@ -28,7 +29,6 @@ with importing("runs", "The ledger of durable runs"):
     import alembic  # noqa: F401
     import sqlalchemy  # noqa: F401
 
-from hardware_runs.ledger.budget import Budgets
 from hardware_runs.ledger.cancelling import Cancelling
 from hardware_runs.ledger.database import public
 from hardware_runs.ledger.intents import LOOKUP_INTERVAL_SECONDS, Intents
@@ -40,7 +40,6 @@ from hardware_runs.ledger.records import (
     AttemptState,
     Block,
     Budget,
-    BudgetEntry,
     Chunk,
     ChunkPlan,
     ChunkResult,
@@ -59,9 +58,10 @@ from hardware_runs.ledger.results import Results
 from hardware_runs.ledger.rows import Blocks
 from hardware_runs.ledger.runs import Runs
 from hardware_runs.ledger.sessions import Sessions
+from hardware_runs.ledger.state import RunState, States
 
 
-class Ledger(Runs, Blocks, Intents, Jobs, Results, Sessions, Budgets, Cancelling):
+class Ledger(Runs, Blocks, Intents, Jobs, Results, Sessions, Cancelling, States):
     """A ledger on SQLite or PostgreSQL. Use it in a `with` statement, or close it.
 
     Args:
@@ -93,7 +93,6 @@ __all__ = [
     "AttemptState",
     "Block",
     "Budget",
-    "BudgetEntry",
     "Chunk",
     "ChunkPlan",
     "ChunkResult",
@@ -107,6 +106,7 @@ __all__ = [
     "RecordedJob",
     "Revision",
     "Run",
+    "RunState",
     "Session",
     "public",
 ]

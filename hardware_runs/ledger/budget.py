@@ -7,44 +7,42 @@ counts, even where it exceeds the cap. What a session pays is counted at the ses
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from sqlalchemy import Connection, select
 
 from hardware_runs.ledger import schema
-from hardware_runs.ledger.records import OPEN_STATES, AttemptState, Budget, BudgetEntry
-from hardware_runs.ledger.store import Store, run_name
+from hardware_runs.ledger.records import (
+    OPEN_STATES,
+    Attempt,
+    AttemptState,
+    Budget,
+    Duplicate,
+    Session,
+)
+from hardware_runs.ledger.store import load_attempts, load_duplicates, load_sessions, run_name
 from qpc_qiskit.errors import BudgetError
 
 
-class Budgets(Store):
-    """Methods of the ledger on QPU time."""
+def budget_of(
+    limit: float | None,
+    attempts: Iterable[Attempt],
+    duplicates: Iterable[Duplicate],
+    sessions: Iterable[Session],
+) -> Budget:
+    """QPU time of a run: allowed, held back and used.
 
-    def budget(self, run_id: str) -> Budget:
-        """QPU time of a run: allowed, held back and used, and by what."""
-        with self._reading() as connection:
-            return load_budget(connection, run_id)
-
-
-def load_budget(connection: Connection, run_id: str) -> Budget:
-    """QPU time of a run at this moment."""
-    table = schema.revisions
-    limit = connection.scalar(
-        select(table.c.max_qpu_seconds)
-        .where(table.c.run_id == run_id)
-        .order_by(table.c.number.desc())
-        .limit(1)
-    )
-    entries = tuple(
-        entry
-        for found in (_attempts, _duplicates, _sessions)
-        for entry in found(connection, run_id)
-    )
+    Args:
+        limit: seconds; None: none.
+        attempts: all of the run.
+        duplicates: likewise.
+        sessions: likewise.
+    """
+    times = list(_times(attempts, duplicates, sessions))
     return Budget(
         max_qpu_seconds=limit,
-        reserved_seconds=math.fsum(entry.reserved_seconds for entry in entries),
-        used_seconds=math.fsum(entry.used_seconds for entry in entries),
-        entries=entries,
+        reserved_seconds=math.fsum(_held(*each) for each in times),
+        used_seconds=math.fsum(usage or 0.0 for _, usage, _ in times),
     )
 
 
@@ -54,7 +52,14 @@ def check_budget(connection: Connection, run_id: str, more_seconds: int) -> None
     Raises:
         BudgetError: it cannot.
     """
-    budget = load_budget(connection, run_id)
+    table = schema.revisions.c
+    newest = select(table.max_qpu_seconds).where(table.run_id == run_id)
+    budget = budget_of(
+        connection.scalar(newest.order_by(table.number.desc()).limit(1)),
+        load_attempts(connection, schema.attempts.c.run_id == run_id),
+        load_duplicates(connection, run_id),
+        load_sessions(connection, run_id),
+    )
     if budget.left_seconds is not None and more_seconds > budget.left_seconds:
         raise BudgetError(
             f"Run {run_name(connection, run_id)!r}: {more_seconds} s more would exceed its budget "
@@ -64,47 +69,23 @@ def check_budget(connection: Connection, run_id: str, more_seconds: int) -> None
         )
 
 
-def _entry(
-    kind: str, label: str, cap: float, usage: float | None, *, is_over: bool
-) -> Iterator[BudgetEntry]:
+def _times(
+    attempts: Iterable[Attempt], duplicates: Iterable[Duplicate], sessions: Iterable[Session]
+) -> Iterator[tuple[int, float | None, bool]]:
+    """Cap and usage of everything that counts, and whether it is over."""
+    paying = {each.id: each for each in attempts if not each.is_billed_by_session}
+    for attempt in paying.values():
+        if attempt.state != AttemptState.RELEASED:
+            is_over = attempt.state not in OPEN_STATES
+            yield attempt.reserved_seconds, attempt.usage_seconds, is_over
+    for each in duplicates:  # sent with the cap of its attempt
+        if each.attempt_id in paying:
+            yield paying[each.attempt_id].reserved_seconds, each.usage_seconds, True
+    for session in sessions:
+        if session.mode == "session":
+            yield session.reserved_seconds, session.usage_seconds, session.closed_at is not None
+
+
+def _held(cap: int, usage: float | None, is_over: bool) -> float:
     """The larger of cap and usage counts until it is over and its usage known."""
-    used = usage or 0.0
-    held = 0.0 if is_over and usage is not None else max(cap - used, 0.0)
-    if used or held:
-        yield BudgetEntry(kind, label, held, used)
-
-
-def _attempts(connection: Connection, run_id: str) -> Iterator[BudgetEntry]:
-    table = schema.attempts.c
-    query = select(table.tag, table.state, table.reserved_seconds, table.usage_seconds).where(
-        table.run_id == run_id,
-        table.is_billed_by_session.is_(False),
-        table.state != AttemptState.RELEASED,
-    )
-    for tag, state, cap, usage in connection.execute(query.order_by(table.id)):
-        yield from _entry("attempt", tag, cap, usage, is_over=state not in OPEN_STATES)
-
-
-def _duplicates(connection: Connection, run_id: str) -> Iterator[BudgetEntry]:
-    """Each was sent with the cap of its attempt."""
-    table, attempts = schema.duplicates.c, schema.attempts
-    query = (
-        select(table.job_id, attempts.c.reserved_seconds, table.usage_seconds)
-        .join(attempts, attempts.c.id == table.attempt_id)
-        .where(table.run_id == run_id, attempts.c.is_billed_by_session.is_(False))
-    )
-    for job_id, cap, usage in connection.execute(query.order_by(table.job_id)):
-        yield from _entry("duplicate", job_id, cap, usage, is_over=True)
-
-
-def _sessions(connection: Connection, run_id: str) -> Iterator[BudgetEntry]:
-    table = schema.sessions.c
-    query = select(schema.sessions).where(table.run_id == run_id, table.mode == "session")
-    for row in connection.execute(query.order_by(table.id)):
-        yield from _entry(
-            "session",
-            row.session_id or f"(session {row.id}, not recorded)",
-            row.reserved_seconds,
-            row.usage_seconds,
-            is_over=row.closed_at is not None,
-        )
+    return 0.0 if is_over and usage is not None else max(cap - (usage or 0.0), 0.0)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import select, update
 
 from hardware_runs.ledger import schema
-from hardware_runs.ledger.records import AttemptState, ChunkState, Duplicate, JobToCancel
+from hardware_runs.ledger.records import AttemptState, ChunkState
 from hardware_runs.ledger.store import (
     Store,
-    is_cancelled,
     load_attempts,
     set_chunk_state,
     update_attempt,
@@ -21,14 +18,12 @@ from qpc_qiskit.errors import LedgerError
 class Cancelling(Store):
     """Methods of the ledger on cancelled runs and duplicate jobs."""
 
-    def cancel_run(self, run_id: str, *, now: float, reason: str) -> tuple[JobToCancel, ...]:
+    def cancel_run(self, run_id: str, *, now: float, reason: str) -> None:
         """Let nothing more be sent for a run; intents that no POST was begun for are given up.
 
         Jobs are not cancelled by this: ask the service, then report each with `cancel_attempt` or
         `note_duplicate_cancelled`. Intents whose POST has begun stay: look their tags up.
-
-        Returns:
-            The jobs to cancel.
+        `RunState.jobs_to_cancel` are the jobs.
         """
         runs, attempts = schema.runs, schema.attempts.c
         with self._writing(run_id) as connection:
@@ -53,7 +48,6 @@ class Cancelling(Store):
                     finished_at=now,
                 )
                 set_chunk_state(connection, attempt.chunk_id, ChunkState.UNSENT)
-            return _jobs_to_cancel(connection, run_id)
 
     def resume_run(self, run_id: str) -> bool:
         """Let a cancelled run be sent again; False: it was not cancelled."""
@@ -65,23 +59,6 @@ class Cancelling(Store):
                 .values(cancelled_at=None, cancel_reason=None)
             )
             return resumed.rowcount == 1
-
-    def jobs_to_cancel(self, run_id: str) -> tuple[JobToCancel, ...]:
-        """Duplicates that are not known to be cancelled; of a cancelled run, its jobs as well."""
-        with self._reading() as connection:
-            return _jobs_to_cancel(connection, run_id)
-
-    def duplicates(self, run_id: str) -> tuple[Duplicate, ...]:
-        """Every job of a run beyond those that count."""
-        table, attempts = schema.duplicates, schema.attempts
-        query = (
-            select(table, attempts.c.chunk_id, attempts.c.tag)
-            .join(attempts, attempts.c.id == table.c.attempt_id)
-            .where(table.c.run_id == run_id)
-            .order_by(table.c.noticed_at, table.c.job_id)
-        )
-        with self._reading() as connection:
-            return tuple(_duplicate(row) for row in connection.execute(query))
 
     def note_duplicate_cancelled(
         self, run_id: str, job_id: str, *, now: float, usage_seconds: float | None
@@ -110,29 +87,3 @@ class Cancelling(Store):
                     usage_seconds=row.usage_seconds if usage_seconds is None else usage_seconds,
                 )
             )
-
-
-def _jobs_to_cancel(connection: Connection, run_id: str) -> tuple[JobToCancel, ...]:
-    table = schema.duplicates.c
-    attempts = {
-        attempt.id: attempt
-        for attempt in load_attempts(connection, schema.attempts.c.run_id == run_id)
-    }
-    is_over = is_cancelled(connection, run_id)
-    jobs = [
-        JobToCancel(attempt.job_id, attempt, is_duplicate=False)
-        for attempt in attempts.values()
-        if is_over and attempt.state == AttemptState.POSTED and attempt.job_id is not None
-    ]
-    query = select(table.job_id, table.attempt_id).where(
-        table.run_id == run_id, table.cancelled_at.is_(None)
-    )
-    jobs += [
-        JobToCancel(job_id, attempts[attempt_id], is_duplicate=True)
-        for job_id, attempt_id in connection.execute(query.order_by(table.noticed_at, table.job_id))
-    ]
-    return tuple(jobs)
-
-
-def _duplicate(row: Row[Any]) -> Duplicate:
-    return Duplicate(**row._mapping)

@@ -19,10 +19,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, make_url, text
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
-from hardware_runs.ledger.failures import as_ledger_errors
+from hardware_runs.ledger.failures import ledger_error, newer
+from hardware_runs.ledger.schema import VERSION_TABLE
 from qpc_qiskit.common.extras import require
 from qpc_qiskit.errors import LedgerError
 
@@ -31,6 +32,7 @@ BUSY_SECONDS = 60
 IDLE_SECONDS = 300
 """How long a server lets a transaction do nothing: a stopped process must not keep a run locked."""
 
+_VERSION = text(f"SELECT version_num FROM {VERSION_TABLE}")
 _IS_WRITE = "qpc_is_write"
 
 
@@ -51,10 +53,14 @@ class Database:
         self.is_sqlite = url.get_backend_name() == "sqlite"
         self.name = _name(url)
         self._process = os.getpid()
-        with as_ledger_errors(self.name):
+        self.version: str | None = None
+        """That every transaction expects; None: any."""
+        try:
             if self.is_sqlite:
                 _prepare_file(Path(str(url.database)), create)
             self.engine = _sqlite(url) if self.is_sqlite else _postgresql(url)
+        except (SQLAlchemyError, OSError) as error:
+            raise ledger_error(self.name, error) from error
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -79,12 +85,22 @@ class Database:
         if os.getpid() != self._process:  # a fork must not speak through its parent's connections
             self.engine.dispose(close=False)
             self._process = os.getpid()
-        with (
-            as_ledger_errors(self.name),
-            self.engine.connect().execution_options(**options) as connection,
-            connection.begin(),
-        ):
-            yield connection
+        try:
+            with (
+                self.engine.connect().execution_options(**options) as connection,
+                connection.begin(),
+            ):
+                self._check_version(connection)
+                yield connection
+        except (SQLAlchemyError, OSError) as error:
+            raise ledger_error(self.name, error) from error
+
+    def _check_version(self, connection: Connection) -> None:
+        """Check that no newer program upgraded the ledger while it was open here."""
+        if self.version is not None:
+            found = connection.scalar(_VERSION)
+            if found != self.version:
+                raise newer(self.name, str(found), self.version)
 
     def close(self) -> None:
         """Close all connections."""

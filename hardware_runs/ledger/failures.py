@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from qpc_qiskit.errors import LedgerBusyError, LedgerConflictError, LedgerError
+from qpc_qiskit.errors import LedgerBusyError, LedgerConflictError, LedgerError, LedgerVersionError
 
 _UNWRITTEN = "Nothing of this step was written; the ledger stays usable."
 _FULL = f"the disk is full. Free some space, then run the same command again. {_UNWRITTEN}"
@@ -68,28 +66,30 @@ _POSTGRESQL = {  # SQLSTATE, by its longest known beginning
 }
 
 
-@contextmanager
-def as_ledger_errors(ledger: str) -> Iterator[None]:
-    """Raise failures of the database as errors of the ledger.
+def ledger_error(ledger: str, error: SQLAlchemyError | OSError) -> LedgerError:
+    """A failure of the database as an error of the ledger.
 
     Args:
         ledger: its path, or its place without any password.
-
-    Raises:
-        LedgerError: the database failed; one of its subclasses where that is known.
+        error: of the database, or of its file.
     """
-    try:
-        yield
-    except SQLAlchemyError as error:
-        advice, original = _advice(error), getattr(error, "orig", None)
-        said = str(original if original is not None else error).strip().split("\n")[0]
-        kind = {_BUSY: LedgerBusyError, _CONFLICT: LedgerConflictError}.get(advice, LedgerError)
-        raise kind(f"Ledger {ledger}: {advice} (The database said: {said})") from error
-    except OSError as error:
-        raise LedgerError(
+    if isinstance(error, OSError):
+        return LedgerError(
             f"Ledger {ledger}: its file or folder cannot be made or read ({error}). Choose a "
             "place that is writable for you."
-        ) from error
+        )
+    advice, original = _advice(error), getattr(error, "orig", None)
+    said = str(original if original is not None else error).strip().split("\n")[0]
+    kind = {_BUSY: LedgerBusyError, _CONFLICT: LedgerConflictError}.get(advice, LedgerError)
+    return kind(f"Ledger {ledger}: {advice} (The database said: {said})")
+
+
+def newer(ledger: str, found: str, known: str) -> LedgerVersionError:
+    """A ledger has a version that this program does not know."""
+    return LedgerVersionError(
+        f"Ledger {ledger}: it has version {found!r}, this program knows up to {known!r}. A newer "
+        "qpc-qiskit made or upgraded it: install that one. Nothing was changed."
+    )
 
 
 def _advice(error: SQLAlchemyError) -> str:

@@ -12,8 +12,8 @@ from hardware_runs.ledger.records import Attempt, AttemptState, ChunkState, Reco
 from hardware_runs.ledger.store import (
     Store,
     describe_chunk,
+    is_cancelled,
     load_attempt,
-    load_attempts,
     load_chunk,
     set_chunk_state,
     update_attempt,
@@ -63,10 +63,15 @@ class Jobs(Store):
                 set_chunk_state(connection, stored.chunk_id, ChunkState.OPEN)
             others = [job for job in (job_id, *duplicates) if job != stored.job_id]
             _note_duplicates(connection, stored, others, now)
+            is_kept = stored.job_id == job_id
+            is_over = is_kept and is_cancelled(connection, stored.run_id)
             return RecordedJob(
                 attempt=load_attempt(connection, stored.id),
-                is_kept=stored.job_id == job_id,
-                to_cancel=_not_cancelled(connection, stored.id),
+                is_kept=is_kept,
+                to_cancel=(
+                    *([job_id] if is_over else []),
+                    *_not_cancelled(connection, stored.id),
+                ),
             )
 
     def note_duplicates(
@@ -176,29 +181,6 @@ class Jobs(Store):
         with self._writing(attempt.run_id) as connection:
             stored = load_attempt(connection, attempt.id)
             return update_attempt(connection, stored, usage_seconds=_usage(stored, usage_seconds))
-
-    def attempts(
-        self,
-        run_id: str,
-        *,
-        chunk_id: int | None = None,
-        states: Sequence[AttemptState] | None = None,
-    ) -> tuple[Attempt, ...]:
-        """Attempts of a run, or of one of its chunks, in order; in some states only."""
-        table = schema.attempts.c
-        where = [table.run_id == run_id]
-        if chunk_id is not None:
-            where.append(table.chunk_id == chunk_id)
-        if states is not None:
-            where.append(table.state.in_(list(states)))
-        with self._reading() as connection:
-            return load_attempts(connection, *where)
-
-    def find_attempt(self, tag: str) -> Attempt | None:
-        """The attempt with this tag; None: this ledger made no such tag."""
-        with self._reading() as connection:
-            found = load_attempts(connection, schema.attempts.c.tag == tag)
-            return found[0] if found else None
 
 
 def _may_take_job(connection: Connection, attempt: Attempt) -> bool:

@@ -83,8 +83,8 @@ class Revision:
     """Budget of the run from this revision on; None: no limit."""
     content: Mapping[str, Any] = field(repr=False)
     """Patches, options, calibration id and the like."""
-    blobs: Mapping[str, bytes] = field(repr=False)
-    """By name: ISA circuits as QPY and the like."""
+    blobs: frozenset[str] = field(repr=False)
+    """Names of its ISA circuits as QPY and the like; `Ledger.blob` reads one."""
 
 
 @dataclass(frozen=True)
@@ -160,9 +160,9 @@ class Chunk:
         return self.row_stop - self.row_start
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Block:
-    """The frozen rows of one call of a layer: positions start to start + count of its pass."""
+    """One call of a layer: positions start to start + count of its pass; `Ledger.rows` reads it."""
 
     id: int
     run_id: str
@@ -171,7 +171,8 @@ class Block:
     count: int
     """Pixels."""
     created_at: float
-    rows: FrozenRows = field(repr=False)
+    num_kernels: int
+    """K."""
     chunks: tuple[Chunk, ...] = field(repr=False)
     """Every row is in one of them; those that were replaced are not among them."""
 
@@ -243,7 +244,8 @@ class RecordedJob:
     is_kept: bool
     """Whether the job that was reported is the one that counts."""
     to_cancel: tuple[str, ...]
-    """Duplicates of this attempt that are not known to be cancelled."""
+    """Duplicates of this attempt that are not known to be cancelled, and its job, if the run was
+    cancelled."""
 
 
 @dataclass(frozen=True)
@@ -310,20 +312,6 @@ class Session:
 
 
 @dataclass(frozen=True)
-class BudgetEntry:
-    """What one attempt, duplicate or session takes from the budget."""
-
-    kind: str
-    """"attempt", "duplicate" or "session"."""
-    label: str
-    """Tag, job id or session id."""
-    reserved_seconds: float
-    """Held back while the real usage is not known."""
-    used_seconds: float
-    """Known usage."""
-
-
-@dataclass(frozen=True)
 class Budget:
     """QPU time of a run: allowed, held back and used."""
 
@@ -331,7 +319,6 @@ class Budget:
     """Of the newest revision; None: no limit."""
     reserved_seconds: float
     used_seconds: float
-    entries: tuple[BudgetEntry, ...] = field(repr=False)
 
     @property
     def left_seconds(self) -> float | None:
@@ -347,10 +334,11 @@ class LayerProgress:
 
     layer: str
     num_blocks: int
-    num_positions: int
-    """Pixels whose rows are frozen."""
-    num_chunks: Mapping[ChunkState, int]
-    """By state; every state is there."""
+    """Calls of the layer whose rows are frozen."""
+    num_pixels: int
+    """Whose rows are frozen."""
+    num_chunks: Mapping[str, int]
+    """By state: unsent, open, done, failed."""
     num_rows: int
     num_rows_done: int
     predicted_seconds_left: float | None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -109,26 +109,15 @@ class Results(Store):
             set_chunk_state(connection, chunk.id, ChunkState.DONE)
             return _load(connection, schema.results.c.chunk_id == chunk.id)[0]
 
-    def results(
-        self, run_id: str, layer: str, start: int = 0, stop: int | None = None
-    ) -> tuple[ChunkResult, ...]:
-        """Results of the blocks that overlap positions start to stop, in the order of their rows.
-
-        Chunks that are not done are missing: compare with the chunks of `blocks`.
+    def results(self, chunks: Sequence[Chunk]) -> tuple[ChunkResult, ...]:
+        """Results of some chunks, in the order of their rows; of those that are not done, none.
 
         Raises:
             LedgerCorruptError: a result is not what was written.
         """
-        blocks = schema.blocks.c
-        where = [
-            blocks.run_id == run_id,
-            blocks.layer == layer,
-            blocks.start + blocks.num_pixels > start,
-        ]
-        if stop is not None:
-            where.append(blocks.start < stop)
+        table = schema.results.c
         with self._reading() as connection:
-            return _load(connection, *where)
+            return _load(connection, table.chunk_id.in_([chunk.id for chunk in chunks]))
 
 
 def _load(connection: Connection, *where: Any) -> tuple[ChunkResult, ...]:

@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 import numpy as np
-from sqlalchemy import ColumnElement, Connection, Row, and_, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, and_, func, insert, select, update
 
 from hardware_runs.ledger import schema
 from hardware_runs.ledger.documents import digest, from_npz, to_npz
@@ -18,9 +18,8 @@ from hardware_runs.ledger.records import (
     ChunkState,
     FrozenRows,
     Indices,
-    LayerProgress,
 )
-from hardware_runs.ledger.store import Store, insert_row, load_chunk, load_chunks, run_name
+from hardware_runs.ledger.store import Store, insert_row, load_chunks, run_name
 from qpc_qiskit.errors import LedgerConflictError, LedgerError
 
 _ARRAYS = tuple(each.name for each in fields(FrozenRows) if each.name != "num_kernels")
@@ -40,11 +39,11 @@ class Blocks(Store):
         chunks: Sequence[ChunkPlan],
         *,
         now: float,
-    ) -> Block:
+    ) -> tuple[Block, FrozenRows]:
         """Freeze the rows of one call of a layer, with their chunks.
 
-        If another process froze exactly these positions meanwhile, its block is returned and
-        nothing is written: what counts is what is returned, not what was given.
+        If another process froze exactly these positions meanwhile, its block and rows are returned
+        and nothing is written: what counts is what is returned, not what was given.
 
         Args:
             run_id: of an existing run.
@@ -63,12 +62,12 @@ class Blocks(Store):
         _check_chunks(chunks, len(rows.slots))
         content = to_npz(_to_arrays(rows), f"Layer {layer!r}, positions {start} to {start + count}")
         with self._writing(run_id) as connection:
-            for row in _overlapping(connection, run_id, layer, start, start + count):
-                if (row.start, row.num_pixels) == (start, count):
-                    return _block(connection, row)
+            for block in _overlapping(connection, run_id, layer, start, start + count):
+                if (block.start, block.count) == (start, count):
+                    return block, _load_rows(connection, [block])[0]
                 raise LedgerConflictError(
-                    f"Run {run_name(connection, run_id)!r}, layer {layer!r}: positions {row.start} "
-                    f"to {row.start + row.num_pixels} are frozen already; {start} to "
+                    f"Run {run_name(connection, run_id)!r}, layer {layer!r}: positions "
+                    f"{block.start} to {block.stop} are frozen already; {start} to "
                     f"{start + count} were to be. Replay what is frozen, and "
                     "freeze what lies outside."
                 )
@@ -85,49 +84,17 @@ class Blocks(Store):
                 sha256=digest(content),
             )
             _insert_chunks(connection, run_id, block_id, chunks)
-            (row,) = _overlapping(connection, run_id, layer, start, start + count)
-            return _block(connection, row)
+            (block,) = _overlapping(connection, run_id, layer, start, start + count)
+            return block, rows
 
-    def blocks(
-        self, run_id: str, layer: str, start: int = 0, stop: int | None = None
-    ) -> tuple[Block, ...]:
-        """Blocks that overlap positions start to stop, in order; stop None: to the end.
+    def rows(self, blocks: Sequence[Block]) -> list[FrozenRows]:
+        """The rows of some blocks, with the executions that were dealt so far.
 
         Raises:
-            LedgerCorruptError: frozen rows are not what was written.
+            LedgerCorruptError: they are not what was written.
         """
         with self._reading() as connection:
-            found = _overlapping(connection, run_id, layer, start, stop)
-            return tuple(_block(connection, row) for row in found)
-
-    def chunks(
-        self,
-        run_id: str,
-        *,
-        layer: str | None = None,
-        states: Sequence[ChunkState] | None = None,
-        with_replaced: bool = False,
-    ) -> tuple[Chunk, ...]:
-        """Chunks of a run in the order of layers, positions and rows.
-
-        Args:
-            run_id: of an existing run.
-            layer: only this one's.
-            states: only those in one of them.
-            with_replaced: also those whose rows were dealt anew.
-        """
-        where = [schema.chunks.c.run_id == run_id]
-        if layer is not None:
-            where.append(schema.blocks.c.layer == layer)
-        if states is not None:
-            where.append(schema.chunks.c.state.in_(list(states)))
-        with self._reading() as connection:
-            return load_chunks(connection, *where, with_replaced=with_replaced)
-
-    def get_chunk(self, chunk_id: int) -> Chunk:
-        """A chunk as it stands now."""
-        with self._reading() as connection:
-            return load_chunk(connection, chunk_id)
+            return _load_rows(connection, blocks)
 
     def move_unsent_chunks(
         self,
@@ -170,6 +137,7 @@ class Blocks(Store):
     def deal_anew(
         self,
         block: Block,
+        rows: FrozenRows,
         replaced: Sequence[Chunk],
         slots: Indices,
         chunks: Sequence[ChunkPlan],
@@ -180,6 +148,7 @@ class Blocks(Store):
 
         Args:
             block: as read from the ledger.
+            rows: of it, likewise.
             replaced: chunks of it.
             slots: (W, J) executions that take their place.
             chunks: they tile these executions, counted from 0.
@@ -193,11 +162,11 @@ class Blocks(Store):
             ValueError: the rows are not those of the replaced chunks, or the chunks do not fit.
         """
         _check_chunks(chunks, len(slots))
-        _check_same_rows(block.rows, replaced, slots)
+        _check_same_rows(rows, replaced, slots)
         content = to_npz({"slots": slots}, f"Layer {block.layer!r}, rows dealt anew")
         table = schema.chunks
         ids = [chunk.id for chunk in replaced]
-        first = len(block.rows.slots)
+        first = len(rows.slots)
         with self._writing(block.run_id) as connection:
             free = _is_free(block.run_id) & table.c.id.in_(ids)
             stop = connection.scalar(
@@ -236,25 +205,6 @@ class Blocks(Store):
                     .values(state=ChunkState.UNSENT)
                 ).rowcount
             )
-
-    def progress(self, run_id: str) -> tuple[LayerProgress, ...]:
-        """How far each layer has come, in order of first use."""
-        with self._reading() as connection:
-            chunks = load_chunks(connection, schema.chunks.c.run_id == run_id)
-            kept, names = schema.blocks.c, schema.layers.c
-            counts: dict[str, list[int]] = {
-                name: []
-                for name in connection.scalars(
-                    select(names.name).where(names.run_id == run_id).order_by(names.position)
-                )
-            }
-            query = select(kept.layer, kept.num_pixels).where(kept.run_id == run_id)
-            for layer, count in connection.execute(query):
-                counts[layer].append(count)
-        return tuple(
-            _progress(layer, blocks, [chunk for chunk in chunks if chunk.layer == layer])
-            for layer, blocks in counts.items()
-        )
 
 
 def _check_rows(rows: FrozenRows, start: int, count: int) -> None:
@@ -376,47 +326,57 @@ def _to_arrays(rows: FrozenRows) -> dict[str, Any]:
     return {name: getattr(rows, name) for name in _ARRAYS}
 
 
+def load_blocks(
+    connection: Connection, chunks: Sequence[Chunk], *where: ColumnElement[bool]
+) -> tuple[Block, ...]:
+    """Blocks in the order of layers and positions.
+
+    Args:
+        connection: in a transaction.
+        chunks: of these blocks at least, in order.
+        where: which blocks.
+    """
+    table, layers = schema.blocks, schema.layers
+    found: dict[int, list[Chunk]] = {}
+    for chunk in chunks:
+        if chunk.replaced_at is None:
+            found.setdefault(chunk.block_id, []).append(chunk)
+    kept = [table.c[name] for name in ("id", "run_id", "layer", "start", "created_at")]
+    query = (
+        select(*kept, table.c.num_pixels.label("count"), table.c.num_kernels)
+        .join(layers, (layers.c.run_id == table.c.run_id) & (layers.c.name == table.c.layer))
+        .where(*where)
+        .order_by(layers.c.position, table.c.start)
+    )
+    return tuple(
+        Block(**row._mapping, chunks=tuple(found[row.id])) for row in connection.execute(query)
+    )
+
+
+def _load_rows(connection: Connection, blocks: Sequence[Block]) -> list[FrozenRows]:
+    table, found = schema.blocks.c, []
+    for block in blocks:
+        query = select(table.arrays, table.sha256).where(table.id == block.id)
+        row = connection.execute(query).one()
+        what = (
+            f"Run {run_name(connection, block.run_id)!r}, layer {block.layer!r}, frozen rows of "
+            f"positions {block.start} to {block.stop} (chunks {block.chunks[0].id} to "
+            f"{block.chunks[-1].id}):"
+        )
+        arrays: dict[str, Any] = from_npz(row.arrays, row.sha256, what)
+        arrays["slots"] = _with_deals(connection, block.id, arrays["slots"], what)
+        found.append(FrozenRows(**arrays, num_kernels=block.num_kernels))
+    return found
+
+
 def _overlapping(
-    connection: Connection, run_id: str, layer: str, start: int, stop: int | None
-) -> Sequence[Row[Any]]:
-    table = schema.blocks
-    query = select(table).where(
-        table.c.run_id == run_id, table.c.layer == layer, table.c.start + table.c.num_pixels > start
+    connection: Connection, run_id: str, layer: str, start: int, stop: int
+) -> tuple[Block, ...]:
+    table = schema.blocks.c
+    where = (
+        table.run_id == run_id,
+        table.layer == layer,
+        table.start + table.num_pixels > start,
+        table.start < stop,
     )
-    if stop is not None:
-        query = query.where(table.c.start < stop)
-    return connection.execute(query.order_by(table.c.start)).all()
-
-
-def _block(connection: Connection, row: Row[Any]) -> Block:
-    chunks = load_chunks(connection, schema.chunks.c.block_id == row.id)
-    what = (
-        f"Run {run_name(connection, row.run_id)!r}, layer {row.layer!r}, frozen rows of positions "
-        f"{row.start} to {row.start + row.num_pixels} (chunks {chunks[0].id} to {chunks[-1].id}):"
-    )
-    arrays: dict[str, Any] = from_npz(row.arrays, row.sha256, what)
-    arrays["slots"] = _with_deals(connection, row.id, arrays["slots"], what)
-    return Block(
-        id=row.id,
-        run_id=row.run_id,
-        layer=row.layer,
-        start=row.start,
-        count=row.num_pixels,
-        created_at=row.created_at,
-        rows=FrozenRows(**arrays, num_kernels=row.num_kernels),
-        chunks=chunks,
-    )
-
-
-def _progress(layer: str, blocks: Sequence[int], chunks: Sequence[Chunk]) -> LayerProgress:
-    left = [chunk.predicted_seconds for chunk in chunks if chunk.state != ChunkState.DONE]
-    known = [seconds for seconds in left if seconds is not None]
-    return LayerProgress(
-        layer=layer,
-        num_blocks=len(blocks),
-        num_positions=sum(blocks),
-        num_chunks={s: sum(chunk.state == s for chunk in chunks) for s in ChunkState},
-        num_rows=sum(chunk.num_rows for chunk in chunks),
-        num_rows_done=sum(c.num_rows for c in chunks if c.state == ChunkState.DONE),
-        predicted_seconds_left=sum(known) if len(known) == len(left) else None,
-    )
+    return load_blocks(connection, load_chunks(connection, *where), *where)

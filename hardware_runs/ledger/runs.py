@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select
+from sqlalchemy import ColumnElement, Connection, Row, and_, func, insert, literal, select
 
 from hardware_runs.ledger import schema
 from hardware_runs.ledger.documents import checked_blob, digest, from_json, to_json, verified
 from hardware_runs.ledger.records import Layer, Revision, Run
-from hardware_runs.ledger.store import Store, run_name
+from hardware_runs.ledger.store import Store, no_run, run_name
 from qpc_qiskit.errors import LedgerConflictError, LedgerError
 
 
@@ -103,35 +103,44 @@ class Runs(Store):
         _check_budget(max_qpu_seconds)
         text = to_json(content, "The revision")
         with self._writing(run_id) as connection:
-            return _append(connection, run_id, reason, text, max_qpu_seconds, blobs or {}, now)
+            number = _append(connection, run_id, reason, text, max_qpu_seconds, now)
+            _add_blobs(connection, run_id, number, blobs or {})
+            return load_revisions(connection, run_id)[-1]
 
     def add_circuits(
         self, run_id: str, *, reason: str, blobs: Mapping[str, bytes], now: float
     ) -> Revision:
         """Append a revision that is the newest one with some blobs added, or replaced."""
         with self._writing(run_id) as connection:
-            newest = _revisions(connection, run_id)[-1]
+            newest = load_revisions(connection, run_id)[-1]
             text = to_json(newest.content, "The revision")
-            kept = {**newest.blobs, **blobs}
-            return _append(connection, run_id, reason, text, newest.max_qpu_seconds, kept, now)
+            number = _append(connection, run_id, reason, text, newest.max_qpu_seconds, now)
+            _copy_blobs(connection, run_id, number, newest.blobs - blobs.keys())
+            _add_blobs(connection, run_id, number, blobs)
+            return load_revisions(connection, run_id)[-1]
 
     def set_budget(self, run_id: str, max_qpu_seconds: float | None, *, now: float) -> Revision:
         """Append a revision that is the newest one with another budget; None: no limit."""
         _check_budget(max_qpu_seconds)
         with self._writing(run_id) as connection:
-            newest = _revisions(connection, run_id)[-1]
+            newest = load_revisions(connection, run_id)[-1]
             text = to_json(newest.content, "The revision")
-            reason = "another budget"
-            return _append(connection, run_id, reason, text, max_qpu_seconds, newest.blobs, now)
+            number = _append(connection, run_id, "another budget", text, max_qpu_seconds, now)
+            _copy_blobs(connection, run_id, number, newest.blobs)
+            return load_revisions(connection, run_id)[-1]
 
-    def revisions(self, run_id: str) -> tuple[Revision, ...]:
-        """All revisions of a run, the newest last.
+    def blob(self, run_id: str, number: int, name: str) -> bytes:
+        """A blob of a revision.
 
         Raises:
-            LedgerCorruptError: a blob is not what was written.
+            LedgerCorruptError: it is not what was written.
         """
+        table = schema.revision_blobs
+        where = _of_revision(run_id, number) & (table.c.name == name)
         with self._reading() as connection:
-            return _revisions(connection, run_id)
+            row = connection.execute(select(table).where(where)).one()
+            what = f"Run {run_name(connection, run_id)!r}, revision {number}, {name!r}:"
+            return verified(row.content, row.sha256, what)
 
     def put_layer(
         self, run_id: str, name: str, spec: Mapping[str, Any], weights_hash: str
@@ -150,7 +159,7 @@ class Runs(Store):
         text = to_json(spec, f"The specification of layer {name!r}")
         with self._writing(run_id) as connection:
             table = schema.layers
-            found = {layer.name: layer for layer in _layers(connection, run_id)}
+            found = {layer.name: layer for layer in load_layers(connection, run_id)}
             if name in found:
                 stored = found[name]
                 changed = "weights" if stored.weights_hash != weights_hash else "specification"
@@ -170,12 +179,7 @@ class Runs(Store):
                     weights_hash=weights_hash,
                 )
             )
-            return _layers(connection, run_id)[-1]
-
-    def layers(self, run_id: str) -> tuple[Layer, ...]:
-        """The layers that a run has reached, in order of first use."""
-        with self._reading() as connection:
-            return _layers(connection, run_id)
+            return load_layers(connection, run_id)[-1]
 
 
 def _check_budget(max_qpu_seconds: float | None) -> None:
@@ -189,9 +193,9 @@ def _append(
     reason: str,
     content: str,
     max_qpu_seconds: float | None,
-    blobs: Mapping[str, bytes],
     now: float,
-) -> Revision:
+) -> int:
+    """Append a revision without blobs; its number."""
     table = schema.revisions
     last = connection.scalar(select(func.max(table.c.number)).where(table.c.run_id == run_id))
     number = (last or 0) + 1
@@ -205,6 +209,12 @@ def _append(
             content=content,
         )
     )
+    return number
+
+
+def _add_blobs(
+    connection: Connection, run_id: str, number: int, blobs: Mapping[str, bytes]
+) -> None:
     for name, blob in blobs.items():
         checked_blob(blob, f"{name!r} of revision {number}")
         connection.execute(
@@ -212,7 +222,21 @@ def _append(
                 run_id=run_id, number=number, name=name, content=blob, sha256=digest(blob)
             )
         )
-    return _revisions(connection, run_id)[-1]
+
+
+def _copy_blobs(connection: Connection, run_id: str, number: int, names: Collection[str]) -> None:
+    """Give a revision blobs of the one before, unread."""
+    table = schema.revision_blobs
+    query = select(
+        table.c.run_id, literal(number), table.c.name, table.c.content, table.c.sha256
+    ).where(_of_revision(run_id, number - 1), table.c.name.in_(names))
+    columns = ["run_id", "number", "name", "content", "sha256"]
+    connection.execute(insert(table).from_select(columns, query))
+
+
+def _of_revision(run_id: str, number: int) -> ColumnElement[bool]:
+    table = schema.revision_blobs.c
+    return and_(table.run_id == run_id, table.number == number)
 
 
 def _run_row(connection: Connection, where: Any) -> Row[Any] | None:
@@ -224,26 +248,45 @@ def _run(row: Row[Any] | None) -> Run:
     return Run(**{**row._mapping, "settings": from_json(row.settings)})
 
 
-def _revisions(connection: Connection, run_id: str) -> tuple[Revision, ...]:
-    table = schema.revision_blobs
-    blobs: dict[int, dict[str, bytes]] = {}
-    for row in connection.execute(select(table).where(table.c.run_id == run_id)):
-        what = f"Run {run_name(connection, run_id)!r}, revision {row.number}, {row.name!r}:"
-        blobs.setdefault(row.number, {})[row.name] = verified(row.content, row.sha256, what)
+def load_run(connection: Connection, ledger: str, run_id: str) -> Run:
+    """A run by its id.
+
+    Raises:
+        LedgerError: there is none.
+    """
+    row = _run_row(connection, schema.runs.c.id == run_id)
+    if row is None:
+        raise no_run(ledger, run_id)
+    return _run(row)
+
+
+def load_revisions(connection: Connection, run_id: str) -> tuple[Revision, ...]:
+    """All revisions of a run, the newest last."""
+    table = schema.revision_blobs.c
+    blobs: dict[int, set[str]] = {}
+    names = select(table.number, table.name).where(table.run_id == run_id)
+    for number, name in connection.execute(names):
+        blobs.setdefault(number, set()).add(name)
     kept = schema.revisions
     query = select(kept).where(kept.c.run_id == run_id).order_by(kept.c.number)
+    rows = connection.execute(query).all()
+    contents = [from_json(row.content) for row in rows]
     return tuple(
         Revision(
-            **{**row._mapping, "content": from_json(row.content)}, blobs=blobs.get(row.number, {})
+            **{**row._mapping, "content": content},
+            blobs=frozenset(blobs.get(row.number, ())),
         )
-        for row in connection.execute(query)
+        for row, content in zip(rows, contents, strict=True)
     )
 
 
-def _layers(connection: Connection, run_id: str) -> tuple[Layer, ...]:
+def load_layers(connection: Connection, run_id: str) -> tuple[Layer, ...]:
+    """The layers that a run has reached, in order of first use."""
     table = schema.layers
     query = select(table).where(table.c.run_id == run_id).order_by(table.c.position)
+    rows = connection.execute(query).all()
+    specs = [from_json(row.spec) for row in rows]
     return tuple(
-        Layer(row.run_id, row.name, row.position, from_json(row.spec), row.weights_hash)
-        for row in connection.execute(query)
+        Layer(row.run_id, row.name, row.position, spec, row.weights_hash)
+        for row, spec in zip(rows, specs, strict=True)
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, select, update
 
 from hardware_runs.ledger import schema
 from hardware_runs.ledger.budget import check_budget
@@ -86,8 +86,10 @@ class Sessions(Store):
     ) -> Session:
         """Record that a session or batch is closed, or what a closed one has used.
 
+        One that its owner gave an id after it was read without one is not lost: it stays open.
+
         Args:
-            session: of this ledger.
+            session: as read from the ledger.
             now: seconds since the epoch.
             usage_seconds: wall-clock time billed, which replaces the reservation; None: not known
                 yet, the reservation stays.
@@ -96,6 +98,8 @@ class Sessions(Store):
             raise ValueError(f"Expected usage_seconds >= 0, or None; got {usage_seconds}.")
         with self._writing(session.run_id) as connection:
             stored = _load(connection, session.id)
+            if session.session_id is None and stored.session_id is not None:
+                return stored
             return _update(
                 connection,
                 stored,
@@ -103,23 +107,12 @@ class Sessions(Store):
                 usage_seconds=stored.usage_seconds if usage_seconds is None else usage_seconds,
             )
 
-    def sessions(self, run_id: str) -> tuple[Session, ...]:
-        """Sessions and batches of a run, the newest last; at most that one is open."""
-        table = schema.sessions
-        with self._reading() as connection:
-            query = select(table).where(table.c.run_id == run_id).order_by(table.c.id)
-            return tuple(_session(row) for row in connection.execute(query))
-
 
 def _load(connection: Connection, row_id: int) -> Session:
     table = schema.sessions
     row = connection.execute(select(table).where(table.c.id == row_id)).one_or_none()
     if row is None:
         raise LedgerError(f"The ledger has no session with id {row_id}.")
-    return _session(row)
-
-
-def _session(row: Row[Any]) -> Session:
     return Session(**row._mapping)
 
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Table, insert, select
+from sqlalchemy import ColumnElement, Connection, Table, insert, select
 
 from hardware_runs.ledger import schema
 from hardware_runs.ledger.database import Database
-from hardware_runs.ledger.records import Attempt, AttemptState, Chunk, ChunkState
-from hardware_runs.ledger.upgrading import MIGRATIONS, check_version, upgrade
+from hardware_runs.ledger.records import (
+    Attempt,
+    AttemptState,
+    Chunk,
+    ChunkState,
+    Duplicate,
+    Session,
+)
+from hardware_runs.ledger.upgrading import MIGRATIONS, upgrade
 from qpc_qiskit.errors import LedgerConflictError, LedgerError
 
 
@@ -29,8 +36,10 @@ class Store:
         self, where: str | Path, *, create: bool = True, migrations: Path = MIGRATIONS
     ) -> None:
         self._database = Database(where, create=create)
+        self.num_writes = 0
+        """Writing transactions so far: what was read before the last one may be old."""
         try:
-            self._version = upgrade(self._database, migrations)
+            self._database.version = upgrade(self._database, migrations)
         except BaseException:
             self._database.close()
             raise
@@ -40,27 +49,31 @@ class Store:
         """Path, or place without a password: for messages."""
         return self._database.name
 
-    @contextmanager
-    def _reading(self) -> Iterator[Connection]:
-        with self._database.read() as connection:
-            check_version(self._database, connection, self._version)
-            yield connection
+    def _reading(self) -> AbstractContextManager[Connection]:
+        return self._database.read()
 
     @contextmanager
     def _writing(self, run_id: str | None) -> Iterator[Connection]:
         """A writing transaction that is alone on its run; None: on no run."""
-        with self._database.write() as connection:
-            check_version(self._database, connection, self._version)
-            if run_id is not None:
-                self._lock(connection, run_id)
-            yield connection
+        try:
+            with self._database.write() as connection:
+                if run_id is not None:
+                    self._lock(connection, run_id)
+                yield connection
+        finally:
+            self.num_writes += 1
 
     def _lock(self, connection: Connection, run_id: str) -> None:
         # SQLite has no row locks and needs none: the transaction has the whole file.
         column = schema.runs.c.id
         found = connection.scalar(select(column).where(column == run_id).with_for_update())
         if found is None:
-            raise LedgerError(f"Ledger {self.name}: it has no run with id {run_id}.")
+            raise no_run(self.name, run_id)
+
+
+def no_run(ledger: str, run_id: str) -> LedgerError:
+    """There is no run with this id."""
+    return LedgerError(f"Ledger {ledger}: it has no run with id {run_id}.")
 
 
 def run_name(connection: Connection, run_id: str) -> str:
@@ -108,7 +121,10 @@ def load_chunks(
     )
     if not with_replaced:
         query = query.where(chunks.c.replaced_at.is_(None))
-    return tuple(_chunk(row) for row in connection.execute(query))
+    return tuple(
+        Chunk(**{**row._mapping, "state": ChunkState(row.state)})
+        for row in connection.execute(query)
+    )
 
 
 def load_chunk(connection: Connection, chunk_id: int) -> Chunk:
@@ -123,19 +139,46 @@ def load_chunk(connection: Connection, chunk_id: int) -> Chunk:
     return found[0]
 
 
-def _chunk(row: Row[Any]) -> Chunk:
-    return Chunk(**{**row._mapping, "state": ChunkState(row.state)})
-
-
 def load_attempts(connection: Connection, *where: ColumnElement[bool]) -> tuple[Attempt, ...]:
     """Attempts in the order in which their chunks were frozen."""
-    table = schema.attempts
+    table, others = schema.attempts, schema.duplicates
+    query = select(others.c.attempt_id, others.c.job_id).join(
+        table, table.c.id == others.c.attempt_id
+    )
+    found: dict[int, list[str]] = {}
+    for row in connection.execute(
+        query.where(*where).order_by(others.c.noticed_at, others.c.job_id)
+    ):
+        found.setdefault(row.attempt_id, []).append(row.job_id)
     rows = connection.execute(
         select(table).where(*where).order_by(table.c.chunk_id, table.c.number)
     )
-    attempts = rows.all()
-    found = _duplicates(connection, [row.id for row in attempts])
-    return tuple(_attempt(row, found.get(row.id, ())) for row in attempts)
+    return tuple(
+        Attempt(
+            **{**row._mapping, "state": AttemptState(row.state)},
+            duplicates=tuple(found.get(row.id, ())),
+        )
+        for row in rows
+    )
+
+
+def load_duplicates(connection: Connection, run_id: str) -> tuple[Duplicate, ...]:
+    """Every job of a run beyond those that count."""
+    table, attempts = schema.duplicates, schema.attempts
+    query = (
+        select(table, attempts.c.chunk_id, attempts.c.tag)
+        .join(attempts, attempts.c.id == table.c.attempt_id)
+        .where(table.c.run_id == run_id)
+        .order_by(table.c.noticed_at, table.c.job_id)
+    )
+    return tuple(Duplicate(**row._mapping) for row in connection.execute(query))
+
+
+def load_sessions(connection: Connection, run_id: str) -> tuple[Session, ...]:
+    """Sessions and batches of a run, the newest last; at most that one is open."""
+    table = schema.sessions
+    query = select(table).where(table.c.run_id == run_id).order_by(table.c.id)
+    return tuple(Session(**row._mapping) for row in connection.execute(query))
 
 
 def load_attempt(connection: Connection, attempt_id: int) -> Attempt:
@@ -148,22 +191,6 @@ def load_attempt(connection: Connection, attempt_id: int) -> Attempt:
     if not found:
         raise LedgerError(f"The ledger has no attempt with id {attempt_id}.")
     return found[0]
-
-
-def _attempt(row: Row[Any], duplicates: Sequence[str]) -> Attempt:
-    values = {**row._mapping, "state": AttemptState(row.state)}
-    return Attempt(**values, duplicates=tuple(duplicates))
-
-
-def _duplicates(connection: Connection, attempt_ids: Sequence[int]) -> dict[int, list[str]]:
-    table = schema.duplicates
-    query = select(table.c.attempt_id, table.c.job_id)
-    if len(attempt_ids) == 1:
-        query = query.where(table.c.attempt_id == attempt_ids[0])
-    found: dict[int, list[str]] = {}
-    for row in connection.execute(query.order_by(table.c.noticed_at, table.c.job_id)):
-        found.setdefault(row.attempt_id, []).append(row.job_id)
-    return found
 
 
 def update_attempt(connection: Connection, attempt: Attempt, **values: Any) -> Attempt:

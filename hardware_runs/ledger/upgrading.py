@@ -12,8 +12,9 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
 
 from hardware_runs.ledger.database import Database
+from hardware_runs.ledger.failures import newer
 from hardware_runs.ledger.schema import VERSION_TABLE
-from qpc_qiskit.errors import LedgerError, LedgerVersionError
+from qpc_qiskit.errors import LedgerError
 
 MIGRATIONS = Path(__file__).parents[1] / "migrations"
 
@@ -71,23 +72,12 @@ def _revisions(migrations: Path) -> tuple[str, frozenset[str]]:
     return head, frozenset(script.revision for script in scripts.walk_revisions())
 
 
-def check_version(database: Database, connection: Connection, expected: str) -> None:
-    """Check that no newer program upgraded the ledger while it was open here.
-
-    Raises:
-        LedgerVersionError: one did.
-    """
-    found = connection.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}"))
-    if found != expected:
-        raise _newer(database, str(found), expected)
-
-
 def _version(database: Database, connection: Connection, known: frozenset[str]) -> str | None:
     """The ledger's version; None if it is empty."""
     context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
     version = context.get_current_revision()
     if version is not None and version not in known:
-        raise _newer(database, version, max(known))
+        raise newer(database.name, version, max(known))
     tables = inspect(connection).get_table_names() if version is None else []
     others = [name for name in tables if database.is_sqlite or name.startswith("ledger_")]
     if version is None and set(others) - {VERSION_TABLE}:
@@ -96,10 +86,3 @@ def _version(database: Database, connection: Connection, known: frozenset[str]) 
             f"{', '.join(sorted(others)[:5])}). Choose another place."
         )
     return version
-
-
-def _newer(database: Database, found: str, known: str) -> LedgerVersionError:
-    return LedgerVersionError(
-        f"Ledger {database.name}: it has version {found!r}, this program knows up to {known!r}. "
-        "A newer qpc-qiskit made or upgraded it: install that one. Nothing was changed."
-    )

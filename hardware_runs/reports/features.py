@@ -62,10 +62,8 @@ def patch_reports(
         qubits, here = rows.patches[j], rows.patch == j
         error = (rows.measured - rows.exact)[here]
         error = error[np.isfinite(error)]
-        record = told.get(qubits)
         yield PatchReport(
-            layer=rows.layer,
-            qubits=qubits,
+            references=told.get(qubits) or PatchRecord(layer=rows.layer, qubits=qubits),
             state="in use" if qubits in newest else "dropped",
             predicted_fidelity=fidelities.get(qubits),
             num_jobs=jobs[qubits],
@@ -74,10 +72,6 @@ def patch_reports(
             rms_error_std=_rms_std(error),
             bias=float(error.mean()) if len(error) else None,
             expected_rms=_expected(rows.stds[here]),
-            reference_scale=None if record is None else record.scale,
-            num_features=0 if record is None else record.num_features,
-            num_not_calibrated=0 if record is None else record.num_not_calibrated,
-            problems=() if record is None else record.problems,
         )
 
 

@@ -161,9 +161,10 @@ def _points(rows: MeasuredRows) -> tuple[list[float], list[float]]:
 
 
 def _patches(report: RunReport, folder: Path) -> Iterator[Drawn]:
-    for layer in dict.fromkeys(patch.layer for patch in report.patches):
-        found = [p for p in report.patches if p.layer == layer and p.rms_error is not None]
-        if not found or (len(found) == 1 and not found[0].qubits):
+    for layer in dict.fromkeys(patch.references.layer for patch in report.patches):
+        of_layer = [p for p in report.patches if p.references.layer == layer]
+        found = [p for p in of_layer if p.rms_error is not None]
+        if not found or (len(found) == 1 and not found[0].references.qubits):
             continue
 
         errors = _numbers([p.rms_error for p in found])
@@ -182,7 +183,7 @@ def _patches(report: RunReport, folder: Path) -> Iterator[Drawn]:
             )
         paths = plot_labelled(
             folder / f"patches-{re.sub(r'[^A-Za-z0-9_-]+', '-', layer)}",
-            [_patch_label(p.qubits, p.predicted_fidelity, p.state) for p in found],
+            [_patch_label(p.references.qubits, p.predicted_fidelity, p.state) for p in found],
             series,
             xlabel="error of a value",
             what="patch",
@@ -209,9 +210,10 @@ def _patch_label(qubits: Sequence[int], fidelity: float | None, state: str) -> s
 
 
 def _job_label(job: JobReport) -> str:
-    name = job.job_id or job.tag
+    name = job.attempt.job_id or job.attempt.tag
     short = name if len(name) <= 14 else f"{name[:6]}...{name[-5:]}"
-    return f"{short}, {job.layer}#{job.chunk}" if job.attempt == 1 else f"{short}, again"
+    again = f"{short}, again"
+    return again if job.attempt.number > 1 else f"{short}, {job.chunk.layer}#{job.chunk.id}"
 
 
 def _unique(jobs: Sequence[JobReport]) -> list[str]:
@@ -224,7 +226,7 @@ def _unique(jobs: Sequence[JobReport]) -> list[str]:
 
 
 def _usage(report: RunReport, folder: Path) -> Iterator[Drawn]:
-    jobs = [j for j in report.jobs if j.job_id and not j.is_local]
+    jobs = [job for job in report.jobs if job.attempt.job_id and not job.is_local]
     if not jobs:
         return
 
@@ -232,9 +234,9 @@ def _usage(report: RunReport, folder: Path) -> Iterator[Drawn]:
         folder / "usage",
         _unique(jobs),
         [
-            Series("forecast", _numbers([j.predicted_seconds for j in jobs])),
-            Series("used", _numbers([j.usage_seconds for j in jobs])),
-            Series("cap", _numbers([j.reserved_seconds for j in jobs])),
+            Series("forecast", _numbers([job.chunk.predicted_seconds for job in jobs])),
+            Series("used", _numbers([job.attempt.usage_seconds for job in jobs])),
+            Series("cap", _numbers([job.attempt.reserved_seconds for job in jobs])),
         ],
         xlabel="QPU time / s",
         what="job",
@@ -246,7 +248,7 @@ def _usage(report: RunReport, folder: Path) -> Iterator[Drawn]:
 
 
 def _timeline(report: RunReport, folder: Path) -> Iterator[Drawn]:
-    jobs = [j for j in report.jobs if j.post_begun_at is not None]
+    jobs = [job for job in report.jobs if job.attempt.post_begun_at is not None]
     spans = [
         span for job, label in zip(jobs, _unique(jobs), strict=True) for span in _spans(job, label)
     ]
@@ -265,16 +267,17 @@ def _timeline(report: RunReport, folder: Path) -> Iterator[Drawn]:
 
 def _spans(job: JobReport, label: str) -> Iterator[Span]:
     """What is known of a job's way; nothing is made up between two times that are known."""
-    begun, posted, stored = job.post_begun_at, job.posted_at, job.stored_at
+    attempt, times = job.attempt, job.times
+    begun, posted, stored = attempt.post_begun_at, attempt.posted_at, attempt.finished_at
     if begun is not None and posted is not None and posted > begun:
         yield Span(label, _HERE if job.is_local else _SENDING, begun, posted)
     if job.is_local:
         return
-    if job.created_at is not None and job.running_at is not None:
-        yield Span(label, _QUEUED, job.created_at, job.running_at)
-        if job.ended_at is not None:
-            yield Span(label, _RUNNING, job.running_at, job.ended_at)
-            if stored is not None and stored > job.ended_at:
-                yield Span(label, _LOOKED, job.ended_at, stored)
+    if times.created is not None and times.running is not None:
+        yield Span(label, _QUEUED, times.created, times.running)
+        if times.finished is not None:
+            yield Span(label, _RUNNING, times.running, times.finished)
+            if stored is not None and stored > times.finished:
+                yield Span(label, _LOOKED, times.finished, stored)
     elif posted is not None and stored is not None and stored > posted:
         yield Span(label, _UNKNOWN, posted, stored)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hardware_runs.durable_engine.status import iso_time
 from hardware_runs.reports.figures import SECTIONS, Drawn, draw_figures
-from hardware_runs.reports.records import Agreement, JobReport, RunReport, iso_time
+from hardware_runs.reports.records import Agreement, JobReport, RunReport
 from hardware_runs.reports.report import Examined
 from qpc_qiskit.common.extras import require
 from qpc_qiskit.common.files import write_text
@@ -66,7 +67,7 @@ def write_report(examined: Examined, folder: Path) -> Written:
             "revisions": _revisions(report),
             "versions": _versions(report),
         },
-        errors=[(job.job_id or job.tag, job.error) for job in report.jobs if job.error],
+        errors=[(a.job_id or a.tag, a.error) for a in (j.attempt for j in report.jobs) if a.error],
         figures=_by_section(figures),
     )
     paths = tuple(each.path for each in figures)
@@ -94,11 +95,11 @@ def _summary(report: RunReport) -> Sequence[str]:
             f"predictions agree on {round(measured.agreement * measured.num_images):,} of "
             f"{measured.num_images:,} images."
         )
-    usage = report.usage
+    usage, budget = report.usage, status.budget
     told.append(
-        f"QPU time: {usage.used_seconds:,.1f} s used in {usage.num_jobs:,} "
+        f"QPU time: {budget.used_seconds:,.1f} s used in {usage.num_jobs:,} "
         f"job{'' if usage.num_jobs == 1 else 's'}"
-        + (f", {usage.reserved_seconds:,.0f} s held back" if usage.reserved_seconds else "")
+        + (f", {budget.reserved_seconds:,.0f} s held back" if budget.reserved_seconds else "")
         + "."
     )
     return told
@@ -155,11 +156,12 @@ def _layers(report: RunReport) -> Table:
 
     rows = []
     for layer in report.layers:
-        done = f"{layer.num_executions_done:,}/{layer.num_executions:,}"
+        progress = layer.progress
+        done = f"{progress.num_rows_done:,}/{progress.num_rows:,}"
         kinds = [("as used", layer.as_used)]
         if layer.as_measured is not None:
             kinds.append(("as measured, not calibrated", layer.as_measured))
-        rows += [(f"{layer.layer}, {kind}", done, *cells(each)) for kind, each in kinds]
+        rows += [(f"{progress.layer}, {kind}", done, *cells(each)) for kind, each in kinds]
     return Table(
         "Features",
         (
@@ -180,8 +182,8 @@ def _layers(report: RunReport) -> Table:
 def _patches(report: RunReport) -> Table:
     rows = [
         (
-            "-".join(map(str, each.qubits)) or "no device",
-            each.layer,
+            "-".join(map(str, each.references.qubits)) or "no device",
+            each.references.layer,
             each.state,
             "-" if each.predicted_fidelity is None else f"{each.predicted_fidelity:.3f}",
             each.num_jobs,
@@ -189,9 +191,9 @@ def _patches(report: RunReport) -> Table:
             f"{number(each.rms_error)} ± {number(each.rms_error_std)}",
             number(each.expected_rms),
             number(each.bias),
-            number(each.reference_scale),
-            _calibrated(each.num_features, each.num_not_calibrated),
-            len(each.problems) or "",
+            number(each.references.scale),
+            _calibrated(each.references.num_features, each.references.num_not_calibrated),
+            len(each.references.problems) or "",
         )
         for each in report.patches
     ]
@@ -224,18 +226,18 @@ def _calibrated(num_features: int, num_not: int) -> str:
 def _jobs(jobs: Sequence[JobReport]) -> Table:
     rows = [
         (
-            job.job_id or f"(no job; tag {job.tag})",
-            f"{job.layer}#{job.chunk}",
-            job.attempt,
-            f"{job.num_executions:,}",
-            f"{job.state}{', replaced' if job.is_replaced else ''}",
-            _seconds(job.predicted_seconds),
-            _seconds(job.usage_seconds),
-            f"{job.reserved_seconds} s",
-            _clock(job.posted_at),
+            job.attempt.job_id or f"(no job; tag {job.attempt.tag})",
+            f"{job.chunk.layer}#{job.chunk.id}",
+            job.attempt.number,
+            f"{job.chunk.num_rows:,}",
+            f"{job.attempt.state}{', replaced' if job.chunk.replaced_at is not None else ''}",
+            _seconds(job.chunk.predicted_seconds),
+            _seconds(job.attempt.usage_seconds),
+            f"{job.attempt.reserved_seconds} s",
+            _clock(job.attempt.posted_at),
             _seconds(job.queue_seconds),
             _seconds(job.run_seconds),
-            _clock(job.stored_at),
+            _clock(job.attempt.finished_at),
             job.session_id or "",
         )
         for job in jobs
@@ -264,19 +266,19 @@ def _jobs(jobs: Sequence[JobReport]) -> Table:
 
 
 def _usage(report: RunReport) -> Table:
-    usage = report.usage
-    ratio = usage.usage_over_forecast
+    usage, budget, ratio = report.usage, report.status.budget, report.status.usage_over_forecast
+    limit = budget.max_qpu_seconds
     return Table(
         "QPU time",
         ("", "seconds"),
         [
-            ("used, by all jobs", _seconds(usage.used_seconds)),
+            ("used, by all jobs", _seconds(budget.used_seconds)),
             ("forecast of the jobs that are done", _seconds(usage.predicted_seconds_done)),
             ("used / forecast, of those", "-" if ratio is None else f"{ratio:.2f}"),
-            ("held back", _seconds(usage.reserved_seconds)),
+            ("held back", _seconds(budget.reserved_seconds)),
             ("forecast of what is not done", _seconds(usage.predicted_seconds_left)),
-            ("budget", "no limit" if usage.max_seconds is None else _seconds(usage.max_seconds)),
-            ("left of it", _seconds(usage.left_seconds)),
+            ("budget", "no limit" if limit is None else _seconds(limit)),
+            ("left of it", _seconds(budget.left_seconds)),
             ("jobs whose usage is not known", usage.num_unknown),
         ],
     )
@@ -308,7 +310,7 @@ def _revisions(report: RunReport) -> Table:
     return Table(
         "Revisions of circuits, patches and budget",
         ("reason", "number", "made"),
-        [(each.reason, each.number, each.created) for each in report.status.revisions],
+        [(each.reason, each.number, iso_time(each.created_at)) for each in report.status.revisions],
     )
 
 
@@ -326,8 +328,7 @@ def _seconds(value: float | None) -> str:
 
 
 def _clock(value: float | None) -> str:
-    told = iso_time(value)
-    return "-" if told is None else told[:19].replace("T", " ")
+    return "-" if value is None else iso_time(value)[:19].replace("T", " ")
 
 
 def _cut(number_of_rows: int) -> str:

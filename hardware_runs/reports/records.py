@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from typing import Any
 
+from hardware_runs.durable_engine.revising import PatchRecord
 from hardware_runs.durable_engine.services import LOCAL
-from hardware_runs.durable_engine.status import RunStatus
+from hardware_runs.durable_engine.status import JobRecord, RunStatus, iso_time
+from hardware_runs.ledger import LayerProgress
 from hardware_runs.reports.scores import Scored, Shown
+from qpc_qiskit.backends.jobs import JobTimes
 
 FORMAT = 1
 """Of the JSON; a change of meaning needs another one."""
@@ -42,12 +44,8 @@ class Agreement:
 class LayerReport:
     """What was measured of a quantum layer."""
 
-    layer: str
-    num_pixels: int
-    """Whose rows are frozen."""
+    progress: LayerProgress
     num_pixels_expected: int | None
-    num_executions: int
-    num_executions_done: int
     num_rows: int
     """That were measured."""
     num_qubits: int
@@ -57,14 +55,24 @@ class LayerReport:
     as_measured: Agreement | None
     """Before calibration; None also where nothing is calibrated."""
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        told = asdict(self)
+        progress = told.pop("progress")
+        return told | {
+            "layer": progress["layer"],
+            "num_pixels": progress["num_pixels"],
+            "num_executions": progress["num_rows"],
+            "num_executions_done": progress["num_rows_done"],
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class PatchReport:
     """What was measured on a patch."""
 
-    layer: str
-    qubits: tuple[int, ...]
-    """Of the device; none where there is no device."""
+    references: PatchRecord
+    """What its reference rows say; of no jobs without them."""
     state: str
     """`in use` by what is still to be sent, or was sent last; `dropped` since."""
     predicted_fidelity: float | None
@@ -77,88 +85,75 @@ class PatchReport:
     bias: float | None
     expected_rms: float | None
     """From shots and calibration alone."""
-    reference_scale: float | None
-    """What the patch leaves of a value, by its reference rows; None: without them."""
-    num_features: int
-    """That reference rows tell something of, over all jobs."""
-    num_not_calibrated: int
-    """Of these, left as measured."""
-    problems: tuple[str, ...]
-    """Why jobs found it bad."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        told = asdict(self)
+        references = told.pop("references")
+        scale = references.pop("scale")
+        return {**references, "reference_scale": scale, **told}
 
 
-@dataclass(frozen=True, kw_only=True)
-class JobReport:
-    """An attempt at a chunk, and its job. Times are seconds since the epoch, None: not known.
+@dataclass(frozen=True)
+class JobReport(JobRecord):
+    """A job with what the service tells of it.
 
-    The first three are of the machine that ran the commands, the next three of the service, whose
-    clock is another one; `stored_at` is when somebody looked, not when the job ended.
+    Times of the attempt are of the machine that ran the commands, those of the service of another
+    clock; `attempt.finished_at` is when somebody looked, not when the job ended.
     """
 
-    layer: str
-    chunk: int
-    is_replaced: bool
-    """Whether its rows were dealt to other jobs."""
-    revision: int
-    num_executions: int
-    attempt: int
-    tag: str
-    state: str
-    job_id: str | None
     session_id: str | None
-    claimed_at: float
-    post_begun_at: float | None
-    posted_at: float | None
-    created_at: float | None
-    running_at: float | None
-    ended_at: float | None
-    stored_at: float | None
-    predicted_seconds: float | None
-    reserved_seconds: int
-    usage_seconds: float | None
-    error: str | None
-    duplicates: tuple[str, ...]
+    times: JobTimes
+    """By the service."""
 
     @property
     def is_local(self) -> bool:
         """Whether it was computed on a machine of this side: it took no QPU time."""
-        return self.job_id is not None and self.job_id.startswith(LOCAL)
+        job_id = self.attempt.job_id
+        return job_id is not None and job_id.startswith(LOCAL)
 
     @property
     def queue_seconds(self) -> float | None:
         """By the service; None: not known."""
-        return _between(self.created_at, self.running_at)
+        return _between(self.times.created, self.times.running)
 
     @property
     def run_seconds(self) -> float | None:
         """By the service, classical parts included; None: not known."""
-        return _between(self.running_at, self.ended_at)
+        return _between(self.times.running, self.times.finished)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; times in ISO 8601, UTC."""
-        told = {
-            name: iso_time(value) if name.endswith("_at") else value
-            for name, value in asdict(self).items()
+        told, attempt = super().to_dict(), self.attempt
+        times = {
+            "claimed_at": attempt.claimed_at,
+            "post_begun_at": attempt.post_begun_at,
+            "posted_at": attempt.posted_at,
+            "created_at": self.times.created,
+            "running_at": self.times.running,
+            "ended_at": self.times.finished,
+            "stored_at": attempt.finished_at,
         }
-        return told | {"queue_seconds": self.queue_seconds, "run_seconds": self.run_seconds}
+        return told | {
+            "num_executions": told.pop("num_rows"),
+            "is_replaced": self.chunk.replaced_at is not None,
+            "revision": attempt.revision,
+            "session_id": self.session_id,
+            **{name: _iso(value) for name, value in times.items()},
+            "duplicates": attempt.duplicates,
+            "queue_seconds": self.queue_seconds,
+            "run_seconds": self.run_seconds,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
 class UsageReport:
-    """QPU time of a run: its budget, what was used, what was predicted."""
+    """QPU time, besides the budget."""
 
-    max_seconds: float | None
-    """The budget; None: no limit."""
-    used_seconds: float
-    reserved_seconds: float
-    """Held back, since it is not known what was used."""
-    left_seconds: float | None
     predicted_seconds_done: float | None
     """Forecast of the jobs that are done; None: not known for some."""
     predicted_seconds_left: float | None
     """Forecast of what is not done."""
-    usage_over_forecast: float | None
-    """Of the jobs for which both are known."""
     num_jobs: int
     num_unknown: int
     """Jobs that ended and whose usage is not known."""
@@ -199,7 +194,7 @@ class RunReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; what is not known is None."""
-        status = self.status.to_dict()
+        status, budget = self.status.to_dict(), self.status.budget
         del status["jobs"]  # `jobs` has more of them
         told = {
             "format": FORMAT,
@@ -214,10 +209,17 @@ class RunReport:
             "class_names": self.class_names,
             "confusion": self.confusion,
             "images": [asdict(each) for each in self.images],
-            "layers": [asdict(each) for each in self.layers],
-            "patches": [asdict(each) for each in self.patches],
+            "layers": [each.to_dict() for each in self.layers],
+            "patches": [each.to_dict() for each in self.patches],
             "jobs": [each.to_dict() for each in self.jobs],
-            "usage": asdict(self.usage),
+            "usage": {
+                "max_seconds": budget.max_qpu_seconds,
+                "used_seconds": budget.used_seconds,
+                "reserved_seconds": budget.reserved_seconds,
+                "left_seconds": budget.left_seconds,
+                "usage_over_forecast": self.status.usage_over_forecast,
+                **asdict(self.usage),
+            },
             "status": status,
             "versions_begun": self.versions_begun,
             "versions": self.versions,
@@ -225,11 +227,8 @@ class RunReport:
         return {name: _plain(value) for name, value in told.items()}
 
 
-def iso_time(seconds: float | None) -> str | None:
-    """ISO 8601 in UTC of seconds since the epoch."""
-    if seconds is None:
-        return None
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+def _iso(seconds: float | None) -> str | None:
+    return None if seconds is None else iso_time(seconds)
 
 
 def _between(start: float | None, stop: float | None) -> float | None:

@@ -20,10 +20,11 @@ from torch import Tensor
 
 from hardware_runs.checkpoints.checkpoint_runs import Work
 from hardware_runs.durable_engine.circuits import FrozenCircuits, Qubits
+from hardware_runs.durable_engine.known import KnownRun
 from hardware_runs.durable_engine.passes import Pass
 from hardware_runs.durable_engine.revising import PatchRecord, Reviser
 from hardware_runs.durable_engine.values import values_of
-from hardware_runs.ledger import Block, Chunk, ChunkResult, Layer, Ledger, Run
+from hardware_runs.ledger import Block, Chunk, ChunkResult, ChunkState, Layer
 from qpc_qiskit.circuits.ansatz import ANSATZE
 from qpc_qiskit.circuits.spec import LayerSpec, make_spec
 from qpc_qiskit.common.arrays import Array, Indices
@@ -62,34 +63,30 @@ class RunReader:
     """Reads what a run has measured.
 
     Args:
-        ledger: of the run.
-        run: the run.
+        known: the run.
     """
 
-    def __init__(self, ledger: Ledger, run: Run) -> None:
-        self.ledger, self.run = ledger, run
-        self.circuits = FrozenCircuits(ledger, run, _no_estimator, None, lambda: 0.0)
-        self.layers = ledger.layers(run.id)
-        self._blocks: dict[str, tuple[Block, ...]] = {}
-        self._results: dict[str, dict[int, ChunkResult]] = {}
+    def __init__(self, known: KnownRun) -> None:
+        self.known = known
+        self.circuits = FrozenCircuits(known, _no_estimator, None, lambda: 0.0)
+        self.layers = known.state.layers
+        known.read(known.state.all_blocks)
+        known.results(known.state.chunks(states=[ChunkState.DONE]))
 
     @property
     def calibrates(self) -> bool:
         """Whether values are corrected by what the reference rows say, if there are any."""
-        return bool(self.run.settings.get("engine_options", {}).get("calibrate", True))
+        settings = self.known.state.run.settings
+        return bool(settings.get("engine_options", {}).get("calibrate", True))
 
     def blocks(self, layer: str) -> tuple[Block, ...]:
-        """Frozen rows of a layer."""
-        if layer not in self._blocks:
-            self._blocks[layer] = self.ledger.blocks(self.run.id, layer)
-        return self._blocks[layer]
+        """Calls of a layer that are frozen."""
+        return self.known.state.blocks(layer)
 
     def results(self, layer: str) -> Mapping[int, ChunkResult]:
         """Of its chunks that are done, by the chunk's id."""
-        if layer not in self._results:
-            found = self.ledger.results(self.run.id, layer)
-            self._results[layer] = {result.chunk.id: result for result in found}
-        return self._results[layer]
+        done = self.known.state.chunks(layer=layer, states=[ChunkState.DONE])
+        return {result.chunk.id: result for result in self.known.results(done)}
 
     def prepared(self, chunk: Chunk) -> Prepared:
         """The circuit that a chunk was sent with."""
@@ -97,25 +94,21 @@ class RunReader:
 
     def patch_records(self) -> tuple[PatchRecord, ...]:
         """What reference rows say; see `Reviser.patch_records`."""
-        return Reviser(
-            self.ledger, self.run, self.circuits, _no_estimator, self._block_of, lambda: 0.0
-        ).patch_records()
-
-    def _block_of(self, chunk: Chunk, *, anew: bool = False) -> Block:
-        return next(each for each in self.blocks(chunk.layer) if each.id == chunk.block_id)
+        return Reviser(self.known, self.circuits, _no_estimator, lambda: 0.0).patch_records()
 
     def table(self, layer: str) -> Array:
         """Values (N, K, m) by position in the layer's pass; NaN where nothing was measured."""
         blocks = self.blocks(layer)
-        first = blocks[0].rows
         stop = max(block.stop for block in blocks)
-        found = np.full((stop, first.num_kernels, first.exact.shape[1]), np.nan)
+        num_maps = self.known.rows(blocks[0]).exact.shape[1]
+        found = np.full((stop, blocks[0].num_kernels, num_maps), np.nan)
         for block in blocks:
-            values = np.full((len(block.rows.pairs), found.shape[2]), np.nan)
+            frozen = self.known.rows(block)
+            values = np.full((len(frozen.pairs), found.shape[2]), np.nan)
             for rows, part in self._parts(block, applies=self.calibrates):
                 values[rows] = part[0]
             found[block.start : block.stop] = by_pixel_and_kernel(
-                values[block.rows.which], block.count, block.rows.num_kernels
+                values[frozen.which], block.count, block.num_kernels
             )
         return found
 
@@ -147,14 +140,15 @@ class RunReader:
         self, block: Block, *, applies: bool
     ) -> Iterator[tuple[Indices, tuple[Array, Array, list[Qubits]]]]:
         """Of each chunk that is done: its rows, their values, errors, and patches."""
-        num_rows = len(block.rows.pairs) - len(block.rows.exact)
+        frozen = self.known.rows(block)
+        num_rows = len(frozen.pairs) - len(frozen.exact)
         done = self.results(block.layer)
         for chunk in block.chunks:
             if chunk.id not in done:
                 continue
             prepared = self.prepared(chunk)
-            found = values_of(block, [done[chunk.id]], self.prepared, applies=applies)
-            slots = block.rows.slots[chunk.row_start : chunk.row_stop]
+            found = values_of(frozen, [done[chunk.id]], self.prepared, applies=applies)
+            slots = frozen.slots[chunk.row_start : chunk.row_stop]
             rows = np.sort(slots[(slots != IDLE) & (slots < num_rows)])
             qubits = [each.patch.qubits for each in prepared.placements] or [()]
             # Without a device a circuit of several parts has them all in one place.
@@ -163,7 +157,7 @@ class RunReader:
 
     def _exact(self, block: Block, spec: LayerSpec | None) -> Array:
         """Exact values (V, m) of the rows of a block; NaN where they are not known."""
-        frozen = block.rows
+        frozen = self.known.rows(block)
         num_rows = len(frozen.pairs) - len(frozen.exact)
         found = np.full((num_rows, frozen.exact.shape[1]), np.nan)
         weights = None if spec is None else self._weights(block, spec)
@@ -179,7 +173,7 @@ class RunReader:
     def _weights(self, block: Block, spec: LayerSpec) -> Array | None:
         """Weights (K, P) of the frozen angles; those of gates that were left out do not matter."""
         columns = list(self.prepared(block.chunks[0]).parts[0].columns)
-        angles = block.rows.ansatz_angles[: spec.num_kernels]
+        angles = self.known.rows(block).ansatz_angles[: spec.num_kernels]
         scale, offset = spec.ansatz.scale[columns], spec.ansatz.offset[columns]
         if angles.shape[1] != len(columns):
             return None

@@ -21,7 +21,8 @@ from pydantic import ValidationError
 
 from hardware_runs.checkpoints.checkpoint_runs import Task, Work, prepare_again, task_of
 from hardware_runs.checkpoints.runlog import without_secrets
-from hardware_runs.durable_engine.status import RunStatus, pixels_reached, run_status
+from hardware_runs.durable_engine.known import KnownRun
+from hardware_runs.durable_engine.status import RunStatus, iso_time, pixels_reached, run_status
 from hardware_runs.ledger import JOB_TIMES, AttemptState, ChunkState, Ledger, Run, public
 from hardware_runs.reports.features import agreement, patch_reports
 from hardware_runs.reports.records import (
@@ -30,10 +31,10 @@ from hardware_runs.reports.records import (
     PatchReport,
     RunReport,
     UsageReport,
-    iso_time,
 )
 from hardware_runs.reports.replay import MeasuredRows, Replayed, RunReader, replay
 from hardware_runs.reports.scores import Scores, scores
+from qpc_qiskit.backends.jobs import JobTimes
 from qpc_qiskit.common.versions import library_versions
 from qpc_qiskit.errors import CheckpointError, DataError, LedgerError
 from qpc_qiskit.nets import quantum_layers
@@ -109,9 +110,10 @@ def examine(
         on_step: told what is going on.
     """
     on_step("Reading the ledger")
-    reader = RunReader(ledger, run)
-    status = _clean(run_status(ledger, run))
-    jobs = tuple(_jobs(ledger, run, reader))
+    reader = RunReader(KnownRun(ledger, run))
+    state = reader.known.state
+    status = _clean(run_status(state))
+    jobs = tuple(_jobs(reader))
     networks = {} if work is None else quantum_layers(work.network)
     specs = {name: layer.spec for name, layer in networks.items()}
     found = [reader.rows(each.name, specs.get(each.name.split("#")[0])) for each in reader.layers]
@@ -124,14 +126,12 @@ def examine(
         replayed = replay(work, reader)
         scored = scores(work, run, replayed, num_simulated=num_simulated, on_step=on_step)
     task = None if "about" not in run.settings else _task(run)
-    begun = ledger.revisions(run.id)[:1]
-    num_replaced = sum(
-        chunk.replaced_at is not None for chunk in ledger.chunks(run.id, with_replaced=True)
-    )
+    begun = state.revisions[:1]
+    num_replaced = sum(chunk.replaced_at is not None for chunk in state.all_chunks)
     report = RunReport(
         status=status,
         ledger=public(where),
-        made=str(iso_time(now)),
+        made=iso_time(now),
         warnings=(
             *_state_warnings(status, jobs, task, num_replaced, where),
             *map(
@@ -176,38 +176,22 @@ def _task(run: Run) -> Task | None:
         return None
 
 
-def _jobs(ledger: Ledger, run: Run, reader: RunReader) -> Iterator[JobReport]:
-    chunks = {chunk.id: chunk for chunk in ledger.chunks(run.id, with_replaced=True)}
-    sessions = {session.id: session.session_id for session in ledger.sessions(run.id)}
-    for attempt in ledger.attempts(run.id):
-        chunk = chunks[attempt.chunk_id]
-        result = reader.results(chunk.layer).get(chunk.id)
+def _jobs(reader: RunReader) -> Iterator[JobReport]:
+    state = reader.known.state
+    results = {k: v for layer in state.layers for k, v in reader.results(layer.name).items()}
+    sessions = {session.id: session.session_id for session in state.sessions}
+    for attempt in state.all_attempts:
+        chunk = state.chunk(attempt.chunk_id)
+        result = results.get(chunk.id)
         is_its_own = result is not None and result.attempt_number == attempt.number
         times = result.extras.get(JOB_TIMES) if result is not None and is_its_own else None
         told = [None] * 3 if times is None else [None if math.isnan(t) else float(t) for t in times]
+        error = None if attempt.error is None else _one_line(attempt.error)
         yield JobReport(
-            layer=chunk.layer,
-            chunk=chunk.id,
-            is_replaced=chunk.replaced_at is not None,
-            revision=attempt.revision,
-            num_executions=chunk.num_rows,
-            attempt=attempt.number,
-            tag=attempt.tag,
-            state=str(attempt.state),
-            job_id=attempt.job_id,
-            session_id=None if attempt.session is None else sessions.get(attempt.session),
-            claimed_at=attempt.claimed_at,
-            post_begun_at=attempt.post_begun_at,
-            posted_at=attempt.posted_at,
-            created_at=told[0],
-            running_at=told[1],
-            ended_at=told[2],
-            stored_at=attempt.finished_at,
-            predicted_seconds=chunk.predicted_seconds,
-            reserved_seconds=attempt.reserved_seconds,
-            usage_seconds=attempt.usage_seconds,
-            error=None if attempt.error is None else _one_line(attempt.error),
-            duplicates=attempt.duplicates,
+            chunk,
+            replace(attempt, error=error),
+            None if attempt.session is None else sessions.get(attempt.session),
+            JobTimes(*told),
         )
 
 
@@ -218,14 +202,12 @@ def _layers(
     qubits = {each.name: int(each.spec["num_qubits"]) for each in reader.layers}
     for each in status.layers:
         found = measured.get(each.layer)
-        has_references = any(len(b.rows.exact) for b in reader.blocks(each.layer))
+        frozen = map(reader.known.rows, reader.blocks(each.layer))
+        has_references = any(len(rows.exact) for rows in frozen)
         calibrates = reader.calibrates and has_references
         yield LayerReport(
-            layer=each.layer,
-            num_pixels=each.num_pixels,
-            num_pixels_expected=each.num_pixels_expected,
-            num_executions=each.num_rows,
-            num_executions_done=each.num_rows_done,
+            progress=each,
+            num_pixels_expected=status.pixels_expected.get(each.layer),
             num_rows=0 if found is None else len(found.measured),
             num_qubits=0 if found is None else qubits[each.layer],
             as_used=None if found is None else agreement(found.exact, found.measured, found.stds),
@@ -236,17 +218,12 @@ def _layers(
 
 
 def _usage(status: RunStatus, jobs: Sequence[JobReport]) -> UsageReport:
-    done = [job.predicted_seconds for job in jobs if job.state == AttemptState.DONE]
+    done = [j.chunk.predicted_seconds for j in jobs if j.attempt.state == AttemptState.DONE]
     left = [each.predicted_seconds_left for each in status.layers]
     return UsageReport(
-        max_seconds=status.max_qpu_seconds,
-        used_seconds=status.used_seconds,
-        reserved_seconds=status.reserved_seconds,
-        left_seconds=status.left_seconds,
         predicted_seconds_done=_total(done),
         predicted_seconds_left=_total(left),
-        usage_over_forecast=status.usage_over_forecast,
-        num_jobs=sum(job.job_id is not None for job in jobs),
+        num_jobs=sum(job.attempt.job_id is not None for job in jobs),
         num_unknown=len(_of_unknown_usage(jobs)),
     )
 
@@ -257,7 +234,11 @@ def _total(values: Sequence[float | None]) -> float | None:
 
 
 def _of_unknown_usage(jobs: Sequence[JobReport]) -> list[JobReport]:
-    return [j for j in jobs if j.state in _ENDED and j.job_id and j.usage_seconds is None]
+    return [job for job in _ended(jobs) if job.attempt.usage_seconds is None]
+
+
+def _ended(jobs: Sequence[JobReport]) -> list[JobReport]:
+    return [job for job in jobs if job.attempt.state in _ENDED and job.attempt.job_id]
 
 
 def _warnings(
@@ -279,10 +260,11 @@ def _warnings(
             + ("There is no accuracy, confusion matrix or image yet." if not number else "")
         )
     for patch in patches:
-        if patch.problems:
+        found = patch.references
+        if found.problems:
             yield (
-                f"{_place(patch)} was found bad in {len(patch.problems)} of {patch.num_jobs} jobs "
-                f"of {patch.layer}, and is {patch.state}: {patch.problems[0]} What it measured is "
+                f"{_place(patch)} was found bad in {len(found.problems)} of {patch.num_jobs} jobs "
+                f"of {found.layer}, and is {patch.state}: {found.problems[0]} What it measured is "
                 "in all figures."
             )
     if status.duplicates:
@@ -327,9 +309,9 @@ def _state_warnings(
         yield "Nothing was frozen or sent yet: there is nothing to report."
     if states["failed"]:
         errors = "; ".join(
-            f"job {j.job_id or f'with tag {j.tag}'}: {j.error}"
-            for j in jobs
-            if j.state == AttemptState.FAILED
+            f"job {a.job_id or f'with tag {a.tag}'}: {a.error}"
+            for a in (job.attempt for job in jobs)
+            if a.state == AttemptState.FAILED
         )
         yield (
             f"{states['failed']} of {_count(total, 'job')} failed for good; what they were to "
@@ -372,19 +354,19 @@ def _notes(
     for each in rows:
         if np.isnan(each.exact).all():
             yield f"{each.layer}: its exact values are not known here."
-    left = sum(patch.num_not_calibrated for patch in patches)
+    left = sum(patch.references.num_not_calibrated for patch in patches)
     if left:
         yield (
-            f"{left} of {sum(patch.num_features for patch in patches)} features of patches and "
+            f"{left} of {sum(p.references.num_features for p in patches)} features of patches and "
             "jobs were left as measured, since their reference rows tell too little."
         )
-    if jobs and all(job.is_local for job in jobs if job.job_id):
+    if jobs and all(job.is_local for job in jobs if job.attempt.job_id):
         yield (
             "Everything was computed on machines of this side, so no QPU time was used; forecasts "
             "are those of the device that was simulated, if one was."
         )
-    ended = [job for job in jobs if job.state in _ENDED and job.job_id and not job.is_local]
-    if silent := [job for job in ended if job.running_at is None or job.ended_at is None]:
+    ended = [job for job in _ended(jobs) if not job.is_local]
+    if silent := [job for job in ended if job.run_seconds is None]:
         what = "When it ran" if len(silent) == 1 else "When they ran"
         yield (
             f"{what} is not known of {_count(len(silent), 'job')}: the ledger has the times of the "
@@ -398,7 +380,7 @@ def _one_line(text: str) -> str:
 
 
 def _place(patch: PatchReport) -> str:
-    qubits = "-".join(map(str, patch.qubits))
+    qubits = "-".join(map(str, patch.references.qubits))
     return f"Patch {qubits}" if qubits else "The only patch"
 
 

@@ -85,11 +85,11 @@ def test_two_layers(mode, plan, tmp_path, capsys):
     ledger, run = run_through()
     waited = time.monotonic() - begun
     for _ in range(30):  # the service may tell the usage some time after the results
-        if not ledger.budget(run).reserved_seconds:
+        if not ledger.state(run).budget.reserved_seconds:
             break
         time.sleep(10)
         run_through()
-    attempts, budget = ledger.attempts(run), ledger.budget(run)
+    attempts, budget = ledger.state(run).attempts(), ledger.state(run).budget
     with torch.no_grad():
         pairs = [
             (values, layer(given)) for (given, values), layer in zip(seen, network(), strict=False)
@@ -99,7 +99,7 @@ def test_two_layers(mode, plan, tmp_path, capsys):
             "jobs": [attempt.job_id for attempt in attempts],
             "results_after_seconds": round(waited, 1),
             "usage_after_seconds": round(time.monotonic() - begun, 1),
-            "predicted_seconds": math.fsum(c.predicted_seconds for c in ledger.chunks(run)),
+            "predicted_seconds": math.fsum(c.predicted_seconds for c in ledger.state(run).chunks()),
             "used_seconds": budget.used_seconds,
             "held_back_seconds": budget.reserved_seconds,
             "largest_error": max(float((a - b).abs().max()) for a, b in pairs),

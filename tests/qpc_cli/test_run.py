@@ -22,6 +22,7 @@ from hardware_runs import durable
 from hardware_runs.checkpoints import checkpoint_runs, driving
 from hardware_runs.checkpoints.run_settings import Settings
 from hardware_runs.checkpoints.runlog import log_path, run_log, without_secrets
+from hardware_runs.durable_engine.known import KnownRun
 from hardware_runs.durable_engine.problems import Problems
 from hardware_runs.ledger import AttemptState, Ledger
 from hardware_runs.standin import Fault, Remote, Rules, Standin
@@ -295,7 +296,8 @@ def test_the_same_problem_is_told_once(tmp_path, monkeypatch):
     with Ledger(tmp_path / "ledger.sqlite") as book, run_log(tmp_path / "log", "x"):
         found = book.create_run("x", {}, now=1.0)
         dispatcher = SimpleNamespace(step=step, problems=problems)
-        engine = SimpleNamespace(ledger=book, run=found, dispatcher=dispatcher)
+        known = KnownRun(book, found)
+        engine = SimpleNamespace(known=known, dispatcher=dispatcher)
         told, polls = [], []
 
         def sleep(seconds):
@@ -483,7 +485,7 @@ def test_a_new_budget(model, ledger, standin):
         run("collect", "first", "--max-qpu-seconds=60", exit_code=75)
     assert answer("status", "first")["max_qpu_seconds"] == 60
     with Ledger(ledger) as book:
-        revisions = book.revisions(book.get_run("first").id)
+        revisions = book.state(book.get_run("first").id).revisions
     budgets = [r.max_qpu_seconds for r in revisions if r.reason == "another budget"]
     assert budgets == [90, 60]
     message = failing("collect", "first", "--max-qpu-seconds=0", exit_code=2)
@@ -1022,7 +1024,7 @@ def test_an_interrupt_while_jobs_are_sent(model, ledger, standin, monkeypatch):
     assert message == "qpc: Stopped; nothing is lost. Go on with: qpc run collect first"
     assert len(standin.records()["jobs"]) == 1
     with Ledger(ledger) as book:
-        states = [attempt.state for attempt in book.attempts(book.get_run("first").id)]
+        states = [attempt.state for attempt in book.state(book.get_run("first").id).attempts()]
     assert states == [AttemptState.POSTED]
     assert answer("collect", "first", exit_code=75)["jobs_open"] == 4
 

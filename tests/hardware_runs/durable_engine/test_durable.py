@@ -24,6 +24,7 @@ from durable_runs import (
 from processes import elsewhere
 from torch import nn
 
+from hardware_runs.durable_engine.known import KnownRun
 from hardware_runs.ledger import AttemptState, Ledger
 from hardware_runs.reports.replay import RunReader
 from hardware_runs.standin import Fault
@@ -123,18 +124,19 @@ def test_local_jobs_of_two_processes_are_not_confused(path):
     logits = script.once(x)
     other = Script(path, "aer", model=shallow(), name="other")
     with other.engine() as first, other.engine() as second:
-        collect = first.dispatcher.collect
-        first.dispatcher.collect = lambda: False
+        collector = first.dispatcher.collector
+        collect_one = collector.collect_one
+        collector.collect_one = lambda attempt, chunk: False
         with torch.no_grad(), use_engine(other.model, first), pytest.raises(ResultsPending):
             other.model(y)
-        first.dispatcher.collect = collect
+        collector.collect_one = collect_one
         with (
             contextlib.suppress(ResultsPending),
             torch.no_grad(),
             use_engine(other.model, second),
         ):
             second.map(other.model, [y])
-        states = {a.state for a in first.ledger.attempts(first.run.id)}
+        states = {a.state for a in first.ledger.state(first.run.id).attempts()}
         assert AttemptState.FAILED not in states
         first.begin_pass()
         with torch.no_grad(), use_engine(other.model, first):
@@ -171,9 +173,9 @@ def test_batch_is_closed_when_all_is_done(device, mode):
     ledger, run_id = script.ledger()
     (session,) = standin.records()["sessions"]
     assert session["stopped"] is not None
-    (kept,) = ledger.sessions(run_id)
+    (kept,) = ledger.state(run_id).sessions
     assert kept.closed_at is not None
-    assert ledger.budget(run_id).reserved_seconds == 0
+    assert ledger.state(run_id).budget.reserved_seconds == 0
 
 
 def test_replay_sends_nothing(device):
@@ -243,13 +245,13 @@ def test_more_images_than_before(device):
 def check_direct(script):
     """The values of all rows are those that a direct run gives for the frozen pixels."""
     ledger, run_id = script.ledger()
-    reader = RunReader(ledger, ledger.get_run(run_id))
+    reader = RunReader(KnownRun(ledger, ledger.get_run(run_id)))
     with EstimatorEngine.from_backend(script.backend, **SHOTS) as engine, torch.no_grad():
         for name, layer in quantum_layers(script.model).items():
             (weights,) = layer.parameters()
             found = [
-                evs_of(engine, layer.spec, torch.from_numpy(block.rows.pixels), weights)
-                for block in ledger.blocks(run_id, name)
+                evs_of(engine, layer.spec, torch.from_numpy(rows.pixels), weights)
+                for rows in ledger.rows(ledger.state(run_id).blocks(name))
             ]
             assert np.array_equal(reader.table(name), torch.cat(found).numpy())
 
@@ -277,8 +279,9 @@ def test_images_that_repeat(device):
     first, second = standin.records()["jobs"]
     assert first["num_executions"] == 2 * 2 * 64  # 2 distinct pixels, 2 kernels
     ledger, run_id = script.ledger()
-    (block,) = ledger.blocks(run_id, "2")  # behind a layer that rounds: more may be distinct
-    distinct, _ = merge_directions(block.rows.directions)
+    (block,) = ledger.state(run_id).blocks("2")  # behind a layer that rounds: more may be distinct
+    (rows,) = ledger.rows([block])
+    distinct, _ = merge_directions(rows.directions)
     assert second["num_executions"] == len(distinct) * 2 * 64
 
 
@@ -475,7 +478,7 @@ def test_collected_by_another_process(start, path):
 def predicted(script, x):
     """QPU seconds that each layer's job reserves."""
     ledger, run_id = script.ledger()
-    return [chunk.predicted_seconds for chunk in ledger.chunks(run_id)]
+    return [chunk.predicted_seconds for chunk in ledger.state(run_id).chunks()]
 
 
 def test_refused_before_the_first_job(device):
@@ -494,12 +497,12 @@ def test_reservation_is_freed(device):
     with pytest.raises(ResultsPending):
         script.once(x)
     ledger, run_id = script.ledger()
-    held = ledger.budget(run_id).reserved_seconds
+    held = ledger.state(run_id).budget.reserved_seconds
     assert 0 < held <= 6.5
     assert len(standin.records()["jobs"]) == 1
     script.finish(x)
     check_paid_once(script, standin)
-    assert 4 < ledger.budget(run_id).used_seconds <= 6.5
+    assert 4 < ledger.state(run_id).budget.used_seconds <= 6.5
 
 
 def test_real_usage_above_the_forecast_stays_inside_the_budget(device):
@@ -509,7 +512,7 @@ def test_real_usage_above_the_forecast_stays_inside_the_budget(device):
     used = sum(job["usage_seconds"] for job in standin.records()["jobs"])
     assert 5 < used <= 7
     ledger, run_id = script.ledger()
-    assert abs(ledger.budget(run_id).used_seconds - used) < 1e-6
+    assert abs(ledger.state(run_id).budget.used_seconds - used) < 1e-6
 
 
 def test_jobs_that_run_too_long_stay_inside_the_budget(device):
@@ -527,8 +530,8 @@ def test_session_reserves_its_time(device):
     ledger, run_id = script.ledger()
     (session,) = standin.records()["sessions"]
     assert session["mode"] == "dedicated"
-    assert ledger.budget(run_id).reserved_seconds == session["max_ttl"] == 300
-    assert all(a.is_billed_by_session for a in ledger.attempts(run_id))
+    assert ledger.state(run_id).budget.reserved_seconds == session["max_ttl"] == 300
+    assert all(a.is_billed_by_session for a in ledger.state(run_id).attempts())
 
 
 # Files and secrets.

@@ -83,7 +83,7 @@ def test_connection_is_cut_before_a_job_was_accepted(broken, logits):
         with pytest.raises(ResultsPending, match=message):
             script.once(X)
         ledger, run_id = script.ledger()
-        assert len(ledger.attempts(run_id, states=[AttemptState.INTENT])) == 1
+        assert len(ledger.state(run_id).attempts(states=[AttemptState.INTENT])) == 1
     check(script, standin, logits)
     assert standin.records()["num_posts"] == 2
 
@@ -146,7 +146,7 @@ def test_too_many_requests(broken, logits):
         script.once(X)
     check(script, standin, logits)
     ledger, run_id = script.ledger()
-    assert {a.number for a in ledger.attempts(run_id)} == {1}
+    assert {a.number for a in ledger.state(run_id).attempts()} == {1}
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_system_error_is_tried_again(broken, logits):
     standin, script = broken(Fault("failed", code=9999, times=2))
     check(script, standin, logits, failed=2)
     ledger, run_id = script.ledger()
-    states = [a.state for a in ledger.attempts(run_id)]
+    states = [a.state for a in ledger.state(run_id).attempts()]
     assert states.count(AttemptState.FAILED) == 2
 
 
@@ -233,7 +233,7 @@ def test_errors_that_would_come_again(broken, logits, fault, said):
     ):
         script.finish(X)
     ledger, run_id = script.ledger()
-    assert [a.number for a in ledger.attempts(run_id)].count(2) == 0
+    assert [a.number for a in ledger.state(run_id).attempts()].count(2) == 0
     ledger.retry_failed_chunks(run_id)
     check(script, standin, logits, failed=1)
 
@@ -287,8 +287,8 @@ def test_closed_while_jobs_wait(broken, logits, mode):
     standin.close_session(session["session_id"])
     check(script, standin, logits, BOTH, failed=2)
     ledger, run_id = script.ledger()
-    assert len(ledger.sessions(run_id)) == 2
-    assert ledger.budget(run_id).reserved_seconds == 0
+    assert len(ledger.state(run_id).sessions) == 2
+    assert ledger.state(run_id).budget.reserved_seconds == 0
 
 
 @pytest.mark.parametrize("mode", ["batch", pytest.param("session", marks=pytest.mark.slow)])

@@ -33,12 +33,12 @@ def pending(script, match, x=X):
 
 def states(script):
     ledger, run_id = script.ledger()
-    return [attempt.state for attempt in ledger.attempts(run_id)]
+    return [attempt.state for attempt in ledger.state(run_id).attempts()]
 
 
 def budget(script):
     ledger, run_id = script.ledger()
-    return ledger.budget(run_id)
+    return ledger.state(run_id).budget
 
 
 # POSTs.
@@ -72,7 +72,7 @@ def test_duplicate_is_cancelled_by_the_process_that_made_it(broken):
     assert standin.records()["cancels"] == [second["job_id"]]
     assert [kept["state"], second["state"]] == ["Queued", "Cancelled"]
     ledger, run_id = script.ledger()
-    (duplicate,) = ledger.duplicates(run_id)
+    (duplicate,) = ledger.state(run_id).duplicates
     assert (duplicate.job_id, duplicate.usage_seconds) == (second["job_id"], 0)
 
 
@@ -84,7 +84,7 @@ def test_usage_that_is_not_told_yet(broken, logits):
     standin, script = broken(Fault("pending_usage", seconds=300, times=None))
     assert torch.equal(script.finish(X, step=1), logits[:1])
     ledger, run_id = script.ledger()
-    (attempt,) = ledger.attempts(run_id)
+    (attempt,) = ledger.state(run_id).attempts()
     assert attempt.usage_seconds is None
     held = budget(script)
     assert (held.used_seconds, held.reserved_seconds) == (0, attempt.reserved_seconds)
@@ -186,7 +186,7 @@ def test_unclear_job_of_a_cancelled_run(broken):
     standin, script = broken(Fault("cut"))
     pending(script, "qpc-")
     ledger, run_id = script.ledger()
-    (intent,) = ledger.attempts(run_id)
+    (intent,) = ledger.state(run_id).attempts()
     found = cancel(ledger, ledger.get_run("run"), clock=script.clock)
     assert found.unclear == (intent.tag,)
     script.clock.advance(61)
@@ -218,14 +218,14 @@ def test_job_is_given_up(broken, logits):
     give_up(ledger, run, job_id, clock=script.clock)
     with pytest.raises(LedgerError, match=r"it waits for no job\."):
         give_up(ledger, run, job_id, clock=script.clock)
-    cap = ledger.attempts(run_id)[0].reserved_seconds
+    cap = ledger.state(run_id).attempts()[0].reserved_seconds
     with pytest.raises(JobFailed, match=rf"job {job_id} .*given up by the user.* --again"):
         script.once(X)
     assert budget(script).reserved_seconds == cap > 0
 
     allow_again(ledger, run)
     assert torch.equal(script.finish(X), logits[:1])
-    assert [a.number for a in ledger.attempts(run_id)] == [1, 2]
+    assert [a.number for a in ledger.state(run_id).attempts()] == [1, 2]
     assert budget(script).reserved_seconds == cap
     standin.clear_faults()
     script.once(X)
@@ -244,7 +244,7 @@ def test_ledger_keeps_the_newest_budget(tmp_path):
         one.add_circuits(run_id, reason="circuit", blobs={"a": b"1"}, now=START)
         other.set_budget(run_id, None, now=START)
         one.add_circuits(run_id, reason="circuit", blobs={"b": b"2"}, now=START)
-        found = [(r.max_qpu_seconds, set(r.blobs)) for r in other.revisions(run_id)]
+        found = [(r.max_qpu_seconds, set(r.blobs)) for r in other.state(run_id).revisions]
     assert found == [(100, set()), (5, set()), (5, {"a"}), (None, {"a"}), (None, {"a", "b"})]
 
 
@@ -271,20 +271,20 @@ def test_budget_of_an_old_run(broken):
     ledger, _ = script.ledger()
     for given, expected in [(100, 100), (70, 70), (100, 70), (None, 70), (math.inf, None)]:
         script.engine(max_qpu_seconds=given)
-        assert ledger.budget(run.id).max_qpu_seconds == expected, given
-    num_revisions = len(ledger.revisions(run.id))
+        assert ledger.state(run.id).budget.max_qpu_seconds == expected, given
+    num_revisions = len(ledger.state(run.id).revisions)
     script.engine(max_qpu_seconds=math.inf)
-    assert len(ledger.revisions(run.id)) == num_revisions
+    assert len(ledger.state(run.id).revisions) == num_revisions
 
 
 def test_budget_of_a_run_without_one(broken):
     _, script = broken(script={"max_qpu_seconds": math.inf})
     run = script.engine().run
     ledger, _ = script.ledger()
-    assert ledger.budget(run.id).left_seconds is None
+    assert ledger.state(run.id).budget.left_seconds is None
     for given, expected in [(50, 50), (math.inf, 50)]:
         script.engine(max_qpu_seconds=given)
-        assert ledger.budget(run.id).max_qpu_seconds == expected, given
+        assert ledger.state(run.id).budget.max_qpu_seconds == expected, given
 
 
 def test_device_without_a_budget(broken):
@@ -311,7 +311,7 @@ def test_device_without_a_budget(broken):
     assert budget(script).max_qpu_seconds == 100
     sent = standin.records()["requests"][len(before) :]
     assert [route for route, _ in sent if route.startswith("POST")] == []
-    assert ledger.chunks(ledger.get_run("run").id, states=[ChunkState.OPEN]) == ()
+    assert ledger.state(ledger.get_run("run").id).chunks(states=[ChunkState.OPEN]) == ()
 
 
 def test_session_that_could_not_be_closed_is_tried_again(broken):
@@ -322,8 +322,8 @@ def test_session_that_could_not_be_closed_is_tried_again(broken):
     )
     script.finish(X)
     ledger, run_id = script.ledger()
-    assert ledger.sessions(run_id)[0].closed_at is None
+    assert ledger.state(run_id).sessions[0].closed_at is None
     standin.clear_faults()
     script.once(X)
-    assert ledger.sessions(run_id)[0].closed_at is not None
+    assert ledger.state(run_id).sessions[0].closed_at is not None
     assert standin.records()["sessions"][0]["stopped"] is not None

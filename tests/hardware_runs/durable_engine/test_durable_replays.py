@@ -21,7 +21,7 @@ from qiskit_aer.noise import NoiseModel, depolarizing_error
 from torch import nn
 
 from hardware_runs import Rules
-from hardware_runs.ledger import Ledger
+from hardware_runs.ledger import Ledger, RunState
 from hardware_runs.standin import Fault
 from qpc_qiskit import EstimatorEngine, QuantumPointwiseConv2d, use_engine
 from qpc_qiskit.backends import destinations, runtime
@@ -93,7 +93,7 @@ def test_model_in_training_mode(broken):
         script.once(X)
     assert standin.records()["num_posts"] == 0
     ledger, run_id = script.ledger()
-    assert ledger.layers(run_id) == ()
+    assert ledger.state(run_id).layers == ()
 
 
 # What belongs to a run.
@@ -184,20 +184,21 @@ def test_finished_run_without_its_backend(broken, logits):
         script.once(images(3))
 
 
-def test_finished_run_that_left_something_open(broken, logits):
+def test_finished_run_that_left_something_open(broken, logits, monkeypatch):
     """A batch and a duplicate: they are not closed now, and that is no reason to fail."""
     standin, script = broken(Fault("status_after", status=504), script={"mode": "batch"})
     script.backend = "ibm_manila"
     ledger = Ledger(script.path)
-    ledger.jobs_to_cancel = lambda run_id: ()
-    assert torch.equal(script.finish(X, ledger=ledger), logits)
+    with monkeypatch.context() as patch:
+        patch.setattr(RunState, "jobs_to_cancel", ())
+        assert torch.equal(script.finish(X, ledger=ledger), logits)
     run_id = ledger.get_run("run").id
     opened = ledger.open_session(run_id, "batch", "owner", now=START)
     ledger.record_session(opened, "another")
-    assert len(Ledger(script.path).jobs_to_cancel(run_id)) == 1
+    assert len(Ledger(script.path).state(run_id).jobs_to_cancel) == 1
     standin.stop()
     assert torch.equal(script.once(X), logits)
-    assert ledger.sessions(run_id)[-1].closed_at is None
+    assert ledger.state(run_id).sessions[-1].closed_at is None
 
 
 def test_unfinished_run_needs_its_backend(broken):
@@ -256,15 +257,21 @@ def test_too_many_sessions(broken, logits):
 # A device that changes.
 
 
+def circuits(ledger, run_id, number):
+    """Those of a revision."""
+    revision = ledger.state(run_id).revisions[number - 1]
+    return [thaw(ledger.blob(run_id, number, name)) for name in revision.blobs]
+
+
 def patches(script):
     """Qubits that each chunk of the first layer is sent to, and the revision of its last job."""
     ledger, run_id = script.ledger()
     found = []
-    for chunk in ledger.chunks(run_id, layer="0"):
-        attempts = ledger.attempts(run_id, chunk_id=chunk.id)
+    for chunk in ledger.state(run_id).chunks(layer="0"):
+        attempts = ledger.state(run_id).attempts(chunk_id=chunk.id)
         revision = attempts[-1].revision if attempts else chunk.revision
-        (blob,) = ledger.revisions(run_id)[revision - 1].blobs.values()
-        found.append((revision, thaw(blob).placement.patch.qubits))
+        (circuit,) = circuits(ledger, run_id, revision)
+        found.append((revision, circuit.placement.patch.qubits))
     return found
 
 
@@ -317,8 +324,8 @@ def test_patch_that_is_lost(start, path, monkeypatch):
     x = images(3)
     pending(script, "waits at 0", x)
     ledger, run_id = script.ledger()
-    (blob,) = ledger.revisions(run_id)[-1].blobs.values()
-    found = [placement.patch.qubits for placement in thaw(blob).placements]
+    (circuit,) = circuits(ledger, run_id, len(ledger.state(run_id).revisions))
+    found = [placement.patch.qubits for placement in circuit.placements]
     assert len(found) > 1
     bad = frozenset(qubit for patch in found[1:] for qubit in patch), frozenset()
     monkeypatch.setattr(destinations, "faulty", lambda backend: bad)
@@ -328,12 +335,13 @@ def test_patch_that_is_lost(start, path, monkeypatch):
     check_paid_once(script, standin)
     with torch.no_grad():
         torch.testing.assert_close(values, script.model(x), atol=0.5, rtol=0)
-    moved = [a.revision for a in ledger.attempts(run_id)]
+    moved = [a.revision for a in ledger.state(run_id).attempts()]
     assert len(set(moved)) > 1
     for revision in set(moved[1:]) - {moved[0]}:
-        for blob in ledger.revisions(run_id)[revision - 1].blobs.values():
-            placed = thaw(blob).placements
-            assert not bad[0] & {qubit for each in placed for qubit in each.patch.qubits}
+        for circuit in circuits(ledger, run_id, revision):
+            assert not bad[0] & {
+                qubit for each in circuit.placements for qubit in each.patch.qubits
+            }
 
 
 def test_nothing_is_placed_again(broken, logits, placements):
@@ -346,7 +354,7 @@ def test_nothing_is_placed_again(broken, logits, placements):
     assert torch.equal(script.finish(X), logits)
     assert len(placements) == 1
     ledger, run_id = script.ledger()
-    assert {attempt.revision for attempt in ledger.attempts(run_id)} == {2}
+    assert {attempt.revision for attempt in ledger.state(run_id).attempts()} == {2}
 
 
 # Time and requests.

@@ -95,7 +95,7 @@ def test_killed_after_a_post(broken, logits):
     ledger = Ledger(script.path)
     ledger.record_job = die
     run_until_death(script, script.engine(ledger))
-    (intent,) = ledger.attempts(ledger.get_run("run").id)
+    (intent,) = ledger.state(ledger.get_run("run").id).attempts()
     assert intent.lease_expires_at == START + 7200
     pending(
         script, r"Another process \(.*\) may be sending it.* from 2027-01-15T10:00:00\+00:00 on"
@@ -134,7 +134,7 @@ def test_killed_before_a_post(broken, monkeypatch, dead, is_dead):
 def test_intent_of_a_process_that_has_ended(path, dead):
     ledger = Ledger(path)
     run_id = run_with_a_chunk(ledger, Script(path, "aer", model=shallow()))
-    (chunk,) = ledger.chunks(run_id)
+    (chunk,) = ledger.state(run_id).chunks()
     named = {"now": START, "lease_seconds": 7200}
     intent = ledger.claim_intent(chunk, dead, reserve_seconds=1, **named)
     assert ledger.take_over(intent, "new", **named) is None

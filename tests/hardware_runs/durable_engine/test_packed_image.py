@@ -63,7 +63,7 @@ def test_whole_image(start, tmp_path, name, is_noisy, config, given, fake):
             report = engine.last_report
     assert torch.equal(values, direct)
     ledger, run_id = script.ledger()
-    executions = sum(chunk.num_rows for chunk in ledger.chunks(run_id, layer=layer_name))
+    executions = sum(chunk.num_rows for chunk in ledger.state(run_id).chunks(layer=layer_name))
     assert executions == report.num_executions
     rows = 16 * layer.spec.num_kernels
     assert executions == -(-rows // len(report.patches)) + given["num_references"]

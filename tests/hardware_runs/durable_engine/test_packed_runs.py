@@ -9,7 +9,7 @@ import pytest
 import torch
 from cases import evs_of
 from durable_runs import RULES, Clock, Script, check_paid_once, images, moved_by_batch, watch
-from ledgers import make_rows, planned, tiles
+from ledgers import make_rows, planned, rows_of, tiles
 from qiskit.primitives import DataBin, PubResult
 from qiskit_aer.noise import NoiseModel
 from qiskit_ibm_runtime.fake_provider import FakeJakartaV2, FakeManilaV2
@@ -156,7 +156,7 @@ def test_split_into_jobs(device):
     place = device("ibm_lagos", TWO | limits, noisy=False)
     values = place.script().finish(x, 2)
     ledger, run_id = place.script().ledger()
-    chunks = ledger.chunks(run_id, layer="0")
+    chunks = ledger.state(run_id).chunks(layer="0")
     rows = 2 * network()[0].spec.num_kernels
     assert len(chunks) == -(-rows // 2)
     assert {chunk.num_rows for chunk in chunks} == {1 + 5}
@@ -188,8 +188,8 @@ def test_frozen_circuits_are_those_that_were_prepared(device, rng):
     with pytest.raises(ResultsPending):
         script.once(pixels(1))
     ledger, run_id = script.ledger()
-    (blob,) = ledger.revisions(run_id)[-1].blobs.values()
-    thawed = thaw(blob)
+    revision = ledger.state(run_id).revisions[-1]
+    thawed = thaw(ledger.blob(run_id, revision.number, *revision.blobs))
     given = {name: value for name, value in TWO.items() if name != "mode"}
     with EstimatorEngine.from_backend(script.backend, **given) as engine:
         prepared = engine.prepare(network()[0].spec)
@@ -216,18 +216,19 @@ def test_frozen_rows_are_the_plan(device):
     with pytest.raises(ResultsPending):
         script.once(x, 3)
     ledger, run_id = Ledger(script.path), script.ledger()[1]
-    (block,) = ledger.blocks(run_id, "0")
+    (block,) = ledger.state(run_id).blocks("0")
     layer = network()[0]
     given = {name: value for name, value in TWO.items() if name != "mode"}
     with EstimatorEngine.from_backend(script.backend, **given) as engine:
         (weights,) = layer.parameters()
         plan = engine.plan(LayerCall(layer.spec, x[:, :, 0, 0], weights.detach()))
-    assert len(block.rows.exact) == 5
-    assert block.rows.slots.dtype == np.int64
+    rows = rows_of(ledger, block)
+    assert len(rows.exact) == 5
+    assert rows.slots.dtype == np.int64
     for name in ("slots", "exact", "which"):
-        np.testing.assert_array_equal(getattr(block.rows, name), getattr(plan, name))
+        np.testing.assert_array_equal(getattr(rows, name), getattr(plan, name))
     for name in ("encoder_angles", "ansatz_angles", "pairs"):
-        np.testing.assert_array_equal(getattr(block.rows, name), getattr(plan.rows, name))
+        np.testing.assert_array_equal(getattr(rows, name), getattr(plan.rows, name))
     assert [(c.row_start, c.row_stop) for c in block.chunks] == [
         (p.start, p.stop) for p in plan.parts
     ]
@@ -260,7 +261,9 @@ class TestLedger:
 
     def freeze(self, ledger, rows, num=5):
         run, _ = planned(ledger)
-        return run, ledger.freeze_block(run.id, "features.0", 4, 6, rows, tiles(num), now=3.0)
+        plans = tiles(num)
+        block, _ = ledger.freeze_block(run.id, "features.0", 4, 6, rows, plans, now=3.0)
+        return run, block
 
     @pytest.mark.parametrize("spare", [-1, 6])
     def test_keeps_slots_and_known_answers(self, ledger, tmp_path, spare):
@@ -269,10 +272,11 @@ class TestLedger:
             rows = replace(rows, slots=np.concatenate([GOOD, [[-1, -1]]]))
         run, block = self.freeze(ledger, rows, len(rows.slots))
         with Ledger(tmp_path / "runs.sqlite") as other:
-            (found,) = other.blocks(run.id, "features.0", 4)
+            (found,) = other.state(run.id).blocks("features.0", 4)
+            frozen = rows_of(other, found)
         assert found.chunks == block.chunks
         for each in fields(FrozenRows):
-            kept, given = getattr(found.rows, each.name), getattr(rows, each.name)
+            kept, given = getattr(frozen, each.name), getattr(rows, each.name)
             np.testing.assert_array_equal(kept, given)
             assert getattr(kept, "dtype", None) == getattr(given, "dtype", None)
 
@@ -293,7 +297,7 @@ class TestLedger:
         with pytest.raises(ValueError, match=message):
             self.freeze(ledger, packed_rows(slots=slots))
         run = ledger.get_run("digits")
-        assert ledger.blocks(run.id, "features.0", 4) == ()
+        assert ledger.state(run.id).blocks("features.0", 4) == ()
 
     def test_refuses_jobs_that_do_not_tile_the_executions(self, ledger):
         with pytest.raises(ValueError, match="chunks that tile 5 executions"):
@@ -348,10 +352,10 @@ def test_values_are_exact_but_for_shots_and_what_calibration_leaves(
     place = device(name, {**given, "shots": 2000})
     place.script(model).finish(x, 4)
     ledger, run_id = place.script(model).ledger()
-    (block,) = ledger.blocks(run_id, "0")
-    rows = block.rows
-    (result,) = ledger.results(run_id, "0")
-    prepared = thaw(ledger.revisions(run_id)[result.chunk.revision - 1].blobs[circuit_key(spec)])
+    (block,) = ledger.state(run_id).blocks("0")
+    rows = rows_of(ledger, block)
+    (result,) = ledger.results(ledger.state(run_id).all_chunks)
+    prepared = thaw(ledger.blob(run_id, result.chunk.revision, circuit_key(spec)))
     plan = JobPlan(
         Rows(rows.encoder_angles, rows.ansatz_angles, rows.pairs),
         len(rows.pairs) - len(rows.exact),
@@ -411,16 +415,17 @@ def test_a_patch_that_dies(device, monkeypatch):
     ledger, run_id = place.script(model).ledger()
 
     def patches(number):
-        (blob,) = ledger.revisions(run_id)[number - 1].blobs.values()
+        (name,) = ledger.state(run_id).revisions[number - 1].blobs
+        blob = ledger.blob(run_id, number, name)
         return [placement.patch.qubits for placement in thaw(blob).placements]
 
-    before = patches(ledger.chunks(run_id)[0].revision)
+    before = patches(ledger.state(run_id).chunks()[0].revision)
     lost = before[1][0]
     bad = frozenset({lost}), frozenset()
     monkeypatch.setattr(destinations, "faulty", lambda backend: bad)
     place.standin.recalibrate()
     values = place.script(model).finish(x)
-    attempts = ledger.attempts(run_id)
+    attempts = ledger.state(run_id).attempts()
     revisions = [each.revision for each in attempts]
     assert revisions[0] != revisions[1] == revisions[2]
     after = patches(revisions[1])
@@ -433,18 +438,19 @@ def test_a_patch_that_dies(device, monkeypatch):
 
 def patches(ledger, run_id, revision):
     """Qubits of the patches of the first layer's circuit in a revision."""
-    key = circuit_key(ledger.layers(run_id)[0].spec)
-    blobs = {each.number: each.blobs for each in ledger.revisions(run_id)}[revision]
-    return [placement.patch.qubits for placement in thaw(blobs[key]).placements]
+    key = circuit_key(ledger.state(run_id).layers[0].spec)
+    circuit = thaw(ledger.blob(run_id, revision, key))
+    return [placement.patch.qubits for placement in circuit.placements]
 
 
 def executed(ledger, run_id, layer):
     """Rows that were run, by what the results and their slots say; and how often each."""
     counts = {}
-    for block in ledger.blocks(run_id, layer):
-        num_rows = len(block.rows.pairs) - len(block.rows.exact)
+    for block in ledger.state(run_id).blocks(layer):
+        rows = rows_of(ledger, block)
+        num_rows = len(rows.pairs) - len(rows.exact)
         for chunk in block.chunks:
-            slots = block.rows.slots[chunk.row_start : chunk.row_stop]
+            slots = rows.slots[chunk.row_start : chunk.row_stop]
             for row in slots[(slots >= 0) & (slots < num_rows)]:
                 counts[block.id, int(row)] = counts.get((block.id, int(row)), 0) + 1
         assert {row for of, row in counts if of == block.id} == set(range(num_rows))
@@ -460,7 +466,7 @@ def test_a_patch_is_lost(device, monkeypatch, wanted):
     with pytest.raises(ResultsPending):
         place.script(single()).once(x, 1)
     ledger, run_id = place.script().ledger()
-    first = ledger.chunks(run_id)[0]
+    first = ledger.state(run_id).chunks()[0]
     assert len(patches(ledger, run_id, first.revision)) == 2
     bad = frozenset({5}), frozenset()  # what is left is a star: any two pairs share its middle
     with monkeypatch.context() as patch:
@@ -469,18 +475,18 @@ def test_a_patch_is_lost(device, monkeypatch, wanted):
         values = script.finish(x)
         assert torch.equal(place.script(single()).finish(x, 3), values)
     check_paid_once(place.script(), place.standin)
-    chunks = ledger.chunks(run_id, layer="0")
+    chunks = ledger.state(run_id).chunks(layer="0")
     found = [patches(ledger, run_id, chunk.revision) for chunk in chunks]
     assert [len(each) for each in found] == [2, 1, 1]
     assert all(5 not in patch for each in found[1:] for patch in each)
     assert set(executed(ledger, run_id, "0").values()) == {1}
-    replaced = set(ledger.chunks(run_id, with_replaced=True)) - set(ledger.chunks(run_id))
+    replaced = set(ledger.state(run_id).all_chunks) - set(ledger.state(run_id).chunks())
     assert replaced
     assert {chunk.state for chunk in replaced} == {"unsent"}
     with torch.no_grad():  # noiseless, 256 shots, calibrated by references of as many
         torch.testing.assert_close(values, script.model(x), atol=0.5, rtol=0)
     if wanted:  # with none of the asked ones left to choose, the survivor went on
-        told = [each.reason for each in ledger.revisions(run_id)]
+        told = [each.reason for each in ledger.state(run_id).revisions]
         assert any("without 1 of 2 patches" in reason for reason in told)
         assert any("Expected 2 disjoint patches" in reason for reason in told)
 
@@ -595,21 +601,21 @@ def test_a_bad_patch_is_dropped(path, spoilt):
         values = torch.cat(engine.map(model, x.split(3)))
     with Ledger(path) as ledger:
         run_id = ledger.get_run("run").id
-        chunks = ledger.chunks(run_id, layer="0")
+        chunks = ledger.state(run_id).chunks(layer="0")
         found = [patches(ledger, run_id, chunk.revision) for chunk in chunks]
         good = [prepared.placements[0].patch.qubits]
         assert found[0] == [placement.patch.qubits for placement in prepared.placements]
         assert found[1:] == [good] * len(found[1:])
         assert len(found) > 2
         assert set(executed(ledger, run_id, "0").values()) == {1}
-        reasons = [each.reason for each in ledger.revisions(run_id)]
+        reasons = [each.reason for each in ledger.state(run_id).revisions]
         assert any("without 1 of 2 patches" in reason and "scale" in reason for reason in reasons)
-        jobs = len(ledger.attempts(run_id))
+        jobs = len(ledger.state(run_id).attempts())
     assert values.isfinite().all()
     with local(path) as engine, torch.no_grad(), use_engine(model, engine):
         assert torch.equal(torch.cat(engine.map(model, x.split(2))), values)
     with Ledger(path) as ledger:
-        assert len(ledger.attempts(run_id)) == jobs
+        assert len(ledger.state(run_id).attempts()) == jobs
 
 
 def test_references_disagree_everywhere(path, spoilt):
@@ -624,7 +630,7 @@ def test_references_disagree_everywhere(path, spoilt):
         told = engine.patch_records()
     with Ledger(path) as ledger:
         run_id = ledger.get_run("run").id
-        for chunk in ledger.chunks(run_id):
+        for chunk in ledger.state(run_id).chunks():
             assert len(patches(ledger, run_id, chunk.revision)) == 2
     assert values.isfinite().all()
     of_layer = [each for each in told if each.layer == "0"]
@@ -648,10 +654,11 @@ def test_an_encoder_that_falls_back(path):
             torch.testing.assert_close(values, model(x), atol=1e-3, rtol=0)
         with Ledger(path) as ledger:
             run_id = ledger.get_run("run").id
-            angles = [b.rows.encoder_angles.shape[1] for b in ledger.blocks(run_id, "0")]
+            frozen = ledger.rows(ledger.state(run_id).blocks("0"))
+            angles = [rows.encoder_angles.shape[1] for rows in frozen]
             assert len(angles) == 3
             assert angles[0] < angles[1] == angles[2]
-            reasons = [each.reason for each in ledger.revisions(run_id)]
+            reasons = [each.reason for each in ledger.state(run_id).revisions]
     assert sum("Encoded by brickwall" in reason for reason in reasons) == 1
 
 
@@ -679,9 +686,10 @@ def test_a_bad_patch_and_an_encoder_that_fell_back(device, monkeypatch):
     check_paid_once(place.script(), place.standin)
     ledger, run_id = place.script().ledger()
     assert set(executed(ledger, run_id, "0").values()) == {1}
-    angles = [block.rows.encoder_angles.shape[1] for block in ledger.blocks(run_id, "0")]
+    frozen = ledger.rows(ledger.state(run_id).blocks("0"))
+    angles = [rows.encoder_angles.shape[1] for rows in frozen]
     assert angles[0] == angles[1] == angles[2] < angles[3]
-    reasons = [each.reason for each in ledger.revisions(run_id)]
+    reasons = [each.reason for each in ledger.state(run_id).revisions]
     assert sum("Encoded by" in reason for reason in reasons) == 1
     assert any("spoilt" in reason for reason in reasons)
 
@@ -702,14 +710,12 @@ def test_new_places_that_are_known_to_be_bad(device, monkeypatch):
             two
         ]
         monkeypatch.setattr(estimator, "prepare", lambda spec: prepared)
-        monkeypatch.setattr(
-            circuits, "can_run", lambda revision, key, blobs=None: revision > second
-        )
+        monkeypatch.setattr(circuits, "can_run", lambda revision, key: revision > second)
         third = circuits.revision_with(spec, {one[::-1]: "Patch 0: spoilt."})
         assert [p.patch.qubits for p in circuits.thawed(third, circuit_key(spec)).placements] == [
             two
         ]
-        reasons = [each.reason for each in engine.ledger.revisions(engine.run.id)]
+        reasons = [each.reason for each in engine.ledger.state(engine.run.id).revisions]
         assert "lost, or found bad" in reasons[-2]
         assert "placed anew" in reasons[-1]
         assert "spoilt" in reasons[-1]

@@ -26,20 +26,8 @@ def places(request, tmp_path):
 
 def test_every_writing_method_is_a_step():
     """A new method joins the crash tests, or this fails."""
-    reading = {
-        *("attempts", "blocks", "budget", "chunks", "close", "duplicates", "find_attempt"),
-        *(
-            "find_run",
-            "get_chunk",
-            "get_run",
-            "jobs_to_cancel",
-            "layers",
-            "list_runs",
-            "name",
-            "progress",
-        ),
-        *("results", "revisions", "sessions"),
-    }
+    reading = {"blob", "close", "find_run", "get_run", "list_runs", "name"}
+    reading |= {"results", "rows", "state"}
     public = {name for name in dir(Ledger) if not name.startswith("_")}
     assert public == reading | set(STEPS)
 
@@ -98,12 +86,12 @@ def test_racing_processes_have_one_winner(places):
         assert len(won) == len(set(won)) == 33  # 33 * 3 s <= 100 s
         assert set(won) <= set(chunks)
         assert all(refused for _, _, refused, _ in found)
-        assert ledger.budget(run.id).reserved_seconds == 99
+        assert ledger.state(run.id).budget.reserved_seconds == 99
         taken = [chunk for *_, takes in found for chunk in takes]
         assert sorted(taken) == sorted(won)
         for name, _, _, takes in found:
             for chunk in takes:
-                (attempt,) = ledger.attempts(run.id, chunk_id=chunk)
+                (attempt,) = ledger.state(run.id).attempts(chunk_id=chunk)
                 assert attempt.owner == f"{name}'"
 
 
@@ -143,7 +131,7 @@ class Walk:
         return f"owner {self.births}"
 
     def pick(self, state):
-        found = self.ledger.attempts(self.run.id, states=[state])
+        found = self.ledger.state(self.run.id).attempts(states=[state])
         return self.rng.choice(found) if found else None
 
     def post(self, attempt, owner):
@@ -175,9 +163,9 @@ class Walk:
 
     def claim_and_post(self):
         owner = self.rng.choice(self.owners)
-        chunk = self.ledger.get_chunk(self.rng.choice(self.chunks))
+        chunk = self.ledger.state(self.run.id).chunk(self.rng.choice(self.chunks))
         reserve = self.rng.choice([10, 20])
-        before = self.ledger.budget(self.run.id)
+        before = self.ledger.state(self.run.id).budget
         try:
             attempt = self.ledger.claim_intent(
                 chunk, owner, now=self.now, lease_seconds=LEASE, reserve_seconds=reserve
@@ -185,7 +173,7 @@ class Walk:
         except BudgetError:
             self.seen["over budget"] += 1
             assert before.left_seconds < reserve
-            assert self.ledger.budget(self.run.id) == before
+            assert self.ledger.state(self.run.id).budget == before
             return
         assert (attempt is not None) == (chunk.state == ChunkState.UNSENT)
         if attempt is not None:
@@ -223,7 +211,7 @@ class Walk:
             return
         usage, ended = self.rng.uniform(0, 12), self.rng.choice(ENDS)
         if ended == "done":
-            chunk = self.ledger.get_chunk(attempt.chunk_id)
+            chunk = self.ledger.state(attempt.run_id).chunk(attempt.chunk_id)
             ledgers.store(self.ledger, attempt, chunk, usage=usage, now=self.now)
         elif ended == "failed":
             self.ledger.fail_attempt(
@@ -243,8 +231,8 @@ class Walk:
 
     def check(self):
         assert all(len(jobs) == 1 for jobs in self.jobs.values()), "a chunk was paid twice"
-        attempts = self.ledger.attempts(self.run.id)
-        budget = self.ledger.budget(self.run.id)
+        attempts = self.ledger.state(self.run.id).attempts()
+        budget = self.ledger.state(self.run.id).budget
         held = sum(a.reserved_seconds for a in attempts if a.state in OPEN_STATES)
         assert budget.reserved_seconds == held
         assert budget.used_seconds == pytest.approx(sum(self.paid.values()))
@@ -252,7 +240,7 @@ class Walk:
             max(0.0, self.paid[a.id] - a.reserved_seconds) for a in attempts if a.id in self.paid
         )
         assert held + budget.used_seconds - over <= BUDGET + 1e-9
-        for chunk in self.ledger.chunks(self.run.id):
+        for chunk in self.ledger.state(self.run.id).chunks():
             mine = [a for a in attempts if a.chunk_id == chunk.id]
             assert [a.number for a in mine] == list(range(1, len(mine) + 1))
             assert sum(a.state in OPEN_STATES for a in mine) == (chunk.state == ChunkState.OPEN)
@@ -273,7 +261,7 @@ def test_one_job_per_attempt_and_within_the_budget(tmp_path, test_seed, is_thoro
             walk = Walk(ledger, random.Random(test_seed + k), num_chunks=(3, 1, 1)[k % 3])
             for _ in range(50):
                 walk.step()
-            assert ledger.duplicates(walk.run.id) == ()
+            assert ledger.state(walk.run.id).duplicates == ()
             seen += walk.seen
         if not is_thorough and k > 2 and expected <= set(seen):
             break

@@ -177,7 +177,7 @@ def test_the_run_sends_what_was_planned(model, images, tmp_path):
         engine = durable(ledger, "run", "fake_manila", shots=32, seed=1)
         with engine, torch.no_grad(), use_engine(model, engine):
             engine.map(model, images.split(4))
-        sent = ledger.chunks(engine.run.id, layer="0")
+        sent = ledger.state(engine.run.id).chunks(layer="0")
     assert sum(chunk.num_rows for chunk in sent) == plan.layers[0].num_executions
     assert len(sent) == plan.layers[0].num_jobs
     forecast = sum(chunk.predicted_seconds for chunk in sent)
@@ -409,7 +409,7 @@ def test_a_packed_run_sends_what_was_planned(model, images, tmp_path):
         engine = durable(ledger, "run", "fake_manila", shots=64, seed=1, **SHORT.for_engine())
         with engine, torch.no_grad(), use_engine(model, engine):
             engine.map(model, images.split(4))
-        sent = ledger.chunks(engine.run.id, layer="0")
+        sent = ledger.state(engine.run.id).chunks(layer="0")
     assert sum(chunk.num_rows for chunk in sent) == plan.layers[0].num_executions
     forecast = sum(chunk.predicted_seconds for chunk in sent)
     assert forecast == pytest.approx(plan.layers[0].qpu_seconds)

@@ -20,6 +20,7 @@ from hardware_runs.checkpoints.cancelling import cancel
 from hardware_runs.checkpoints.checkpoint_runs import Task, Work
 from hardware_runs.checkpoints.run_settings import Settings
 from hardware_runs.durable_engine.beginning import digest_of
+from hardware_runs.durable_engine.known import KnownRun
 from hardware_runs.ledger import JOB_TIMES, Ledger
 from hardware_runs.reports import figures as report_figures
 from hardware_runs.reports import page as report_page
@@ -161,7 +162,7 @@ def test_a_whole_run(whole):
     assert "200 shots" in engines["noisy"].what
     assert {each.num_images for each in report.engines} == {3}
     with Ledger(path) as ledger:
-        replayed = replay(work, RunReader(ledger, ledger.get_run("run")))
+        replayed = replay(work, RunReader(KnownRun(ledger, ledger.get_run("run"))))
     assert torch.equal(replayed.logits, logits)
     assert np.array(report.confusion["measured"]).sum() == 3
     assert np.trace(np.array(report.confusion["measured"])) == measured.num_correct
@@ -183,7 +184,7 @@ def test_features_against_an_independent_reckoning(whole, name):
     hook.remove()
     with torch.no_grad():
         errors = torch.cat([(out - layer(given)).flatten() for given, out in seen["calls"]])
-    found = {each.layer: each for each in examined.report.layers}[name]
+    found = {each.progress.layer: each for each in examined.report.layers}[name]
     assert found.as_used.num_values == errors.numel() == found.num_rows * found.num_qubits
     assert found.as_used.rms_error == pytest.approx(float(errors.square().mean().sqrt()), rel=1e-4)
     assert found.as_used.bias == pytest.approx(float(errors.mean()), rel=1e-3, abs=1e-5)
@@ -196,17 +197,19 @@ def test_patches_of_a_whole_run(whole):
     *_, result, _, examined = whole
     report = examined.report
     told = {(p["layer"], tuple(p["qubits"])): p for p in result["patches"]}
-    assert {(p.layer, p.qubits) for p in report.patches} == told.keys()
+    found = [patch.references for patch in report.patches]
+    assert {(p.layer, p.qubits) for p in found} == told.keys()
     for layer in report.layers:
-        here = [p for p in report.patches if p.layer == layer.layer]
+        here = [p for p in report.patches if p.references.layer == layer.progress.layer]
         assert len(here) == 2
         assert sum(p.num_rows for p in here) == layer.num_rows
         total = sum(p.num_rows * p.rms_error**2 for p in here) / layer.num_rows
         assert math.sqrt(total) == pytest.approx(layer.as_used.rms_error)
         assert here[0].predicted_fidelity >= here[1].predicted_fidelity > 0.5
     for patch in report.patches:
-        record = told[patch.layer, patch.qubits]
-        assert patch.reference_scale == record["scale"]
+        references = patch.references
+        record = told[references.layer, references.qubits]
+        assert references.scale == record["scale"]
         assert (patch.num_jobs, patch.state) == (record["num_jobs"], "in use")
         assert patch.rms_error_std > 0
 
@@ -255,7 +258,8 @@ def test_without_the_network(whole, tmp_path):
     assert (report.engines, report.images, report.num_complete) == ((), (), None)
     for one, other in zip(report.layers, examined.report.layers, strict=True):
         assert one.as_used.rms_error == pytest.approx(other.as_used.rms_error, rel=1e-5)
-    assert [p.qubits for p in report.patches] == [p.qubits for p in examined.report.patches]
+    found, known = ([p.references.qubits for p in r.patches] for r in (report, examined.report))
+    assert found == known
     assert "They were moved." in check_page(found, tmp_path)
     with Ledger(path) as ledger:
         run = ledger.get_run("run")
@@ -308,15 +312,16 @@ def test_times_of_jobs_and_usage(start, tmp_path, path):
     examined = report_of(path, work, num_simulated=0)
     (job,) = examined.report.jobs
     (told,) = standin.records()["jobs"]
-    assert job.job_id == told["job_id"]
+    attempt = job.attempt
+    assert attempt.job_id == told["job_id"]
     assert job.queue_seconds == pytest.approx(90)
     assert job.run_seconds == pytest.approx(7)
-    assert job.created_at == pytest.approx(job.posted_at)
-    assert job.stored_at == job.posted_at + 900
-    assert job.usage_seconds == pytest.approx(told["usage_seconds"])
-    usage = examined.report.usage
-    assert (usage.used_seconds, usage.num_unknown) == (job.usage_seconds, 0)
-    assert usage.usage_over_forecast == pytest.approx(1, rel=0.01)
+    assert job.times.created == pytest.approx(attempt.posted_at)
+    assert attempt.finished_at == attempt.posted_at + 900
+    assert attempt.usage_seconds == pytest.approx(told["usage_seconds"])
+    usage, budget = examined.report.usage, examined.report.status.budget
+    assert (budget.used_seconds, usage.num_unknown) == (attempt.usage_seconds, 0)
+    assert examined.report.status.usage_over_forecast == pytest.approx(1, rel=0.01)
     assert not any("not known" in each for each in examined.report.notes)
     assert "90.0 s" in check_page(examined, tmp_path / "report")
     assert timeline(examined, tmp_path / "figures") == [
@@ -327,7 +332,7 @@ def test_times_of_jobs_and_usage(start, tmp_path, path):
     (drawn,) = report_figures._usage(examined.report, tmp_path / "figures")
     rows = list(csv.reader(drawn.path.with_suffix(".csv").read_text().splitlines()))
     assert [row[0] for row in rows[1:]] == ["forecast", "used", "cap"]
-    assert float(rows[2][2]) == job.usage_seconds
+    assert float(rows[2][2]) == attempt.usage_seconds
     iso = examined.report.to_dict()["jobs"][0]["created_at"]
     assert iso == "2027-01-15T08:00:00+00:00"
 
@@ -343,13 +348,13 @@ def test_times_that_are_not_told(start, tmp_path, path):
         advance(begin, path, work)
     examined = report_of(path, work, num_simulated=0)
     (job,) = examined.report.jobs
-    assert (job.queue_seconds, job.run_seconds, job.created_at) == (None, None, None)
+    assert (job.queue_seconds, job.run_seconds, job.times.created) == (None, None, None)
     assert "When it ran is not known of 1 job" in examined.report.notes[-1]
     assert timeline(examined, tmp_path / "figures") == [
         ("at the service (details not known)", START, START + 900)
     ]
     with Ledger(path) as ledger:
-        (result,) = ledger.results(ledger.get_run("run").id, "layers.1")
+        (result,) = ledger.results(ledger.state(ledger.get_run("run").id).all_chunks)
     assert JOB_TIMES not in result.extras
 
 
@@ -423,7 +428,7 @@ def test_a_job_that_failed_for_good(start, tmp_path, path):
     words = check_page(examined, tmp_path / "report")
     assert "abcdefgh12345678" not in words + (tmp_path / "report/report.json").read_text()
     with Ledger(path) as ledger:
-        replayed = replay(work, RunReader(ledger, ledger.get_run("run")))
+        replayed = replay(work, RunReader(KnownRun(ledger, ledger.get_run("run"))))
     assert replayed.is_complete.tolist() == [True, False, True]
     assert replayed.logits.isnan().all(1).tolist() == [False, True, False]
 
@@ -454,7 +459,7 @@ def test_a_cancelled_run(start, path):
     assert first.startswith("The run was cancelled")
     command = f"qpc run resume run --ledger {path} --again"
     assert f"with 0 of 2 jobs done. `{command}` takes that back" in first
-    assert {job.state for job in report.jobs} <= {"cancelled", "posted"}
+    assert {job.attempt.state for job in report.jobs} <= {"cancelled", "posted"}
     assert report.engines == ()
 
 
@@ -470,10 +475,10 @@ def test_no_token_in_a_report(start, tmp_path, path, monkeypatch):
     with Ledger(path) as ledger:
         run = ledger.get_run("run")
         ledger.cancel_run(run.id, reason=f"because of {secret} and apikey: {secret[::-1]}", now=NOW)
-        revision = ledger.revisions(run.id)[-1]
+        revision = ledger.state(run.id).revisions[-1]
         ledger.add_revision(
-            run.id, reason=f"token={secret}", content=revision.content, blobs=revision.blobs,
-            max_qpu_seconds=100, now=NOW,
+            run.id, reason=f"token={secret}", content=revision.content, max_qpu_seconds=100,
+            now=NOW, blobs={n: ledger.blob(run.id, revision.number, n) for n in revision.blobs},
         )  # fmt: skip
         where = f"postgresql://me:{secret}@nowhere/ledger"
         examined = examine(ledger, ledger.get_run("run"), where=where, now=NOW, work=work)
@@ -552,12 +557,12 @@ def test_patches_that_were_dropped(start, tmp_path, path, monkeypatch):
     told = " ".join(report.warnings)
     assert "2 jobs were never sent: the rows were dealt to other jobs (revision" in told
     assert "without 1 of 2 patches" in told
-    states = {patch.qubits: patch.state for patch in report.patches}
+    states = {patch.references.qubits: patch.state for patch in report.patches}
     assert sorted(states.values()) == ["dropped", "in use"]
     (lost,) = (qubits for qubits, state in states.items() if state == "dropped")
     assert 5 in lost
     assert sum(patch.num_rows for patch in report.patches) == report.layers[0].num_rows == 3 * 2
-    assert {job.state for job in report.jobs} == {"done"}
+    assert {job.attempt.state for job in report.jobs} == {"done"}
     assert "dropped" in check_page(examined, tmp_path / "report")
 
 
@@ -629,7 +634,7 @@ def test_a_layer_that_is_used_twice(path):
         settings = Settings(backend="aer", shots=50, seed=1)
         with checkpoint_runs.begin(ledger, "run", work, settings, "aer") as engine:
             logits = driving.advance_until_done(engine, work)
-        reader = RunReader(ledger, ledger.get_run("run"))
+        reader = RunReader(KnownRun(ledger, ledger.get_run("run")))
         assert [each.name for each in reader.layers] == ["layers.1", "layers.1#2"]
         replayed = replay(work, reader)
     assert torch.equal(replayed.logits, logits)
