@@ -104,7 +104,7 @@ def _recommended(bench: Bench, device: str, n: int) -> dict[str, object]:
 
 
 def _way(economy: Economy) -> Way:
-    return Way(economy.encoder, economy.absorb_tail, economy.patches, economy.gap)
+    return Way(economy.encoder, economy.absorb_tail, economy.num_patches, economy.gap)
 
 
 def _named(way: Way) -> str:

@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from hardware_runs.ledger import Attempt, AttemptState, Chunk, ChunkState, Ledger, Run
-from qpc_qiskit.options.economy import Economy, economy_of
+from qpc_qiskit.options.economy import Economy
+from qpc_qiskit.options.engine import EngineOptions, shots_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,15 +138,14 @@ def run_status(ledger: Ledger, run: Run) -> RunStatus:
         created=_time(run.created_at),
         backend=given.get("backend"),
         mode=given.get("mode"),
-        # as `shots_of`, whose module would have every `qpc run list` load Qiskit
-        shots=math.ceil(1 / precision**2) if precision else None,
+        shots=shots_of(precision) if precision else None,
         precision=precision,
         resilience=given.get("resilience"),
         seed=given.get("seed"),
         noise=noise_of(given),
         options=given.get("options") or {},
         dedupe=given.get("dedupe_grid", "") is not None,
-        economy=economy_of(given.get("engine_options", {})),
+        economy=EngineOptions.of_run(given).economy,
         cancel_reason=run.cancel_reason,
         layers=layers,
         jobs=jobs,

@@ -39,13 +39,13 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from qpc_qiskit.common.files import MAX_TOML_BYTES, parse_toml, read_file
 from qpc_qiskit.errors import ExperimentError
+from qpc_qiskit.options.fields import Options
 from qpc_qiskit.options.presets import PRESETS, Preset
 from qpc_qiskit.options.records import (
     IMAGE_SHAPES,
     MAX_SEED,
     DataSource,
     NetConfig,
-    Options,
     TrainConfig,
 )
 
