@@ -297,10 +297,12 @@ def list_runs(ledger: Where = LEDGER, as_json: AsJson = False) -> None:
 
         with Ledger(ledger, create=False) as book:
             found = [run_status(book, known) for known in book.list_runs()]
-        fields = ("run", "run_id", "state", "backend", "mode", "created", "used_seconds")
+        fields = ("run", "run_id", "state", "created", "used_seconds")
         rows = [
             {name: getattr(each, name) for name in fields}
             | {
+                "backend": each.asked.backend,
+                "mode": each.asked.mode,
                 "num_rows": sum(layer.num_rows for layer in each.layers),
                 "num_rows_done": sum(layer.num_rows_done for layer in each.layers),
             }

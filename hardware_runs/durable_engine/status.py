@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from hardware_runs.ledger import Attempt, AttemptState, Chunk, ChunkState, Ledger, Run
-from qpc_qiskit.options.economy import Economy
 from qpc_qiskit.options.engine import EngineOptions, shots_of
 
 
@@ -74,22 +73,10 @@ class RunStatus:
     was sent is there, and whether more follows only the script knows that began the run."""
     created: str
     """ISO 8601, UTC."""
-    backend: str | None
-    mode: str | None
-    shots: int | None
-    """Asked for, of each execution; None: the backend's default, or exact values."""
-    precision: float | None
-    """The same as a standard error; 0: exact values."""
-    resilience: int | None
-    seed: int | None
+    asked: EngineOptions
+    """As the run was begun, without the noise."""
     noise: str | None
     """On aer, as it was given; the digest of a model that was an object."""
-    options: Mapping[str, Any]
-    """Of what runs the circuits."""
-    dedupe: bool
-    """Whether pixels of equal direction are run once."""
-    economy: Economy
-    """How circuits are kept short, and how rows share executions."""
     cancel_reason: str | None
     layers: tuple[LayerStatus, ...]
     jobs: tuple[JobRecord, ...]
@@ -106,7 +93,21 @@ class RunStatus:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
-        return asdict(self) | {"economy": self.economy.to_dict()}
+        told, asked = asdict(self), self.asked
+        del told["asked"]
+        names = ("backend", "mode", "precision", "resilience", "seed")
+        return told | {
+            **{name: getattr(asked, name) for name in names},
+            "shots": self.shots,
+            "options": asked.options or {},
+            "dedupe": asked.dedupe_grid is not None,
+            "economy": asked.to_dict(),
+        }
+
+    @property
+    def shots(self) -> int | None:
+        """Asked for, of each execution; None: the backend's default, or exact values."""
+        return shots_of(self.asked.precision) if self.asked.precision else None
 
 
 def run_status(ledger: Ledger, run: Run) -> RunStatus:
@@ -130,22 +131,13 @@ def run_status(ledger: Ledger, run: Run) -> RunStatus:
         for found in ledger.progress(run.id)
     )
     budget = ledger.budget(run.id)
-    precision = given.get("precision")
     return RunStatus(
         run=run.name,
         run_id=run.id,
         state=_state(run, layers, pixels),
         created=_time(run.created_at),
-        backend=given.get("backend"),
-        mode=given.get("mode"),
-        shots=shots_of(precision) if precision else None,
-        precision=precision,
-        resilience=given.get("resilience"),
-        seed=given.get("seed"),
+        asked=EngineOptions.of_run(given).changed(noise_model=None),
         noise=noise_of(given),
-        options=given.get("options") or {},
-        dedupe=given.get("dedupe_grid", "") is not None,
-        economy=EngineOptions.of_run(given).economy,
         cancel_reason=run.cancel_reason,
         layers=layers,
         jobs=jobs,

@@ -24,13 +24,7 @@ from typing import Annotated, Any, Self
 from pydantic import model_validator
 
 from qpc_qiskit.common.checks import number_of_qubits, positive_integer
-from qpc_qiskit.options.economy import (
-    AS_IT_IS,
-    BEST,
-    CircuitOptions,
-    Economy,
-    check_encoder,
-)
+from qpc_qiskit.options.economy import AS_IT_IS, BEST, CircuitOptions, Economy, check_encoder
 from qpc_qiskit.options.fields import Flag, OptionError
 
 AER = "aer"
@@ -157,11 +151,7 @@ class EngineOptions(Economy, NoisyOptions):
                 "1/sqrt(shots))."
             )
         precision = self.precision
-        if (
-            precision is not None
-            and precision != 0
-            and not FINEST_PRECISION <= precision < math.inf
-        ):
+        if precision and not FINEST_PRECISION <= precision < math.inf:
             yield OptionError(
                 f"{{precision}} must be 0 (exact) or a finite number of at least "
                 f"{FINEST_PRECISION:g}, got {precision!r}."
@@ -297,9 +287,10 @@ class EngineOptions(Economy, NoisyOptions):
 
         Noise is its name, or the digest of what has none; shots are told as their precision.
         """
-        names = set(_OF_RUN) & set(settings)
-        told = {name: settings[name] for name in names} | dict(settings.get("engine_options", {}))
-        return cls.model_construct(**told | {"options": told.get("options") or None})
+        told = {name: settings.get(name) for name in _OF_RUN}  # a script may keep nothing of it
+        told["dedupe_grid"] = settings.get("dedupe_grid", GRID)
+        told["options"] = told["options"] or None
+        return cls.model_construct(**told | dict(settings.get("engine_options", {})))
 
     def for_run(self) -> dict[str, Any]:
         """The settings of a durable run; `engine_options` has what differs from the defaults.
@@ -327,8 +318,9 @@ def budget_error(budget: float | None) -> OptionError:
 def _check_types(options: NoisyOptions) -> None:
     """Refuse what is no number of shots or no truth value."""
     for name in ("absorb_tail", "calibrate"):
-        value = getattr(options, name, None)
-        if value is not None and not isinstance(value, bool):
+        value = getattr(options, name, True)
+        is_open = name == "absorb_tail" and value is None
+        if not is_open and not isinstance(value, bool):
             raise TypeError(f"{name} must be True or False, got {value!r}.")
     if options.shots is not None:
         positive_integer("shots", options.shots)
