@@ -31,9 +31,8 @@ from qpc_qiskit.options.engine import EngineOptions
 def durable(
     ledger: str | Path | Ledger,
     name: str,
-    backend: str | BackendV2,
+    backend: str | BackendV2 | EngineOptions,
     *,
-    max_qpu_seconds: float | None = None,
     wait: bool = False,
     rules: Rules | None = None,
     clock: Callable[[], float] = time.time,
@@ -50,9 +49,6 @@ def durable(
         name: of the run. An existing run goes on, with the settings that it was begun with. One
             whose results are all there needs no backend any more.
         backend: see `EstimatorEngine.from_backend`.
-        max_qpu_seconds: the budget of the run: every job reserves its cap before it is sent. A
-            device of IBM's needs one; math.inf is none. What an existing run was begun with, given
-            again, leaves a budget that was changed meanwhile (see `set_budget`).
         wait: wait for results instead of raising `ResultsPending`. `map` sends all batches first.
         rules: how jobs are sent, instead of the usual rules.
         clock: seconds since the epoch.
@@ -60,7 +56,10 @@ def durable(
         check: called before each job is sent or looked at; may raise to stop cleanly.
         about: JSON that is kept with the run, for whoever goes on with it.
         on_fit: told of the directions whose angles are fitted; see `EstimatorEngine.on_fit`.
-        options: of `EstimatorEngine` and its `from_backend`, by keyword; kept with the run.
+        options: of `EstimatorEngine` and its `from_backend`, by keyword; kept with the run. But
+            `max_qpu_seconds` is the budget of the run: every job reserves its cap before it is
+            sent. A device of IBM's needs one; math.inf is none. What an existing run was begun
+            with, given again, leaves a budget that was changed meanwhile (see `set_budget`).
 
     Raises:
         BackendError: unknown backend, or no access to it.
@@ -69,7 +68,8 @@ def durable(
     book = ledger if isinstance(ledger, Ledger) else Ledger(ledger)
     known = book.find_run(name)
     asked = EngineOptions.of(backend, **options)
-    backend = asked.backend
+    backend, max_qpu_seconds = asked.backend, asked.max_qpu_seconds
+    asked = asked.changed(max_qpu_seconds=None)
     estimator: EstimatorEngine | BackendError
     service: JobService
     try:

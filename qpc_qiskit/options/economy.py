@@ -6,10 +6,11 @@ imported: what cannot be meant is refused before anything is loaded.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
-from pydantic import PlainValidator
+from pydantic import PlainValidator, model_validator
 
 from qpc_qiskit.options.fields import Flag, OptionError, Options, flag_of
 
@@ -73,6 +74,27 @@ class Economy(CircuitOptions):
     qubit of the widest layer; 0: none."""
     calibrate: Annotated[bool, Flag(name="no-calibrate", switch=(False,)), AS_IT_IS] = True
     """Run the reference rows, and leave values as measured."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, given: Any) -> Any:
+        for old, new in _RENAMED.items():
+            if isinstance(given, dict) and old in given:
+                _warn(old, new)
+                given = {new if name == old else name: value for name, value in given.items()}
+        return given
+
+    @property
+    def patches(self) -> int | None:
+        """Until the next version: `num_patches`."""
+        _warn("patches", "num_patches")
+        return self.num_patches
+
+    @property
+    def references(self) -> int | None:
+        """Until the next version: `num_references`."""
+        _warn("references", "num_references")
+        return self.num_references
 
     @property
     def economy(self) -> Economy:
@@ -157,6 +179,11 @@ class Economy(CircuitOptions):
 
 
 _ORDER = tuple(Economy.model_fields)
+_RENAMED = {"patches": "num_patches", "references": "num_references"}
+
+
+def _warn(old: str, new: str) -> None:
+    warnings.warn(f"{old} of an Economy is called {new}.", DeprecationWarning, stacklevel=3)
 
 
 def split_encoder(name: str) -> tuple[str, int | None]:

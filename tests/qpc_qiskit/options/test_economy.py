@@ -86,6 +86,16 @@ def test_no_encoders(name):
         check_encoder(name)
 
 
+def test_names_of_the_version_before():
+    with pytest.warns(DeprecationWarning, match="patches of an Economy is called num_patches"):
+        found = Economy(patches=2, gap=1)
+    assert found == Economy(num_patches=2, gap=1)
+    with pytest.warns(DeprecationWarning, match="references of an Economy is called num_ref"):
+        assert found.references == 0
+    with pytest.warns(DeprecationWarning, match="patches of an Economy"):
+        assert found.patches == 2
+
+
 def test_in_words():
     assert PLAIN.text() == ""
     assert SHORT.text() == (
