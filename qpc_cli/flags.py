@@ -255,14 +255,15 @@ def spelled(name: str, *models: type[Options]) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def worded(error: OptionError, *models: type[Options]) -> str:
-    """What is wrong, with the flags of a command line."""
-    return error.worded(lambda name: spelled(name, *models))
+def worded(error: OptionError | ValidationError, *models: type[Options]) -> str:
+    """What is wrong, with the flags of a command line; see `spelled`."""
+    told = option_error(error) if isinstance(error, ValidationError) else error
+    return told.worded(lambda name: spelled(name, *models))
 
 
 @contextmanager
 def usage_errors(refuse: Callable[[str], Any], *models: type[Options]) -> Iterator[None]:
-    """Hand what records refuse to `refuse`, in the words of a command line.
+    """Hand what records refuse to `refuse`, in the words of a command line; see `spelled`.
 
     Args:
         refuse: leaves, or raises.
@@ -270,9 +271,7 @@ def usage_errors(refuse: Callable[[str], Any], *models: type[Options]) -> Iterat
     """
     try:
         yield
-    except ValidationError as error:
-        refuse(worded(option_error(error), *models))
-    except OptionError as error:
+    except (ValidationError, OptionError) as error:
         refuse(worded(error, *models))
 
 

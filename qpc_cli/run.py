@@ -50,14 +50,6 @@ run_app = typer.Typer(
 )
 
 
-def _sent(name: str, **options: Any) -> Extra:
-    return Extra(
-        name,
-        int | None,
-        typer.Option(rich_help_panel=_SENT, show_default=False, **options),
-    )
-
-
 _SENT = "What is sent"
 _SAVING = "Saving QPU time"
 
@@ -92,15 +84,20 @@ IMAGES = Extra(
 )
 SENT = Flags(
     EngineOptions,
-    (*("shots", "precision", "noise_model", "mode", "resilience", "options", "dedupe_grid"),),
+    ("shots", "precision", "noise_model", "mode", "resilience", "options", "dedupe_grid"),
     _SENT,
     {"precision": "Standard error of every value, instead of shots; 0: exact, on aer."},
 )
 SEED = Flags(EngineOptions, ("seed",), _SENT)
-BATCH_SIZE = _sent(
+BATCH_SIZE = Extra(
     "batch_size",
-    min=1,
-    help="Images per call of the network; a job has rows of one call. (default 64)",
+    int | None,
+    typer.Option(
+        min=1,
+        help="Images per call of the network; a job has rows of one call. (default 64)",
+        show_default=False,
+        rich_help_panel=_SENT,
+    ),
 )
 BUDGET = Flags(EngineOptions, ("max_qpu_seconds",))
 DATA = Flags(DataSource, ("name", "data_dir"), "Data")

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
 from hardware_runs.checkpoints.runlog import without_secrets
 from qpc_cli import run as cli_run
-from qpc_cli.flags import Extra, Given, spelled, usage_errors, with_flags
+from qpc_cli.flags import Extra, Given, spelled, with_flags, worded
 from qpc_qiskit.common.extras import require
 from qpc_qiskit.common.interrupts import StopRequested, deferred_interrupts
 from qpc_qiskit.errors import QPCError
+from qpc_qiskit.options.fields import OptionError
 from qpc_qiskit.options.records import DataSource
 
 if TYPE_CHECKING:
@@ -70,28 +72,19 @@ def submit(
             from hardware_runs.checkpoints.commands import Pace
 
             going = Pace(**pace, check=interrupts.check)
-            with usage_errors(_refuse, DataSource):
-                answer = _begin_or_go_on(ledger, run, given, going)
+            answer = _begin_or_go_on(ledger, run, given, going)
             code = DONE if answer["state"] == "done" else PENDING
         except StopRequested:
             answer |= {"state": "interrupted"}
             code = INTERRUPTED
-        except UsageError as error:
-            answer |= {"state": "wrong usage", "error": str(error)}
+        except (OptionError, ValidationError) as error:
+            answer |= {"state": "wrong usage", "error": worded(error, DataSource)}
             code = WRONG_USAGE
         except (QPCError, OSError) as error:
             answer |= {"state": "failed", "error": without_secrets(str(error))}
             code = FAILED
     typer.echo(json.dumps(answer))
     raise typer.Exit(code)
-
-
-class UsageError(Exception):
-    """Wrong usage, in words."""
-
-
-def _refuse(message: str) -> NoReturn:
-    raise UsageError(message)
 
 
 def _begin_or_go_on(ledger: str, run: str, given: Given, pace: Pace) -> dict[str, Any]:
@@ -104,9 +97,10 @@ def _begin_or_go_on(ledger: str, run: str, given: Given, pace: Pace) -> dict[str
         return commands.submit(ledger, run, asked, pace, any_time=given.get("yes", False))
     told = [spelled(name, DataSource) for name in given if name != "max_qpu_seconds"]
     if told:
-        _refuse(
-            f"{', '.join(told)}: give both --model and --backend to begin a run, or --run alone to "
-            "go on with one."
+        raise OptionError(
+            "{told}: give both {model} and {backend} to begin a run, or {run} alone to go on with "
+            "one.",
+            told=", ".join(told),
         )
     return commands.collect(ledger, run, pace, **given)
 

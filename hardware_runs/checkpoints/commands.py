@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from qiskit.providers import BackendV2
 
 from hardware_runs.checkpoints import checkpoint_runs, driving
@@ -247,8 +246,7 @@ def collect(
             checkpoint_runs.task_of(known)
             _check_open(book, known, pace)
             pace.on_step("Loading the network")
-            with usage():
-                work = _network_again(known, model, data_dir)
+            work = _network_again(known, model, data_dir)
             budget = book.budget(known.id).max_qpu_seconds
             if max_qpu_seconds is not None and max_qpu_seconds != budget:
                 set_budget(book, known, max_qpu_seconds, now=time.time())
@@ -335,31 +333,28 @@ def _found(options: EngineOptions) -> str | BackendV2:
 
 
 def _prepared(asked: Asked) -> Work:
-    with usage():
-        return checkpoint_runs.prepare(
-            asked.model,
-            data=asked.data,
-            data_dir=asked.data_dir,
-            num_images=asked.images,
-            batch_size=asked.batch_size,
-        )
+    return checkpoint_runs.prepare(
+        asked.model,
+        data=asked.data,
+        data_dir=asked.data_dir,
+        num_images=asked.images,
+        batch_size=asked.batch_size,
+    )
 
 
 @contextmanager
-def usage(options: EngineOptions | None = None) -> Iterator[None]:
-    """Turn arguments that other modules refuse into `OptionError`."""
+def usage(options: EngineOptions) -> Iterator[None]:
+    """Turn what a backend refuses of the options into `OptionError`."""
     try:
         yield
     except BackendError as error:
-        if options is None:
-            raise
         noise = options.noise_model
         where, name = ("noise_model", noise) if noise else ("backend", str(options.backend))
         if name.startswith("ibm_"):  # right, and the access missing
             raise
         where = "num_patches" if isinstance(error, PatchesError) else where
         raise OptionError(f"{{{where}}}: {{error}}", error=error) from error
-    except (QPCError, OptionError, ValidationError):  # some are ValueErrors as well
+    except (QPCError, OptionError):  # some are ValueErrors as well
         raise
     except ValueError as error:
         raise OptionError("{error}", error=error) from error
