@@ -358,7 +358,7 @@ def test_steps_that_have_no_effect_are_left_out(generator):
     found = ways(asked, [wide])
     assert list(found) == ["plain", "packed", "packed, tail", "packed, tail, references"]
     assert found["packed"] == asked
-    assert found["packed, tail, references"].references == 16
+    assert found["packed, tail, references"].num_references == 16
 
 
 def test_nothing_is_compared_without_a_device(model, images):
