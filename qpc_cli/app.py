@@ -11,57 +11,44 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pydantic import BaseModel
 
 from qpc_cli import run_report as cli_run_report
 from qpc_cli.experiment import experiment_app
+from qpc_cli.flags import Extra, Flags, Given, fields_of, usage_errors, with_flags
 from qpc_cli.nets import nets_app
 from qpc_cli.noise import noise_app
 from qpc_cli.noisy import noisy_usage
 from qpc_cli.report import report_app
-from qpc_cli.run import (
-    AbsorbTail,
-    EconomyOption,
-    Encoder,
-    Gap,
-    NoCalibrate,
-    Patches,
-    References,
-    run_app,
-)
+from qpc_cli.run import SAVING, run_app
 from qpc_cli.support import (
     EXIT_CODES,
     USAGE_ERROR,
     Usage,
     backend_errors,
-    check_estimator_options,
     check_extras,
     device_table,
     device_text,
     fail,
-    fitting_economy,
-    option_from,
+    fitting,
+    options_of,
     patch_text,
+    refuse,
     reported,
     say,
-    usage_errors,
 )
 from qpc_qiskit import __version__
 from qpc_qiskit.backends.named import check_extra
 from qpc_qiskit.common.extras import require
 from qpc_qiskit.errors import MissingExtra
-from qpc_qiskit.options.economy import NAMES, Economy
+from qpc_qiskit.options.engine import EngineOptions
 from qpc_qiskit.options.presets import PRESETS
-from qpc_qiskit.options.records import DataSource, NetConfig, TrainConfig
+from qpc_qiskit.options.records import OF_DATA, DataSource, NetConfig, TrainConfig
 
 if TYPE_CHECKING:
     from qpc_qiskit.engines import EstimatorEngine, NoisyEngine
     from qpc_qiskit.layer import QuantumLayer
     from qpc_qiskit.nets import ImageClassifier
     from qpc_qiskit.training.checkpoint import Record
-
-FLAGS = {("DataSource", "name"): "--data", ("NetConfig", "name"): "--net"}
-"""Options that are not called as their field is."""
 
 app = typer.Typer(
     name="qpc",
@@ -107,18 +94,6 @@ def _options(
         os.environ["QPC_DEBUG"] = "1"
 
 
-def _net(name: str, *flags: str) -> Any:
-    return option_from(NetConfig, name, *flags, panel="Network")
-
-
-def _training(name: str, *flags: str) -> Any:
-    return option_from(TrainConfig, name, *flags, panel="Training")
-
-
-def _data(name: str, *flags: str) -> Any:
-    return option_from(DataSource, name, *flags, panel="Data")
-
-
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON object to stdout, and nothing else.")
 ]
@@ -128,7 +103,9 @@ Model = Annotated[
 
 
 @app.command(epilog=EXIT_CODES)
+@with_flags
 def train(
+    *,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder of the run.", show_default="runs/DATA-NET or -PRESET"),
@@ -138,10 +115,7 @@ def train(
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite a run in the folder.")] = False,
     as_json: AsJson = False,
-    data: Annotated[str | None, _data("name", "--data")] = None,
-    data_dir: Annotated[Path | None, _data("data_dir")] = None,
-    train_images: Annotated[int | None, _data("train_images")] = None,
-    test_images: Annotated[int | None, _data("test_images")] = None,
+    data: Annotated[Given, Flags(DataSource, panel="Data")],
     preset: Annotated[
         str | None,
         typer.Option(
@@ -150,86 +124,51 @@ def train(
             show_default=False,
         ),
     ] = None,
-    net: Annotated[str | None, _net("name", "--net")] = None,
-    width: Annotated[int | None, _net("width")] = None,
-    quantum_channels: Annotated[int | None, _net("quantum_channels")] = None,
-    pointwise: Annotated[str | None, _net("pointwise")] = None,
-    num_layers: Annotated[int | None, _net("num_layers")] = None,
-    ansatz: Annotated[str | None, _net("ansatz")] = None,
-    num_qubits: Annotated[int | None, _net("num_qubits")] = None,
-    bias_channel: Annotated[bool | None, _net("bias_channel", "--bias-channel")] = None,
-    init: Annotated[str | None, _net("init")] = None,
-    norm_after: Annotated[str | None, _net("norm_after")] = None,
-    kernel_size: Annotated[int | None, _net("kernel_size")] = None,
+    net: Annotated[Given, Flags(NetConfig, panel="Network", without=OF_DATA)],
+    training: Annotated[Given, Flags(TrainConfig, panel="Training")],
     patch_size: Annotated[int | None, typer.Option(hidden=True)] = None,
-    hidden: Annotated[int | None, _net("hidden")] = None,
-    head_norm: Annotated[str | None, _net("head_norm")] = None,
-    dropout: Annotated[float | None, _net("dropout")] = None,
-    epochs: Annotated[int | None, _training("epochs")] = None,
-    batch_size: Annotated[int | None, _training("batch_size")] = None,
-    test_batch_size: Annotated[int | None, _training("test_batch_size")] = None,
-    optimizer: Annotated[str | None, _training("optimizer")] = None,
-    lr: Annotated[float | None, _training("lr")] = None,
-    weight_decay: Annotated[float | None, _training("weight_decay")] = None,
-    momentum: Annotated[float | None, _training("momentum")] = None,
-    schedule: Annotated[str | None, _training("schedule")] = None,
-    eta_min: Annotated[float | None, _training("eta_min")] = None,
-    loss: Annotated[str | None, _training("loss")] = None,
-    augment: Annotated[str | None, _training("augment")] = None,
-    seed: Annotated[int | None, _training("seed")] = None,
-    dtype: Annotated[str | None, _training("dtype")] = None,
-    device: Annotated[str | None, _training("device")] = None,
-    devices: Annotated[int | None, _training("devices")] = None,
-    num_nodes: Annotated[int | None, _training("num_nodes")] = None,
-    engine: Annotated[str | None, _training("engine")] = None,
-    noise: Annotated[str | None, _training("noise")] = None,
 ) -> None:
     """Train a network and write a checkpoint.
 
     Ctrl-C stops cleanly: what was finished stays, and --resume goes on from there with the options
     that the run was begun with.
     """
-    given = locals()
-
-    def options(model: type[BaseModel], **renamed: str) -> dict[str, Any]:
-        flags = {name: given.get(renamed.get(name, name)) for name in model.model_fields}
-        return {name: value for name, value in flags.items() if value is not None}
-
     with reported():
         require("train", "Training")
-        check_extras(noise=noise)
+        check_extras({name: training[name] for name in ("noise",) if name in training})
         if resume and force:
-            fail("--resume and --force contradict each other; give one.", USAGE_ERROR)
+            refuse("--resume and --force contradict each other; give one.")
         if preset is not None and resume:
-            fail("--preset has no effect with --resume; leave it out.", USAGE_ERROR)
+            refuse("--preset has no effect with --resume; leave it out.")
         if preset is not None and preset not in PRESETS:
-            fail(f"--preset must be one of {', '.join(PRESETS)}; got {preset!r}.", USAGE_ERROR)
-        data_options = options(DataSource, name="data")
-        if data_dir is not None:
-            data_options["data_dir"] = str(data_dir.resolve())
-        net_options, training_options = options(NetConfig, name="net"), options(TrainConfig)
+            refuse(f"--preset must be one of {', '.join(PRESETS)}; got {preset!r}.")
+        data_options = fields_of(DataSource, data)
+        net_options, training_options = fields_of(NetConfig, net), fields_of(TrainConfig, training)
         if patch_size is not None:
             typer.echo("qpc: --patch-size is called --kernel-size now.", err=True)
             net_options = {"kernel_size": patch_size} | net_options
         if preset is not None:
             net_options = PRESETS[preset].net | net_options
             training_options = PRESETS[preset].training | training_options
-        if noise is not None:
+        if "noise" in training_options:
             from noise_models.words import resolved
 
-            training_options["noise"] = resolved(noise)
+            training_options["noise"] = resolved(training_options["noise"])
         if resume:
             from qpc_qiskit.training.runs import read_run
 
             if out is None:
-                fail("--resume needs --out, the folder of the run.", USAGE_ERROR)
+                refuse("--resume needs --out, the folder of the run.")
             begun = read_run(out)
             if begun.data.source is not None:
                 data_options = begun.data.source.model_dump() | data_options
             net_options = begun.net.model_dump() | net_options
             training_options = begun.training.model_dump() | training_options
-        with usage_errors(FLAGS):
-            source, config = DataSource(**data_options), TrainConfig(**training_options)
+        with usage_errors(refuse, DataSource):
+            source = DataSource(**data_options)
+        with usage_errors(refuse, TrainConfig):
+            config = TrainConfig(**training_options)
+        with usage_errors(refuse, NetConfig):
             net_config = NetConfig(**net_options)
         out = out or Path("runs") / f"{source.name}-{preset or net_config.name}"
         _train(source, net_config, config, out, resume, force, as_json)
@@ -252,14 +191,14 @@ def _train(
 
     with busy(f"Loading {source.name}"):
         data = load_source(source)
-    options = net_config.model_dump(exclude={"in_channels", "image_size", "num_classes"})
+    options = net_config.model_dump(exclude=set(OF_DATA))
     model = build_net(config_for(data, **options), seed=config.seed)
     engine = None
     if config.engine == "noisy":
         layers = quantum_layers(model).values()
         if not layers:
             fail("--net has no quantum layer, so --engine noisy has no effect.", USAGE_ERROR)
-        engine = _open_noisy(str(config.noise), layers)
+        engine = _open_noisy(EngineOptions(noise_model=config.noise), layers)
     started = time.perf_counter()
     history = run_training(model, data, config, out, resume=resume, force=force, engine=engine)
     seconds = time.perf_counter() - started
@@ -281,14 +220,14 @@ def _train(
     )
 
 
-def _estimator(*flags: str, **options: Any) -> Any:
-    panel = "With --engine estimator"
-    return typer.Option(*flags, rich_help_panel=panel, show_default=False, **options)
+_ESTIMATOR = "With --engine estimator"
 
 
 @app.command(epilog=EXIT_CODES)
+@with_flags
 def evaluate(
     model: Model,
+    *,
     engine: Annotated[
         str,
         typer.Option(help="What evaluates the quantum layers.", metavar="exact|noisy|estimator"),
@@ -306,68 +245,34 @@ def evaluate(
         ),
     ] = None,
     as_json: AsJson = False,
-    backend: Annotated[
-        str | None,
-        _estimator(
-            metavar="NAME",
-            help="aer, a snapshot of a device such as fake_torino, ibm_... (paid), or what another "
-            "package offers; `qpc backends` lists them. (default aer)",
+    given: Annotated[
+        Given,
+        Flags(
+            EngineOptions,
+            (
+                *("backend", "noise_model", "shots", "precision", "resilience", "mode", "seed"),
+                *("dedupe_grid", "max_qpu_seconds"),
+            ),
+            _ESTIMATOR,
+            {
+                "resilience": "IBM's level: 0 none, 1 readout mitigation, 2 also zero-noise "
+                "extrapolation; slow on a laptop.",
+                "max_qpu_seconds": "Send nothing if all jobs are predicted to take longer.",
+            },
         ),
-    ] = None,
-    noise: Annotated[
-        str | None,
-        _estimator(
-            metavar="SPEC",
-            help="Noise on aer: a device's name, for its noise on its best patch; a channel such "
-            "as depolarizing:0.01; a name of the catalog (`qpc noise list`); or a file, .toml or "
-            ".json. (default none)",
+        Extra(
+            "yes",
+            bool,
+            typer.Option(
+                "--yes",
+                help="Send to a real device without --max-qpu-seconds.",
+                rich_help_panel=_ESTIMATOR,
+            ),
+            False,
         ),
-    ] = None,
-    shots: Annotated[
-        int | None,
-        _estimator(min=1, help="Per circuit execution. (default: exact on aer, else 4096)"),
-    ] = None,
-    precision: Annotated[
-        float | None,
-        _estimator(
-            min=0, help="Standard error of every value, instead of shots; 0: exact, on simulators."
-        ),
-    ] = None,
-    resilience: Annotated[
-        int | None,
-        _estimator(
-            min=0,
-            max=2,
-            help="IBM's level: 0 none, 1 readout mitigation, 2 also zero-noise extrapolation; "
-            "slow on a laptop. (default 0)",
-        ),
-    ] = None,
-    mode: Annotated[
-        str | None,
-        _estimator(metavar="job|batch|session", help="Of IBM's devices. (default job)"),
-    ] = None,
-    seed: Annotated[
-        int | None, _estimator(min=0, help="Of shots and twirls; not for a real device.")
-    ] = None,
-    no_dedupe: Annotated[
-        bool, _estimator("--no-dedupe", help="Run pixels of equal direction each on its own.")
-    ] = False,
-    economy: EconomyOption = None,
-    encoder: Encoder = None,
-    absorb_tail: AbsorbTail = None,
-    patches: Patches = None,
-    gap: Gap = None,
-    references: References = None,
-    no_calibrate: NoCalibrate = False,
-    max_qpu_seconds: Annotated[
-        float | None,
-        _estimator(help="Send nothing if all jobs are predicted to take longer."),
-    ] = None,
-    yes: Annotated[
-        bool, _estimator("--yes", help="Send to a real device without --max-qpu-seconds.")
-    ] = False,
-    data: Annotated[str | None, _data("name", "--data")] = None,
-    data_dir: Annotated[Path | None, _data("data_dir")] = None,
+        *SAVING,
+    ],
+    data: Annotated[Given, Flags(DataSource, ("name", "data_dir"), "Data")],
 ) -> None:
     """Measure accuracy and loss of a finished network on its test images.
 
@@ -385,94 +290,53 @@ def evaluate(
       qpc evaluate runs/digits --engine estimator --backend fake_torino --shots 1024 --images 16
         --economy best
     """
-    given: dict[str, Any] = {
-        "backend": backend,
-        "noise": noise,
-        "shots": shots,
-        "precision": precision,
-        "resilience": resilience,
-        "mode": mode,
-        "seed": seed,
-        "no_dedupe": no_dedupe or None,
-        "economy": economy,
-        "encoder": encoder,
-        "absorb_tail": absorb_tail,
-        "patches": patches,
-        "gap": gap,
-        "references": references,
-        "no_calibrate": no_calibrate or None,
-        "max_qpu_seconds": max_qpu_seconds,
-        "yes": yes or None,
-    }
-    given = {name: value for name, value in given.items() if value is not None}
     with reported():
-        check_extras(backend, noise, resilience)
+        check_extras(given)
         from qpc_qiskit.engines import ENGINES
         from qpc_qiskit.nets import quantum_layers
         from qpc_qiskit.training.checkpoint import load
 
         if engine not in ENGINES:
-            expected = ", ".join(ENGINES)
-            fail(f"Unknown engine {engine!r}; expected one of {expected}.", USAGE_ERROR)
-        saving = check_estimator_options(engine, given)
+            refuse(f"Unknown engine {engine!r}; expected one of {', '.join(ENGINES)}.")
+        options = options_of(engine, given)
         network, record = load(model)
         if engine != "exact" and not quantum_layers(network):
-            fail(f"{model} has no quantum layer, so --engine {engine} has no effect.", USAGE_ERROR)
+            refuse(f"{model} has no quantum layer, so --engine {engine} has no effect.")
         source = record.data.source.model_dump() if record.data and record.data.source else {}
-        if data is not None:
-            source = {"name": data}
-        if data_dir is not None:
-            source["data_dir"] = str(data_dir.resolve())
+        told = fields_of(DataSource, data)
+        source = told if "name" in told else source | told
         if "name" not in source:
-            fail(f"{model} does not say which data it is for; give --data.", USAGE_ERROR)
-        with usage_errors(FLAGS):
+            refuse(f"{model} does not say which data it is for; give --data.")
+        with usage_errors(refuse, DataSource):
             data_source = DataSource(**source)
         chosen: EstimatorEngine | NoisyEngine | None = None
         if engine != "exact":
-            saving = fitting_economy(saving, quantum_layers(network).values())
+            options = fitting(options, quantum_layers(network).values())
         if engine == "estimator":
-            chosen = _open_estimator(given, saving, quantum_layers(network).values())
+            chosen = _open_estimator(options, quantum_layers(network).values())
         elif engine == "noisy":
-            options = {name: given[name] for name in ("shots", "seed") if name in given}
-            chosen = _open_noisy(
-                given["noise"], quantum_layers(network).values(), **options, **saving.for_engine()
-            )
+            chosen = _open_noisy(options, quantum_layers(network).values())
         if batch_size is None:
-            batch_size = 4 if engine == "estimator" and _is_slow(given) else 64
-        asked = (given, saving)
+            batch_size = 4 if engine == "estimator" and _is_slow(options) else 64
+        asked = (given, options)
         _evaluate(network, record, data_source, chosen, asked, images, batch_size, as_json)
 
 
-def _is_ibm(given: Mapping[str, Any]) -> bool:
-    return str(given.get("backend", "")).startswith("ibm_")
-
-
-def _is_slow(given: Mapping[str, Any]) -> bool:
+def _is_slow(options: EngineOptions) -> bool:
     """Whether noise or mitigation is simulated here, so that a step takes long."""
-    is_fake = str(given.get("backend", "")).startswith("fake_")
-    return is_fake or "noise" in given or bool(given.get("resilience") and not _is_ibm(given))
+    is_simulated = options.backend.startswith("fake_") or options.noise_model is not None
+    return is_simulated or bool(options.resilience and not options.is_paid)
 
 
-def _open_estimator(
-    given: Mapping[str, Any], economy: Economy, layers: "Iterable[QuantumLayer]"
-) -> "EstimatorEngine":
-    """The engine of the options that were given; leave if the layers do not fit on its backend."""
+def _open_estimator(options: EngineOptions, layers: "Iterable[QuantumLayer]") -> "EstimatorEngine":
+    """The engine of the options; leave if the layers do not fit on its backend."""
     from qpc_qiskit.common.progress import busy
     from qpc_qiskit.engines import EstimatorEngine
 
-    backend, noise = given.get("backend", "aer"), None
-    options = {
-        name: value
-        for name, value in given.items()
-        if name not in ("backend", "noise", "no_dedupe", "yes", *NAMES)
-    } | economy.for_engine()
-    if "no_dedupe" in given:
-        options["dedupe_grid"] = None
-    if "noise" in given:
-        noise = _parsed_noise(given["noise"])
-    named = ("--noise", noise) if isinstance(noise, str) else ("--backend", backend)
+    noise = None if options.noise_model is None else _parsed_noise(options.noise_model)
+    named = ("--noise", noise) if isinstance(noise, str) else ("--backend", options.backend)
     with backend_errors(*named):
-        engine = EstimatorEngine.from_backend(backend, noise_model=noise, **options)
+        engine = EstimatorEngine.from_backend(options.changed(noise_model=noise))
         with busy("Placing the circuits"):
             for layer in layers:
                 engine.prepare(layer.spec)
@@ -486,17 +350,23 @@ def _parsed_noise(word: str) -> Any:
     try:
         return parse_noise(word)
     except ValueError as error:
-        fail(f"--noise: {error}", USAGE_ERROR)
+        refuse(f"--noise: {error}")
 
 
-def _open_noisy(word: str, layers: "Iterable[QuantumLayer]", **options: Any) -> "NoisyEngine":
-    """The noisy engine for `--noise`; leave if the layers do not fit on its device."""
+def _open_noisy(options: EngineOptions, layers: "Iterable[QuantumLayer]") -> "NoisyEngine":
+    """The noisy engine of the options; leave if the layers do not fit on its device."""
     from qpc_qiskit.common.progress import busy
     from qpc_qiskit.engines import NoisyEngine
 
-    noise = _parsed_noise(word)
-    with backend_errors("--noise", word):
-        engine = NoisyEngine(noise, **options)
+    noise = _parsed_noise(options.noise_model)
+    with backend_errors("--noise", options.noise_model):
+        engine = NoisyEngine(
+            noise,
+            encoder=options.encoder,
+            shots=options.shots,
+            seed=options.seed,
+            absorb_tail=bool(options.absorb_tail),
+        )
         with busy("Preparing the circuits"):
             for layer in layers:
                 engine.prepare(layer.spec)
@@ -508,7 +378,7 @@ def _evaluate(
     record: "Record",
     source: DataSource,
     engine: "EstimatorEngine | NoisyEngine | None",
-    asked: tuple[Mapping[str, Any], Economy],
+    asked: tuple[Given, EngineOptions],
     num_images: int | None,
     batch_size: int,
     as_json: bool,
@@ -520,7 +390,7 @@ def _evaluate(
     from qpc_qiskit.nets import check_data, quantum_layers
     from qpc_qiskit.training.evaluation import accuracy_interval, compare, predict, score
 
-    given, economy = asked
+    given, options = asked
     with busy(f"Loading {source.name}"):
         data = load_source(source)
     check_data(network.config, data)
@@ -542,12 +412,12 @@ def _evaluate(
     elif engine is not None:
         started = time.perf_counter()
         with engine, use_engine(network, engine), usage.collecting(engine):
-            if _is_ibm(given):
-                usage.announce(engine, given.get("max_qpu_seconds"), "yes" in given)
+            if options.is_paid:
+                usage.announce(engine, options.max_qpu_seconds, "yes" in given)
             with ImageProgress(name, len(labels)) as bar:
                 engine.on_fit = bar.fitting
                 logits = predict(network, images, batch_size, bar.advance)
-        told, words = usage.to_dict(engine), usage.text(engine, _is_ibm(given))
+        told, words = usage.to_dict(engine), usage.text(engine, options.is_paid)
     seconds = time.perf_counter() - started
     found = score(logits, labels, loss)
     result: dict[str, Any] = {
@@ -572,7 +442,7 @@ def _evaluate(
         result |= asdict(difference) | {
             "exact_accuracy": score(exact, labels, loss).accuracy,
             "options": dict(given),
-            "economy": economy.to_dict(),
+            "economy": options.to_dict(),
             **told,
             "last_report": engine.last_report.to_dict() if engine.last_report else None,
         }

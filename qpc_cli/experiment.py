@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qpc_cli.support import EXIT_CODES, RUNTIME_ERROR, USAGE_ERROR, fail, reported, say
+from qpc_cli.flags import Extra, Given, fields_of, with_flags
+from qpc_cli.support import EXIT_CODES, RUNTIME_ERROR, USAGE_ERROR, fail, refuse, reported, say
 from qpc_qiskit.common.extras import require
 from qpc_qiskit.common.tables import table
 from qpc_qiskit.errors import ExperimentError
+from qpc_qiskit.options.records import DataSource, TrainConfig
 
 if TYPE_CHECKING:
     from qpc_qiskit.experiments import Experiment
@@ -17,36 +19,30 @@ if TYPE_CHECKING:
 experiment_app = typer.Typer()
 
 
+def _instead(name: str, kind: Any, **options: Any) -> Extra:
+    return Extra(name, kind, typer.Option(show_default=False, **options))
+
+
 @experiment_app.command(epilog=EXIT_CODES)
+@with_flags
 def experiment(
     name: Annotated[
         str, typer.Argument(metavar="NAME|FILE.toml|list", help="What to run; `list` lists them.")
     ],
+    *,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the results.", show_default="experiments/NAME")
     ] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Folder with the files of its data set.", show_default=False)
-    ] = None,
-    only: Annotated[
-        list[str] | None,
-        typer.Option(help="Train this line only; may be repeated.", show_default=False),
-    ] = None,
-    seeds: Annotated[
-        str | None, typer.Option(metavar="0,1,..", help="Instead of its own.", show_default=False)
-    ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(min=1, help="Instead of its own.", show_default=False)
-    ] = None,
-    train_images: Annotated[
-        int | None, typer.Option(min=1, help="Train on a random subset.", show_default=False)
-    ] = None,
-    test_images: Annotated[
-        int | None, typer.Option(min=1, help="Test on a random subset.", show_default=False)
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="auto, cpu or cuda.", show_default=False)
-    ] = None,
+    changes: Annotated[
+        Given,
+        _instead("data_dir", Path | None, help="Folder with the files of its data set."),
+        _instead("only", list[str] | None, help="Train this line only; may be repeated."),
+        _instead("seeds", str | None, metavar="0,1,..", help="Instead of its own."),
+        _instead("epochs", int | None, min=1, help="Instead of its own."),
+        _instead("train_images", int | None, min=1, help="Train on a random subset."),
+        _instead("test_images", int | None, min=1, help="Test on a random subset."),
+        _instead("device", str | None, help="auto, cpu or cuda."),
+    ],
     plan: Annotated[
         bool, typer.Option("--plan", help="Show what would be trained, and train nothing.")
     ] = False,
@@ -69,23 +65,23 @@ def experiment(
     """
     with reported():
         if name == "list":
-            others = (out, data_dir, only, seeds, epochs, train_images, test_images, device)
-            if plan or any(option is not None for option in others):
+            if plan or out is not None or changes:
                 fail("`list` takes no option but --json.", USAGE_ERROR)
             _list(as_json)
             return
         if not plan:
             require("train", "An experiment")
-        found = _wanted(name, data_dir, seeds, epochs, train_images, test_images, device)
+        only = changes.pop("only", [])
+        found = _wanted(name, changes)
         labels = dict.fromkeys(cell.label for cell in found.cells())
-        for label in only or []:
+        for label in only:
             if label not in labels:
                 known = ", ".join(map(repr, labels))
                 fail(f"--only must be one of {known}; got {label!r}.", USAGE_ERROR)
         if plan:
             _show(found, only or list(labels), as_json)
         else:
-            _run(found, out or Path("experiments") / found.name, only or [], as_json)
+            _run(found, out or Path("experiments") / found.name, only, as_json)
 
 
 def _list(as_json: bool) -> None:
@@ -98,34 +94,20 @@ def _list(as_json: bool) -> None:
     say(as_json, {"experiments": result}, table(rows))
 
 
-def _wanted(
-    name: str,
-    data_dir: Path | None,
-    seeds: str | None,
-    epochs: int | None,
-    train_images: int | None,
-    test_images: int | None,
-    device: str | None,
-) -> "Experiment":
+def _wanted(name: str, given: Given) -> "Experiment":
     """The experiment with what was given laid over it; leave if that is wrong usage."""
     from qpc_qiskit.experiments import load_experiment
     from qpc_qiskit.experiments.spec import changed
 
-    data = {
-        "data_dir": None if data_dir is None else str(data_dir.resolve()),
-        "train_images": train_images,
-        "test_images": test_images,
-    }
-    training = {"epochs": epochs, "device": device}
     changes: dict[str, Any] = {
-        "data": {key: value for key, value in data.items() if value is not None},
-        "training": {key: value for key, value in training.items() if value is not None},
+        "data": fields_of(DataSource, given),
+        "training": fields_of(TrainConfig, given),
     }
-    if seeds is not None:
+    if "seeds" in given:
         try:
-            changes["seeds"] = [int(seed) for seed in seeds.split(",")]
+            changes["seeds"] = [int(seed) for seed in given["seeds"].split(",")]
         except ValueError:
-            fail(f"--seeds must be numbers, as in 0,1,2; got {seeds!r}.", USAGE_ERROR)
+            refuse(f"--seeds must be numbers, as in 0,1,2; got {given['seeds']!r}.")
     try:
         return changed(load_experiment(name), **changes)
     except ExperimentError as error:

@@ -4,12 +4,11 @@ from typing import Annotated, Any
 
 import typer
 
-from qpc_cli.support import EXIT_CODES, USAGE_ERROR, fail, reported, say, usage_errors
+from qpc_cli.flags import usage_errors
+from qpc_cli.support import EXIT_CODES, USAGE_ERROR, fail, refuse, reported, say
 from qpc_qiskit.common.tables import table
 from qpc_qiskit.options.presets import PRESETS
 from qpc_qiskit.options.records import ARCHITECTURES, IMAGE_SHAPES, NetConfig
-
-FLAGS = {("NetConfig", "name"): "--net"}
 
 nets_app = typer.Typer()
 
@@ -56,7 +55,7 @@ def _config(name: str, data: str, pointwise: str | None) -> NetConfig:
     options: dict[str, Any] = {"name": name} if name in ARCHITECTURES else dict(PRESETS[name].net)
     if pointwise is not None:
         options["pointwise"] = pointwise
-    with usage_errors(FLAGS):
+    with usage_errors(refuse, NetConfig):
         return NetConfig(in_channels=channels, image_size=size, **options)
 
 

@@ -130,7 +130,7 @@ def snapshot(
         if qubits is not None and num_qubits is not None:
             fail("--qubits and --num-qubits contradict each other; give one.", USAGE_ERROR)
         chosen = None if qubits is None else _numbers(qubits)
-        check_extras(device)
+        check_extras({"backend": device})
         from qpc_qiskit.common.progress import busy
 
         with busy(f"Reading {device}"):

@@ -1,40 +1,13 @@
-"""What the command line says and asks of the noisy engine; nothing heavy is imported."""
+"""What the command line says of the noisy engine; nothing heavy is imported."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
-
-from qpc_qiskit.options.economy import AUTO, BRICKWALL, ENCODERS, is_encoder
 
 if TYPE_CHECKING:
     from qpc_qiskit.engines import NoisyEngine, NoisyReport
     from qpc_qiskit.layer import QuantumLayer
-
-OPTIONS = ("noise", "encoder", "absorb_tail", "shots", "seed")
-"""Of `qpc evaluate` that belong to `--engine noisy` as well."""
-
-
-def noisy_problems(given: Mapping[str, Any]) -> Iterator[str]:
-    """What is wrong with options of the noisy engine.
-
-    Args:
-        given: of `OPTIONS`, only those that were given.
-    """
-    if "noise" not in given:
-        yield "--engine noisy needs --noise, such as fake_torino or depolarizing:0.01."
-    if "encoder" in given and not is_encoder(given["encoder"]):
-        yield (
-            f"--encoder must be one of {', '.join(ENCODERS)}, {BRICKWALL}:DEPTH or {AUTO}; got "
-            f"{given['encoder']!r}."
-        )
-    if "seed" in given and "shots" not in given:
-        yield "--seed has no effect on exact values; give --shots, or leave it out."
-    if "absorb_tail" in given and "shots" in given:
-        yield (
-            "--absorb-tail measures parities, which would share their shots with --engine noisy; "
-            "leave out --shots, or use --engine estimator."
-        )
 
 
 def noisy_usage(

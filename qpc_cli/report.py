@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qpc_cli.support import EXIT_CODES, USAGE_ERROR, fail, option_from, reported, say, usage_errors
+from qpc_cli.flags import option_of, usage_errors
+from qpc_cli.support import EXIT_CODES, USAGE_ERROR, fail, refuse, reported, say
 from qpc_qiskit.common.extras import require
 from qpc_qiskit.errors import CheckpointError
 from qpc_qiskit.options.records import DataSource
@@ -32,7 +33,7 @@ def report(
         Path | None,
         typer.Option(help="Folder of the report.", show_default=f"MODEL/{FOLDER}", file_okay=False),
     ] = None,
-    data_dir: Annotated[Path | None, option_from(DataSource, "data_dir", panel="Data")] = None,
+    data_dir: Annotated[Path | None, option_of(DataSource, "data_dir", "Data")] = None,
     images: Annotated[
         int | None,
         typer.Option(
@@ -86,7 +87,7 @@ def _test_data(
             fail(f"--data-dir has no effect: {training.folder} {why}.", USAGE_ERROR)
         return None, [f"This training {why}, {nothing}."]
     if data_dir is not None:
-        with usage_errors({}):
+        with usage_errors(refuse, DataSource):
             source = DataSource(**{**source.model_dump(), "data_dir": str(data_dir.resolve())})
     try:
         with busy(f"Loading {source.name}"):

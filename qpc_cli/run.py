@@ -16,17 +16,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qpc_cli.support import (
-    INTERRUPTED,
-    PENDING,
-    USAGE_ERROR,
-    check_extras,
-    fail,
-    option_from,
-    reported,
-    say,
+from qpc_cli.flags import (
+    Extra,
+    Flags,
+    Given,
+    engine_options,
+    names_of,
+    option_of,
+    usage_errors,
+    with_flags,
 )
+from qpc_cli.support import INTERRUPTED, PENDING, check_extras, fail, refuse, reported, say
 from qpc_qiskit.common.extras import require
+from qpc_qiskit.options.economy import BEST, PLAIN, Economy
+from qpc_qiskit.options.engine import AER, EngineOptions
 from qpc_qiskit.options.records import DataSource
 
 if TYPE_CHECKING:
@@ -47,119 +50,58 @@ run_app = typer.Typer(
 )
 
 
-def _sent(*flags: str, **options: Any) -> Any:
-    panel = "What is sent"
-    return typer.Option(*flags, rich_help_panel=panel, show_default=False, **options)
+_SENT = "What is sent"
+_SAVING = "Saving QPU time"
 
-
-def _saving(*flags: str, **options: Any) -> Any:
-    panel = "Saving QPU time"
-    return typer.Option(*flags, rich_help_panel=panel, show_default=False, **options)
-
-
+SAVING = (
+    Extra(
+        "economy",
+        str | None,
+        typer.Option(
+            metavar="best|plain",
+            help="best: what measurements recommend of the following; plain: one row an execution, "
+            "nothing fitted or calibrated. (default: best in `qpc run` on devices and their "
+            "copies)",
+            show_default=False,
+            rich_help_panel=_SAVING,
+        ),
+    ),
+    Flags(EngineOptions, tuple(Economy.model_fields), _SAVING),
+)
 Model = Annotated[
     Path, typer.Argument(help="Folder of a finished training run (model.json, model.safetensors).")
 ]
-Backend = Annotated[
-    str,
-    typer.Option(metavar="NAME", help="ibm_... (paid), a snapshot such as fake_torino, or aer."),
-]
-Images = Annotated[
-    int | None, typer.Option(min=1, help="Test images, a random subset, the same every time.")
-]
-Shots = Annotated[
+BACKEND = Flags(
+    EngineOptions,
+    ("backend",),
+    texts={"backend": "ibm_... (paid), a snapshot such as fake_torino, or aer."},
+    is_required=True,
+)
+IMAGES = Extra(
+    "images",
     int | None,
-    _sent(min=1, help="Per circuit execution. (default: exact on aer, else 4096)"),
-]
-Precision = Annotated[
-    float | None,
-    _sent(min=0, help="Standard error of every value, instead of shots; 0: exact, on aer."),
-]
-Noise = Annotated[
-    str | None,
-    _sent(
-        metavar="SPEC",
-        help="Noise on aer: a device's name, for its noise on its best patch; a channel such as "
-        "depolarizing:0.01; a name of the catalog (`qpc noise list`); or a file, .toml or .json. "
-        "(default none)",
-    ),
-]
-Mode = Annotated[
-    str | None, _sent(metavar="job|batch|session", help="Of IBM's devices. (default job)")
-]
-Resilience = Annotated[
+    typer.Option(min=1, help="Test images, a random subset, the same every time."),
+)
+SENT = Flags(
+    EngineOptions,
+    ("shots", "precision", "noise_model", "mode", "resilience", "options", "dedupe_grid"),
+    _SENT,
+    {"precision": "Standard error of every value, instead of shots; 0: exact, on aer."},
+)
+SEED = Flags(EngineOptions, ("seed",), _SENT)
+BATCH_SIZE = Extra(
+    "batch_size",
     int | None,
-    _sent(
-        min=0,
-        max=2,
-        help="IBM's level: 0 none, 1 readout mitigation, 2 also zero-noise extrapolation. "
-        "(default 0)",
+    typer.Option(
+        min=1,
+        help="Images per call of the network; a job has rows of one call. (default 64)",
+        show_default=False,
+        rich_help_panel=_SENT,
     ),
-]
-Options = Annotated[
-    str | None,
-    _sent(
-        metavar="JSON",
-        help="Options of IBM's Estimator (on aer without resilience: of AerSimulator): a JSON "
-        "object, or @FILE with one.",
-    ),
-]
-NoDedupe = Annotated[
-    bool, _sent("--no-dedupe", help="Run pixels of equal direction each on its own.")
-]
-Seed = Annotated[int | None, _sent(min=0, help="Of shots and twirls; not for a real device.")]
-EconomyOption = Annotated[
-    str | None,
-    _saving(
-        "--economy",
-        metavar="best|plain",
-        help="best: what measurements recommend of the following; plain: one row an execution, "
-        "nothing fitted or calibrated. (default: best in `qpc run` on devices and their copies)",
-    ),
-]
-Encoder = Annotated[
-    str | None,
-    _saving(
-        metavar="multiplexor|brickwall[:DEPTH]|auto",
-        help="How a pixel is encoded: exactly, or with far fewer gates and fitted angles. (a "
-        "brickwall is as deep as every pixel needs)",
-    ),
-]
-AbsorbTail = Annotated[
-    bool | None,
-    _saving(
-        "--absorb-tail/--no-absorb-tail",
-        help="Measure parities instead of running the end of the ansatz, where that is the same.",
-    ),
-]
-Patches = Annotated[
-    str | None,
-    _saving(
-        metavar="N|all",
-        help="Patches of the device on which rows run at a time; all: as many as are worth it.",
-    ),
-]
-Gap = Annotated[int | None, _saving(min=0, help="Unused qubits between two patches, at least.")]
-References = Annotated[
-    str | None,
-    _saving(
-        metavar="N|auto",
-        help="Rows with known answers in every job, by which values are calibrated; auto: two for "
-        "each qubit of the widest layer; 0: none.",
-    ),
-]
-NoCalibrate = Annotated[
-    bool,
-    _saving("--no-calibrate", help="Run the reference rows, and leave values as measured."),
-]
-BatchSize = Annotated[
-    int | None,
-    _sent(min=1, help="Images per call of the network; a job has rows of one call. (default 64)"),
-]
-Budget = Annotated[
-    float | None, typer.Option(help="Budget of the run: no job is sent that could exceed it.")
-]
-Yes = Annotated[bool, typer.Option("--yes", help="Send to a real device without a budget.")]
+)
+BUDGET = Flags(EngineOptions, ("max_qpu_seconds",))
+DATA = Flags(DataSource, ("name", "data_dir"), "Data")
+YES = typer.Option("--yes", help="Send to a real device without a budget.")
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON object to stdout, and nothing else.")
 ]
@@ -167,34 +109,25 @@ Where = Annotated[
     str,
     typer.Option("--ledger", envvar="QPC_LEDGER", help="SQLite file, or URL of a database."),
 ]
-Wait = Annotated[bool, typer.Option("--wait", help="Until all results are there.")]
-Poll = Annotated[float, typer.Option(min=0.1, help="With --wait: seconds between two looks.")]
+PACE = (
+    Extra("wait", bool, typer.Option("--wait", help="Until all results are there."), False),
+    Extra(
+        "poll_seconds",
+        float,
+        typer.Option(min=0.1, help="With --wait: seconds between two looks."),
+        10.0,
+    ),
+)
 Name = Annotated[str, typer.Argument(metavar="RUN", help="Name of the run.", show_default=False)]
-Data = Annotated[str | None, option_from(DataSource, "name", "--data", panel="Data")]
-DataDir = Annotated[Path | None, option_from(DataSource, "data_dir", panel="Data")]
+DataDir = Annotated[Path | None, option_of(DataSource, "data_dir", "Data")]
 
 
 @run_app.command(epilog=EXIT_CODES)
+@with_flags
 def plan(
     model: Model,
-    backend: Backend,
-    images: Images = None,
-    shots: Shots = None,
-    precision: Precision = None,
-    noise: Noise = None,
-    mode: Mode = None,
-    resilience: Resilience = None,
-    options: Options = None,
-    no_dedupe: NoDedupe = False,
-    economy: EconomyOption = None,
-    encoder: Encoder = None,
-    absorb_tail: AbsorbTail = None,
-    patches: Patches = None,
-    gap: Gap = None,
-    references: References = None,
-    no_calibrate: NoCalibrate = False,
-    batch_size: BatchSize = None,
-    max_qpu_seconds: Budget = None,
+    *,
+    given: Annotated[Given, BACKEND, IMAGES, SENT, *SAVING, BATCH_SIZE, BUDGET, DATA],
     rate: Annotated[
         float | None, typer.Option(min=0, help="Price of a second of QPU time, in dollars.")
     ] = None,
@@ -207,8 +140,6 @@ def plan(
         ),
     ] = True,
     as_json: AsJson = False,
-    data: Data = None,
-    data_dir: DataDir = None,
 ) -> None:
     """Say what a run would send and cost, and send nothing.
 
@@ -222,52 +153,32 @@ def plan(
 
       qpc run plan runs/digits --backend fake_fez --images 32 --shots 1024 --economy plain
     """
-    given = locals()
-    names = ("rate", "compare", "as_json")
     with usage_reported():
-        check_extras(backend, noise, resilience)
+        check_extras(given)
         from hardware_runs.checkpoints import commands
         from qpc_cli.run_texts import plan_text
         from qpc_qiskit.common.progress import spinner
 
-        if rate is not None and backend == "aer":
-            fail("--rate has no effect on aer, which is no device; leave it out.", USAGE_ERROR)
-        asked = commands.ask(**{k: value for k, value in given.items() if k not in names})
+        if rate is not None and given["backend"] == "aer":
+            refuse("--rate has no effect on aer, which is no device; leave it out.")
+        asked = commands.ask(model, **asked_of(given))
         with spinner("Finding the backend") as show:
             found = commands.plan(asked, rate=rate, compare=compare, on_step=show)
         say(as_json, found.to_dict(), plan_text(found))
 
 
 @run_app.command(epilog=EXIT_CODES)
+@with_flags
 def submit(
     model: Model,
-    backend: Backend,
+    *,
+    backend: Annotated[Given, BACKEND],
     run: Annotated[str, typer.Option(help="Name of the run, by which it is found again.")],
-    images: Images = None,
-    shots: Shots = None,
-    precision: Precision = None,
-    noise: Noise = None,
-    mode: Mode = None,
-    resilience: Resilience = None,
-    options: Options = None,
-    no_dedupe: NoDedupe = False,
-    economy: EconomyOption = None,
-    encoder: Encoder = None,
-    absorb_tail: AbsorbTail = None,
-    patches: Patches = None,
-    gap: Gap = None,
-    references: References = None,
-    no_calibrate: NoCalibrate = False,
-    seed: Seed = None,
-    batch_size: BatchSize = None,
-    max_qpu_seconds: Budget = None,
-    yes: Yes = False,
+    given: Annotated[Given, IMAGES, SENT, *SAVING, SEED, BATCH_SIZE, BUDGET, DATA],
+    yes: Annotated[bool, YES] = False,
     ledger: Where = LEDGER,
-    wait: Wait = False,
-    poll_seconds: Poll = 10.0,
+    pace: Annotated[Given, *PACE],
     as_json: AsJson = False,
-    data: Data = None,
-    data_dir: DataDir = None,
 ) -> None:
     """Begin a run, and send all that can be sent.
 
@@ -280,20 +191,19 @@ def submit(
       qpc run submit runs/digits --backend ibm_fez --images 32 --shots 1024 --run digits-1
         --max-qpu-seconds 300
     """
-    given = locals()
-    names = ("run", "yes", "ledger", "wait", "poll_seconds", "as_json")
+    given |= backend
     with usage_reported(ledger), _stopping(run, ledger) as interrupts:
-        check_extras(backend, noise, resilience)
+        check_extras(given)
         from hardware_runs.checkpoints import commands
         from qpc_cli.run_texts import plan_line
 
-        asked = commands.ask(**{k: value for k, value in given.items() if k not in names})
-        with _pace(run, interrupts, wait, poll_seconds) as pace:
+        asked = commands.ask(model, **asked_of(given))
+        with _pace(run, interrupts, pace) as going:
             result = commands.submit(
                 ledger,
                 run,
                 asked,
-                pace,
+                going,
                 any_time=yes,
                 on_plan=lambda found: typer.echo(plan_line(found), err=True),
             )
@@ -301,33 +211,46 @@ def submit(
 
 
 @run_app.command(epilog=EXIT_CODES)
+@with_flags
 def collect(
     run: Name,
-    model: Annotated[
-        Path | None, typer.Option(help="Where the checkpoint is now, if it was moved.")
-    ] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Where the files of the data are now, if they were moved.")
-    ] = None,
-    max_qpu_seconds: Annotated[
-        float | None, typer.Option(help="A new budget of the whole run. (default: as before)")
-    ] = None,
-    again: Annotated[
-        bool,
-        typer.Option("--again", help="Also send what was cancelled, or failed for good."),
-    ] = False,
-    give_up: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="JOB",
-            help="Wait no more for a job whose result can never be fetched. It may have been paid: "
-            "its cap stays taken from the budget until the service says what it has used, and only "
-            "--again sends, and pays, its rows anew. May be repeated.",
+    *,
+    given: Annotated[
+        Given,
+        Extra(
+            "model",
+            Path | None,
+            typer.Option(help="Where the checkpoint is now, if it was moved."),
         ),
-    ] = None,
+        Extra(
+            "data_dir",
+            Path | None,
+            typer.Option(help="Where the files of the data are now, if they were moved."),
+        ),
+        Extra(
+            "max_qpu_seconds",
+            float | None,
+            typer.Option(help="A new budget of the whole run. (default: as before)"),
+        ),
+        Extra(
+            "again",
+            bool,
+            typer.Option("--again", help="Also send what was cancelled, or failed for good."),
+            False,
+        ),
+        Extra(
+            "give_up",
+            list[str] | None,
+            typer.Option(
+                metavar="JOB",
+                help="Wait no more for a job whose result can never be fetched. It may have been "
+                "paid: its cap stays taken from the budget until the service says what it has "
+                "used, and only --again sends, and pays, its rows anew. May be repeated.",
+            ),
+        ),
+    ],
     ledger: Where = LEDGER,
-    wait: Wait = False,
-    poll_seconds: Poll = 10.0,
+    pace: Annotated[Given, *PACE],
     as_json: AsJson = False,
 ) -> None:
     """Go on with a run: fetch results, send what is left, print the score when all is there.
@@ -340,17 +263,8 @@ def collect(
         check_run(run, ledger)
         from hardware_runs.checkpoints import commands
 
-        with _pace(run, interrupts, wait, poll_seconds) as pace:
-            result = commands.collect(
-                ledger,
-                run,
-                pace,
-                model=model,
-                data_dir=data_dir,
-                max_qpu_seconds=max_qpu_seconds,
-                again=again,
-                give_up=give_up or (),
-            )
+        with _pace(run, interrupts, pace) as going:
+            result = commands.collect(ledger, run, going, **given)
         _say_result(as_json, result, ledger)
 
 
@@ -380,10 +294,12 @@ def list_runs(ledger: Where = LEDGER, as_json: AsJson = False) -> None:
 
         with Ledger(ledger, create=False) as book:
             found = [run_status(book.state(known.id)) for known in book.list_runs()]
-        fields = ("run", "run_id", "state", "backend", "mode", "created")
+        fields = ("run", "run_id", "state", "created")
         rows = [
             {name: getattr(each, name) for name in fields}
             | {
+                "backend": each.asked.backend,
+                "mode": each.asked.mode,
                 "used_seconds": each.budget.used_seconds,
                 "num_rows": sum(layer.num_rows for layer in each.layers),
                 "num_rows_done": sum(layer.num_rows_done for layer in each.layers),
@@ -439,12 +355,19 @@ def usage_reported(ledger: str = LEDGER) -> Iterator[None]:
         require("runs", "A durable run")
         if ledger.startswith("postgres"):
             require("postgres", "A ledger on PostgreSQL")
-        from hardware_runs.checkpoints.usage import UsageError
-
-        try:
+        with usage_errors(refuse, DataSource):
             yield
-        except UsageError as error:
-            fail(str(error), USAGE_ERROR)
+
+
+def asked_of(given: Given) -> dict[str, Any]:
+    """What `commands.ask` takes of a run, for what was given."""
+    usual = PLAIN if given["backend"] == AER else BEST
+    others = ("images", "batch_size", "data", "data_dir")
+    return {
+        "options": engine_options(given, usual),
+        "is_usual_economy": not ({"economy"} | names_of(Economy)) & set(given),
+        **{name: given[name] for name in others if name in given},
+    }
 
 
 @contextmanager
@@ -467,7 +390,7 @@ def _go_on(run: str, ledger: str) -> str:
 
 
 @contextmanager
-def _pace(run: str, interrupts: Interrupts, wait: bool, poll_seconds: float) -> Iterator[Pace]:
+def _pace(run: str, interrupts: Interrupts, given: Given) -> Iterator[Pace]:
     """What is going on, behind a spinner; without a terminal, what is waited for, in lines."""
     from hardware_runs.checkpoints.commands import Pace
     from qpc_qiskit.common.progress import spinner
@@ -483,8 +406,7 @@ def _pace(run: str, interrupts: Interrupts, wait: bool, poll_seconds: float) -> 
             said = text
 
         yield Pace(
-            wait=wait,
-            poll_seconds=poll_seconds,
+            **given,
             check=interrupts.check,
             on_step=lambda text: show(f"Run {run}: {text}"),
             on_poll=on_poll,

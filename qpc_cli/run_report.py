@@ -55,7 +55,6 @@ def report(
         import time
 
         from hardware_runs.checkpoints.checkpoint_runs import NAME
-        from hardware_runs.checkpoints.commands import usage
         from hardware_runs.ledger import Ledger
         from hardware_runs.reports.page import write_report
         from hardware_runs.reports.report import examine, find_work
@@ -70,8 +69,7 @@ def report(
                 )
             folder = out or Path("reports") / known.name
             show(f"Run {run}: loading the network")
-            with usage():
-                work, why = find_work(known, model, data_dir)
+            work, why = find_work(known, model, data_dir)
             examined = examine(
                 book,
                 known,

@@ -243,8 +243,8 @@ def status_text(status: RunStatus) -> str:
     """What the ledger says of a run."""
     reason = f" ({status.cancel_reason})" if status.cancel_reason else ""
     lines = [
-        f"{status.run}: {status.state}{reason}; {status.backend}, mode {status.mode}, begun "
-        f"{status.created}",
+        f"{status.run}: {status.state}{reason}; {status.asked.backend}, mode {status.asked.mode}, "
+        f"begun {status.created}",
         _settings_text(status),
     ]
     if status.layers:
@@ -277,22 +277,22 @@ def status_text(status: RunStatus) -> str:
 
 def _settings_text(status: RunStatus) -> str:
     """What was asked for, beyond defaults."""
-    is_exact_on_aer = status.backend == "aer" and not status.resilience
-    if status.precision == 0 or (status.precision is None and is_exact_on_aer):
+    asked = status.asked
+    if asked.is_exact:
         shots = "exact values"
-    elif status.precision is None:
+    elif asked.precision is None:
         shots = "as many shots as the backend's default"
     else:
         shots = f"{status.shots:,} shots each"
     told = {
-        "resilience": status.resilience or None,
+        "resilience": asked.resilience or None,
         "noise": status.noise,
-        "options": json.dumps(status.options) if status.options else None,
-        "seed": status.seed,
+        "options": json.dumps(asked.options) if asked.options else None,
+        "seed": asked.seed,
     }
     parts = [shots, *(f"{name} {value}" for name, value in told.items() if value is not None)]
-    text = ", ".join(parts) + ("" if status.dedupe else ", equal directions not merged")
-    return "; ".join(filter(None, (text, status.economy.text())))
+    text = ", ".join(parts) + ("" if asked.dedupe_grid else ", equal directions not merged")
+    return "; ".join(filter(None, (text, asked.text())))
 
 
 def _job_row(job: JobRecord) -> tuple[object, ...]:

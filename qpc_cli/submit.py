@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
 from hardware_runs.checkpoints.runlog import without_secrets
-from hardware_runs.checkpoints.usage import UsageError
 from qpc_cli import run as cli_run
+from qpc_cli.flags import Extra, Given, spelled, with_flags, worded
 from qpc_qiskit.common.extras import require
 from qpc_qiskit.common.interrupts import StopRequested, deferred_interrupts
 from qpc_qiskit.errors import QPCError
+from qpc_qiskit.options.fields import OptionError
+from qpc_qiskit.options.records import DataSource
 
 if TYPE_CHECKING:
     from hardware_runs.checkpoints.commands import Pace
@@ -32,38 +35,28 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command(epilog=EXIT_CODES)
+@with_flags
 def submit(
+    *,
     run: Annotated[str, typer.Option(help="Name of the run.")],
-    model: Annotated[
-        Path | None, typer.Option(help="Folder of a finished training run; to begin a run.")
-    ] = None,
-    backend: Annotated[
-        str | None, typer.Option(help="ibm_... (paid), fake_... or aer; to begin a run.")
-    ] = None,
-    images: cli_run.Images = None,
-    shots: cli_run.Shots = None,
-    precision: cli_run.Precision = None,
-    noise: cli_run.Noise = None,
-    mode: cli_run.Mode = None,
-    resilience: cli_run.Resilience = None,
-    options: cli_run.Options = None,
-    no_dedupe: cli_run.NoDedupe = False,
-    economy: cli_run.EconomyOption = None,
-    encoder: cli_run.Encoder = None,
-    absorb_tail: cli_run.AbsorbTail = None,
-    patches: cli_run.Patches = None,
-    gap: cli_run.Gap = None,
-    references: cli_run.References = None,
-    no_calibrate: cli_run.NoCalibrate = False,
-    seed: cli_run.Seed = None,
-    batch_size: cli_run.BatchSize = None,
-    data: cli_run.Data = None,
-    data_dir: cli_run.DataDir = None,
-    max_qpu_seconds: cli_run.Budget = None,
-    yes: cli_run.Yes = False,
+    given: Annotated[
+        Given,
+        Extra(
+            "model",
+            Path | None,
+            typer.Option(help="Folder of a finished training run; to begin a run."),
+        ),
+        Extra(
+            "backend",
+            str | None,
+            typer.Option(help="ibm_... (paid), fake_... or aer; to begin a run."),
+        ),
+        *(cli_run.IMAGES, cli_run.SENT, *cli_run.SAVING, cli_run.SEED, cli_run.BATCH_SIZE),
+        *(cli_run.DATA, cli_run.BUDGET),
+        Extra("yes", bool, cli_run.YES, False),
+    ],
     ledger: cli_run.Where = cli_run.LEDGER,
-    wait: cli_run.Wait = False,
-    poll_seconds: cli_run.Poll = 10.0,
+    pace: Annotated[Given, *cli_run.PACE],
 ) -> None:
     """Begin a durable run of a checkpoint on its test images, or go on with it.
 
@@ -72,23 +65,20 @@ def submit(
     with --model and --backend, all must be as it was. Events are appended, as JSON lines, to
     RUN.log.jsonl beside the ledger.
     """
-    given = locals()
-    for name in ("run", "ledger", "wait", "poll_seconds"):
-        del given[name]
     answer: dict[str, Any] = {"run": run}
     with deferred_interrupts() as interrupts:
         try:
             require("runs", "A durable run")
             from hardware_runs.checkpoints.commands import Pace
 
-            pace = Pace(wait=wait, poll_seconds=poll_seconds, check=interrupts.check)
-            answer = _begin_or_go_on(ledger, run, given, pace)
+            going = Pace(**pace, check=interrupts.check)
+            answer = _begin_or_go_on(ledger, run, given, going)
             code = DONE if answer["state"] == "done" else PENDING
         except StopRequested:
             answer |= {"state": "interrupted"}
             code = INTERRUPTED
-        except UsageError as error:
-            answer |= {"state": "wrong usage", "error": str(error)}
+        except (OptionError, ValidationError) as error:
+            answer |= {"state": "wrong usage", "error": worded(error, DataSource)}
             code = WRONG_USAGE
         except (QPCError, OSError) as error:
             answer |= {"state": "failed", "error": without_secrets(str(error))}
@@ -97,22 +87,22 @@ def submit(
     raise typer.Exit(code)
 
 
-def _begin_or_go_on(ledger: str, run: str, given: dict[str, Any], pace: Pace) -> dict[str, Any]:
+def _begin_or_go_on(ledger: str, run: str, given: Given, pace: Pace) -> dict[str, Any]:
     from hardware_runs.checkpoints import commands
     from hardware_runs.checkpoints.checkpoint_runs import check_name
 
     check_name(run)
-    if given["model"] is not None and given["backend"] is not None:
-        any_time = given.pop("yes")
-        return commands.submit(ledger, run, commands.ask(**given), pace, any_time=any_time)
-    budget = given.pop("max_qpu_seconds")
-    told = [name for name, value in given.items() if value is not None and value is not False]
+    if "model" in given and "backend" in given:
+        asked = commands.ask(given["model"], **cli_run.asked_of(given))
+        return commands.submit(ledger, run, asked, pace, any_time=given.get("yes", False))
+    told = [spelled(name, DataSource) for name in given if name != "max_qpu_seconds"]
     if told:
-        raise UsageError(
-            f"{', '.join('--' + name.replace('_', '-') for name in told)}: give both --model and "
-            "--backend to begin a run, or --run alone to go on with one."
+        raise OptionError(
+            "{told}: give both {model} and {backend} to begin a run, or {run} alone to go on with "
+            "one.",
+            told=", ".join(told),
         )
-    return commands.collect(ledger, run, pace, max_qpu_seconds=budget)
+    return commands.collect(ledger, run, pace, **given)
 
 
 if __name__ == "__main__":

@@ -1,26 +1,25 @@
-"""What the commands of `qpc` share: options from fields, one-line errors, exit codes."""
+"""What the commands of `qpc` share: one-line errors, exit codes, what an evaluation costs."""
 
 import json
 import math
 import os
-import re
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast, get_args, get_origin
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import typer
-from pydantic import BaseModel, ValidationError
 
-from qpc_cli.noisy import OPTIONS as OF_NOISY
-from qpc_cli.noisy import noisy_problems
+from qpc_cli.flags import Given, engine_options, names_of, spelled, usage_errors, worded
 from qpc_qiskit.backends.named import check_extra, offers
 from qpc_qiskit.common.extras import require
 from qpc_qiskit.common.tables import table
-from qpc_qiskit.errors import BackendError, QPCError
-from qpc_qiskit.options.economy import Economy, economy_problems, flag_of, read_economy
+from qpc_qiskit.errors import BackendError, PatchesError, QPCError
+from qpc_qiskit.options.economy import check_encoder
+from qpc_qiskit.options.engine import EngineOptions, NoisyOptions
+from qpc_qiskit.options.fields import OptionError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,28 +31,6 @@ if TYPE_CHECKING:
 
 RUNTIME_ERROR, USAGE_ERROR, PENDING, INTERRUPTED = 1, 2, 75, 130
 EXIT_CODES = "Exit codes: 0 done, 1 it failed, 2 wrong usage, 130 interrupted."
-
-
-def option_from(model: type[BaseModel], name: str, *flags: str, panel: str) -> Any:
-    """A command line option for a field: text, choices and default are those of the field.
-
-    Args:
-        model: pydantic model whose fields have docstrings.
-        name: the field.
-        flags: spelling on the command line; by default typer derives it from the parameter.
-        panel: heading in the help.
-
-    Returns:
-        What `typer.Option` returns, for a parameter whose own default is None.
-    """
-    field = model.model_fields[name]
-    notes = []
-    if get_origin(field.annotation) is Literal:
-        notes.append(", ".join(get_args(field.annotation)))
-    if field.default is not None and field.default is not False:
-        notes.append(f"default {field.default}")
-    help_text = f"{field.description} ({'; '.join(notes)})" if notes else field.description
-    return typer.Option(*flags, help=help_text, show_default=False, rich_help_panel=panel)
 
 
 def say(as_json: bool, result: dict[str, Any], text: str) -> None:
@@ -98,23 +75,9 @@ def _error_text(error: Exception) -> str:
     return str(error)
 
 
-@contextmanager
-def usage_errors(flags: Mapping[tuple[str, str], str]) -> Iterator[None]:
-    """Turn options that pydantic refuses into wrong usage.
-
-    Args:
-        flags: spelling on the command line by (model, field), where it is not the field's name.
-    """
-    try:
-        yield
-    except ValidationError as error:
-        first = error.errors()[0]
-        message = first["msg"].removeprefix("Value error, ")
-        if first["loc"]:  # empty where several options contradict each other
-            field = str(first["loc"][0])
-            flag = flags.get((error.title, field), f"--{field.replace('_', '-')}")
-            message = f"{flag}: {message}"
-        fail(message, USAGE_ERROR)
+def refuse(message: str) -> NoReturn:
+    """Leave, because of wrong usage."""
+    fail(message, USAGE_ERROR)
 
 
 @contextmanager
@@ -131,116 +94,55 @@ def backend_errors(flag: str, name: str) -> Iterator[None]:
     except BackendError as error:
         if name.startswith("ibm_") or name in offers():
             raise
-        if "disjoint patches" in str(error):
-            flag = "--patches"
-        fail(f"{flag}: {error}" if flag else str(error), USAGE_ERROR)
+        flag = "--patches" if isinstance(error, PatchesError) else flag
+        refuse(f"{flag}: {error}" if flag else str(error))
     except QPCError:  # some are ValueErrors as well
         raise
-    except ValueError as error:  # begins with the name of the argument
-        fail(re.sub(r"^[a-z_]+(?=\b)", lambda found: flag_of(found[0]), str(error)), USAGE_ERROR)
+    except OptionError as error:
+        refuse(worded(error))
+    except ValueError as error:
+        refuse(str(error))
 
 
-def check_extras(
-    backend: str | None = None, noise: str | None = None, resilience: int | None = None
-) -> None:
+def check_extras(given: Given) -> None:
     """Check that what options need is installed, before anything slow is loaded.
 
-    Args:
-        backend: as given, as are the others.
-        noise: of a device, perhaps.
-        resilience: is applied by IBM's Estimator.
-
     Raises:
-        MissingExtra: it is not.
+        MissingExtra: it is not: a device, as backend or noise, or IBM's Estimator.
     """
-    if backend is not None:
-        check_extra(backend)
-    if noise is not None:
+    if "backend" in given:
+        check_extra(given["backend"])
+    if "noise" in given:
         from noise_models.words import is_device
 
-        if is_device(noise):
-            check_extra(noise, "Noise")
-    if resilience:
+        if is_device(given["noise"]):
+            check_extra(given["noise"], "Noise")
+    if given.get("resilience"):
         require("ibm", "--resilience")
 
 
-def check_estimator_options(engine: str, given: Mapping[str, Any]) -> Economy:
-    """Refuse options of an engine that contradict each other or have no effect.
-
-    Args:
-        engine: that was chosen.
-        given: options by name, only those that were given.
-
-    Returns:
-        Those that save QPU time.
-    """
+def options_of(engine: str, given: Given) -> EngineOptions:
+    """The options of an engine; leave if they contradict each other or have no effect."""
+    of_noisy = names_of(NoisyOptions)
     if engine != "estimator":
         for name in given:
-            if engine == "noisy" and name in OF_NOISY:
+            if engine == "noisy" and name in of_noisy:
                 continue
-            owners = "noisy or estimator" if name in OF_NOISY else "estimator"
+            owners = "noisy or estimator" if name in of_noisy else "estimator"
             why = f"belongs to --engine {owners}; it has no effect with --engine {engine}."
-            fail(f"{flag_of(name)} {why}", USAGE_ERROR)
+            refuse(f"{spelled(name)} {why}")
+    with usage_errors(refuse):
+        options = engine_options(given)
         if engine == "noisy":
-            for message in noisy_problems(given):
-                fail(message, USAGE_ERROR)
-        return read_economy(given)
-    try:
-        economy = read_economy(given)
-    except ValueError as error:
-        fail(str(error), USAGE_ERROR)
-    backend, noise = given.get("backend", "aer"), str(given.get("noise", ""))
-    precision, mode, costs = (given.get(name) for name in ("precision", "mode", "max_qpu_seconds"))
-    has_device = backend != "aer" or _is_of_device(noise)
-    has_shots = backend != "aer" or bool(given.get("resilience")) or "shots" in given
-    is_exact = precision == 0 or (precision is None and not has_shots)
-    modes = ("job", "batch", "session")
-    problems = [
-        (
-            "shots" in given and precision is not None,
-            "--shots and --precision contradict each other; give one (precision = 1/sqrt(shots)).",
-        ),
-        (
-            bool(noise) and backend != "aer",
-            f"--noise belongs to --backend aer; {backend} has its own noise.",
-        ),
-        (
-            mode is not None and mode not in modes,
-            f"--mode must be one of {', '.join(modes)}; got {mode!r}.",
-        ),
-        (
-            "seed" in given and backend.startswith("ibm_"),
-            "--seed has no effect on a real device; leave it out.",
-        ),
-        (
-            "seed" in given and is_exact,
-            "--seed has no effect on exact values; give --shots or --precision, or leave it out.",
-        ),
-        (
-            costs is not None and not 0 < costs < float("inf"),
-            f"--max-qpu-seconds must be a number above 0; got {costs}.",
-        ),
-        (
-            costs is not None and is_exact,
-            "--max-qpu-seconds has no effect on exact values; give --shots or --precision, or "
-            "leave it out.",
-        ),
-        (
-            costs is not None and not has_device,
-            "--max-qpu-seconds has no effect on aer, which is no device; leave it out.",
-        ),
-    ]
-    for is_wrong, message in problems:
-        if is_wrong:
-            fail(message, USAGE_ERROR)
-    for message in economy_problems(
-        economy,
-        has_device=has_device,
-        has_noise=backend != "aer" or bool(noise),
-        is_exact=is_exact,
-    ):
-        fail(message, USAGE_ERROR)
-    return economy
+            if options.noise_model is None:
+                refuse("--engine noisy needs --noise, such as fake_torino or depolarizing:0.01.")
+            check_encoder(options.encoder)
+            NoisyOptions(**{name: getattr(options, name) for name in NoisyOptions.model_fields})
+        elif engine == "estimator":
+            options.check_asked(
+                has_device_noise=_is_of_device(options.noise_model or ""), is_durable=False
+            )
+    return options
 
 
 def _is_of_device(noise: str) -> bool:
@@ -249,20 +151,13 @@ def _is_of_device(noise: str) -> bool:
     try:
         return has_device(noise)
     except ValueError as error:
-        fail(f"--noise: {error}", USAGE_ERROR)
+        refuse(f"--noise: {error}")
 
 
-def fitting_economy(economy: Economy, layers: "Iterable[QuantumLayer]") -> Economy:
-    """The options that save QPU time with the references counted; leave if they do not fit.
-
-    Args:
-        economy: as given.
-        layers: quantum layers of the network.
-    """
-    try:
-        return economy.for_qubits(max(layer.spec.num_qubits for layer in layers))
-    except ValueError as error:
-        fail(str(error), USAGE_ERROR)
+def fitting(options: EngineOptions, layers: "Iterable[QuantumLayer]") -> EngineOptions:
+    """The options with all decided that depends on the layers; leave if they do not fit."""
+    with usage_errors(refuse):
+        return options.for_qubits(max(layer.spec.num_qubits for layer in layers))
 
 
 class Usage:

@@ -5,6 +5,7 @@
     ├── AnsatzError (ValueError)      an ansatz that is not allowed
     ├── EngineError                   an engine that cannot do it, or whose backend failed
     │   ├── BackendError (ValueError)   a backend that cannot carry the circuit, or no such backend
+    │   │   └── PatchesError              it has not so many patches
     │   ├── NotISAError (ValueError)    a circuit that the backend cannot run as it stands
     │   ├── FitFailed                   directions that an encoder cannot prepare well enough
     │   ├── BudgetError                 what is to be sent would cost more than was allowed
@@ -59,6 +60,10 @@ class EngineError(QPCError):
 
 class BackendError(EngineError, ValueError):
     """A backend is too small, not connected or not healthy enough, or no backend has that name."""
+
+
+class PatchesError(BackendError):
+    """A backend has not so many disjoint patches for a circuit as were asked for."""
 
 
 class NotISAError(EngineError, ValueError):

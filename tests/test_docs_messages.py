@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from qpc_cli.flags import spelled
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("qpc_qiskit", "noise_models", "hardware_runs", "qpc_cli")
 ELSEWHERE = {
@@ -31,10 +33,16 @@ def quoted(text):
 
 
 def spoken(tree):
-    """Every text in a module as the page has it: `...` for what is put in, one space for all."""
+    """Every text in a module as the page has it: `...` for what is put in, one space for all.
+
+    Of an error that names options, as a command line has it.
+    """
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield " ".join(node.value.split())
+            yield " ".join(
+                re.sub(r"{([a-z_]+)}", lambda found: spelled(found[1]), node.value).split()
+            )
         elif isinstance(node, ast.JoinedStr):
             parts = (
                 str(part.value) if isinstance(part, ast.Constant) else "..." for part in node.values

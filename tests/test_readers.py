@@ -22,8 +22,6 @@ from hypothesis import strategies as st
 from qiskit import QuantumCircuit
 from qiskit.circuit import Parameter
 
-from hardware_runs.checkpoints.run_settings import parse_options
-from hardware_runs.checkpoints.usage import UsageError
 from hardware_runs.reports.replay import _is_plain
 from noise_models.snapshots import Snapshot
 from noise_models.study.cell_files import cell_path, load_cell, save_cell
@@ -31,6 +29,7 @@ from noise_models.study.plan import Plan
 from noise_models.study.run import load_study
 from noise_models.study.spec import StudySpec
 from noise_models.words import load_noise
+from qpc_cli.flags import parse_options
 from qpc_qiskit.circuits.encoder import make_encoder
 from qpc_qiskit.circuits.spec import make_spec
 from qpc_qiskit.common.files import parse_json, parse_toml
@@ -47,6 +46,7 @@ from qpc_qiskit.errors import (
 from qpc_qiskit.experiments import load_experiment
 from qpc_qiskit.experiments.results import read_results
 from qpc_qiskit.nets import NetConfig, build_net
+from qpc_qiskit.options.fields import OptionError
 from qpc_qiskit.options.records import DataSource, TrainConfig
 from qpc_qiskit.rows.frozen import freeze, thaw
 from qpc_qiskit.rows.prepared import Prepared
@@ -294,7 +294,7 @@ def cell_file(folder):
 
 def options_file(folder):
     (folder / "options.json").write_text('{"twirling": {"enable_gates": true}, "seeds": [1, 2.5]}')
-    return Reader(folder / "options.json", lambda path: parse_options(f"@{path}"), UsageError)
+    return Reader(folder / "options.json", lambda path: parse_options(f"@{path}"), OptionError)
 
 
 def frozen_file(folder):
@@ -616,5 +616,5 @@ def test_blocks_of_a_study(tmp_path):
 
 
 def test_options_from_a_file_without_an_end():
-    with pytest.raises(UsageError, match="at most 33,554,432 bytes, found a longer one"):
+    with pytest.raises(OptionError, match="at most 33,554,432 bytes, found a longer one"):
         parse_options("@/dev/zero")

@@ -18,8 +18,6 @@ from pydantic import ValidationError
 from qiskit.providers import BackendV2
 from torch import Tensor
 
-from hardware_runs.checkpoints.run_settings import Settings, differences
-from hardware_runs.checkpoints.usage import UsageError
 from hardware_runs.durable_engine.beginning import digest_of, durable
 from hardware_runs.durable_engine.engine import DurableEngine
 from hardware_runs.durable_engine.status import noise_of
@@ -32,6 +30,8 @@ from qpc_qiskit.engines import EstimatorEngine
 from qpc_qiskit.errors import BackendError, CheckpointError, LedgerConflictError, LedgerError
 from qpc_qiskit.nets import ImageClassifier, check_data, quantum_layers
 from qpc_qiskit.options.economy import Economy
+from qpc_qiskit.options.engine import EngineOptions, shots_of
+from qpc_qiskit.options.fields import OptionError
 from qpc_qiskit.options.records import DataSource
 from qpc_qiskit.training.checkpoint import Record, load
 from qpc_qiskit.training.evaluation import predict
@@ -221,7 +221,7 @@ def task_of(run: Run) -> Task:
 
 def make_run_plan(
     work: Work,
-    settings: Settings,
+    options: EngineOptions,
     backend: str | BackendV2,
     *,
     rate: float | None = None,
@@ -231,32 +231,41 @@ def make_run_plan(
 
     Args:
         work: to be done.
-        settings: of the run.
+        options: of the run.
         backend: see `find_backend`.
         rate: price of a second of QPU time.
         compare: whether other choices are planned beside it.
 
     Raises:
         BackendError: a circuit does not fit on the backend.
-        UsageError: an option does not go with the network.
+        OptionError: an option does not go with the network.
     """
-    settings = settings.for_qubits(work.num_qubits)
+    options = options.for_qubits(work.num_qubits)
 
     def open_engine(economy: Economy) -> EstimatorEngine:
-        return planning_engine(backend, **replace(settings, economy=economy).for_engine())
+        return planning_engine(backend, **keywords(options.changed(**economy.model_dump())))
 
     return make_plan(
         work.network,
         work.batches(),
-        open_engine(settings.economy),
-        economy=settings.economy,
+        open_engine(options.economy),
+        asked=options,
         compare_with=open_engine if compare else None,
-        mode=settings.mode,
-        max_qpu_seconds=settings.max_qpu_seconds,
         rate=rate,
         batch_size=work.task.batch_size,
-        noise=settings.noise,
     )
+
+
+def keywords(options: EngineOptions) -> dict[str, Any]:
+    """The keywords of `planning_engine` and `durable` that the options of a run are.
+
+    Raises:
+        ValueError: unknown noise.
+    """
+    given = options.for_engine("backend", "seed", "max_qpu_seconds")
+    if options.noise_model is not None:
+        given["noise_model"] = parse_noise(options.noise_model)
+    return given
 
 
 def brief(plan: RunPlan) -> dict[str, Any]:
@@ -266,29 +275,30 @@ def brief(plan: RunPlan) -> dict[str, Any]:
     return {name: value for name, value in told.items() if name not in left_out}
 
 
-def find_backend(settings: Settings) -> str | BackendV2:
-    """The backend of settings; a device of IBM's is asked for once.
+def find_backend(options: EngineOptions) -> str | BackendV2:
+    """The backend of a run; a device of IBM's is asked for once.
 
     Raises:
         BackendError: unknown backend, or no access to it.
     """
-    if not settings.is_device:
-        return settings.backend
+    if not options.is_paid:
+        return str(options.backend)
     from qpc_qiskit.backends import named
 
-    return named.find_backend(settings.backend)
+    return named.find_backend(options.backend)
 
 
 def check_name(name: str) -> None:
     """Refuse a name that cannot be that of a file.
 
     Raises:
-        UsageError: it cannot.
+        OptionError: it cannot.
     """
     if not NAME.fullmatch(name):
-        raise UsageError(
-            "--run must be a name of letters, digits and . _ - that begins with a letter or "
-            f"digit; got {name!r}."
+        raise OptionError(
+            "{run} must be a name of letters, digits and . _ - that begins with a letter or digit; "
+            "got {got!r}.",
+            got=name,
         )
 
 
@@ -296,7 +306,7 @@ def begin(
     ledger: Ledger,
     name: str,
     work: Work,
-    settings: Settings,
+    options: EngineOptions,
     backend: str | BackendV2,
     *,
     check: Callable[[], None] = lambda: None,
@@ -308,31 +318,31 @@ def begin(
         ledger: open.
         name: of the run.
         work: to be done.
-        settings: of the run; a budget of `math.inf` is none.
-        backend: that of the settings, or the backend itself; an old run does not need it.
+        options: of the run; a budget of `math.inf` is none.
+        backend: that of the options, or the backend itself; an old run does not need it.
         check: see `durable`.
         on_fit: likewise.
 
     Raises:
         LedgerConflictError: there is a run with this name that was begun with something else.
-        UsageError: an option does not go with the network.
+        OptionError: an option does not go with the network.
     """
-    settings = settings.for_qubits(work.num_qubits)
+    options = options.for_qubits(work.num_qubits)
     known = ledger.find_run(name)
     if known is not None:
-        check_same(known, work, settings)
-        budget = settings.max_qpu_seconds
+        check_same(known, work, options)
+        budget = options.max_qpu_seconds
         return reopen(ledger, known, max_qpu_seconds=budget, check=check, on_fit=on_fit)
     return durable(
         ledger,
         name,
         backend,
-        **settings.for_engine(),
-        max_qpu_seconds=settings.max_qpu_seconds,
-        seed=settings.seed,
+        **keywords(options),
+        max_qpu_seconds=options.max_qpu_seconds,
+        seed=options.seed,
         check=check,
         on_fit=on_fit,
-        about=asdict(replace(work.task, noise=settings.noise)),
+        about=asdict(replace(work.task, noise=options.noise_model)),
     )
 
 
@@ -356,38 +366,32 @@ def reopen(
     Raises:
         BackendError: no access to its backend, or it is an object that only its script has.
     """
-    given = run.settings
-    engine_options = dict(given.get("engine_options", {}))
-    if str(engine_options.get("noise_model", "")).startswith(DIGEST):
-        noise = noise_of(given)
+    begun = EngineOptions.of_run(run.settings)
+    if str(begun.noise_model or "").startswith(DIGEST):
+        noise = noise_of(run.settings)
         if noise is None or noise.startswith(DIGEST):
             raise BackendError(
                 f"Run {run.name!r} was begun with a noise model that only its script has."
             )
         found = parse_noise(noise)
-        if isinstance(found, str) or digest_of(found) != engine_options["noise_model"]:
+        if isinstance(found, str) or digest_of(found) != begun.noise_model:
             raise BackendError(
                 f"The noise {noise} is not what run {run.name!r} was begun with. Give it back its "
                 "content, or begin a run with another name."
             )
-        engine_options["noise_model"] = found
+        begun = begun.changed(noise_model=found)
     return durable(
         ledger,
         run.name,
-        given["backend"],
-        mode=given["mode"],
-        precision=given["precision"],
-        resilience=given["resilience"],
-        options=given["options"] or None,
-        seed=given["seed"],
+        begun.backend,
         max_qpu_seconds=max_qpu_seconds,
         check=check,
         on_fit=on_fit,
-        **{"dedupe_grid": given["dedupe_grid"], **engine_options},
+        **begun.given("backend"),
     )
 
 
-def check_same(run: Run, work: Work, settings: Settings) -> None:
+def check_same(run: Run, work: Work, options: EngineOptions) -> None:
     """Refuse to go on with a run that was begun with something else.
 
     Raises:
@@ -402,7 +406,7 @@ def check_same(run: Run, work: Work, settings: Settings) -> None:
         "checkpoint": (begun.checkpoint_sha256[:12], now.checkpoint_sha256[:12]),
     }
     changed = [
-        *differences(run.settings, settings.for_qubits(work.num_qubits)),
+        *_differences(run, options.for_qubits(work.num_qubits)),
         *((name, old, new) for name, (old, new) in pairs.items() if old != new),
     ]
     if changed:
@@ -415,6 +419,36 @@ def check_same(run: Run, work: Work, settings: Settings) -> None:
             f"There is a run {run.name!r} that was begun with other settings ({told}). Go on with "
             f"it by `qpc run collect {run.name}`, or choose another name."
         )
+
+
+def _differences(run: Run, asked: EngineOptions) -> Iterator[tuple[str, object, object]]:
+    """Name, value of the run, value now: of what is not as the run was begun with."""
+    begun = EngineOptions.of_run(run.settings)
+    then, now = begun.precision, asked.standard_error
+    if then != now:
+        if asked.precision is None:
+            yield "shots", _shots(then), _shots(now)
+        else:
+            yield "precision", then, now
+    pairs = {
+        "backend": (begun.backend, asked.backend),
+        "mode": (begun.mode, asked.mode),
+        "resilience": (begun.resilience, asked.resilience),
+        "noise": (noise_of(run.settings), asked.noise_model),
+        "options": (begun.options, asked.options or None),
+        "no-dedupe": (begun.dedupe_grid is None, asked.dedupe_grid is None),
+        "seed": (begun.seed, asked.seed),
+    }
+    old, new = begun.to_dict(), asked.to_dict()
+    pairs |= {name.replace("_", "-"): (old[name], new[name]) for name in old if name != "calibrate"}
+    pairs["no-calibrate"] = (not begun.calibrate, not asked.calibrate)
+    for name, (before, after) in pairs.items():
+        if before != after:
+            yield name, before, after
+
+
+def _shots(precision: float | None) -> object:
+    return "exact values" if precision == 0 else None if precision is None else shots_of(precision)
 
 
 def _pixels(network: ImageClassifier, images: Tensor) -> dict[str, int]:

@@ -1,49 +1,41 @@
 """What `qpc run` and the batch script do: plan a run, begin it, go on with it.
 
-Arguments are checked before anything is loaded, from the cheapest on; what cannot be meant is a
-`UsageError`. Nothing is printed here.
+Arguments are checked before anything is loaded, from the cheapest on; what cannot be meant is an
+`OptionError`, which a command line words with its flags. Nothing is printed here.
 """
 
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from qiskit.providers import BackendV2
 
 from hardware_runs.checkpoints import checkpoint_runs, driving
 from hardware_runs.checkpoints.cancelling import allow_again, give_up, needs_again
 from hardware_runs.checkpoints.checkpoint_runs import BATCH_SIZE, Work
-from hardware_runs.checkpoints.run_settings import (
-    Settings,
-    budget_problem,
-    check_settings,
-    parse_options,
-)
 from hardware_runs.checkpoints.runlog import log, log_path, run_log
-from hardware_runs.checkpoints.usage import UsageError
 from hardware_runs.durable_engine.beginning import set_budget
 from hardware_runs.durable_engine.engine import POLL_SECONDS, DurableEngine
 from hardware_runs.ledger import AttemptState, ChunkState, Ledger, Run
 from hardware_runs.planning.plan import RunPlan, planning_engine
-from noise_models.words import resolved
-from qpc_qiskit.backends.named import AER
+from noise_models.words import has_device, parse_noise, resolved
 from qpc_qiskit.common.progress import fit_text
 from qpc_qiskit.errors import (
     BackendError,
     CheckpointError,
     LedgerConflictError,
     LedgerError,
+    PatchesError,
     QPCError,
 )
-from qpc_qiskit.options.economy import BEST, NAMES, PLAIN, economy_of, flag_of, read_economy
+from qpc_qiskit.options.engine import EngineOptions, budget_error
+from qpc_qiskit.options.fields import OptionError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +43,7 @@ class Asked:
     """What a command line asks for."""
 
     model: Path
-    settings: Settings
+    options: EngineOptions
     data: str | None = None
     data_dir: Path | None = None
     images: int | None = None
@@ -81,41 +73,31 @@ class Pace:
         self.on_step(fit_text(done, total).capitalize() if done < total else "Sending jobs")
 
 
-def ask(model: Path, **given: Any) -> Asked:
+def ask(model: Path, options: EngineOptions, **others: Any) -> Asked:
     """What a command line asks for, checked as far as nothing is loaded.
 
     Args:
         model: folder of a finished training run.
-        given: options by name, as on the command line; None and False: not given.
+        options: of the engine; noise as a word.
+        others: fields of `Asked`.
 
     Raises:
-        UsageError: options that contradict each other or have no effect.
+        OptionError: options that contradict each other or have no effect.
+        ValidationError: no such data set, or a folder that has no effect.
     """
-    given = {
-        name: value
-        for name, value in given.items()
-        if value is not None and (value is not False or name == "absorb_tail")
-    }
-    if "options" in given:
-        given["options"] = parse_options(given["options"])
-    if given.pop("no_dedupe", False):
-        given["dedupe"] = False
-    if "noise" in given:  # a run may go on in another folder
-        given["noise"] = resolved(given["noise"])
-    try:
-        economy = read_economy(given, PLAIN if given["backend"] == AER else BEST)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    is_usual = not any(name in NAMES for name in given)
-    given = {name: value for name, value in given.items() if name not in NAMES}
-    given |= {"economy": economy, "is_usual_economy": is_usual}
-    ours = {field.name for field in fields(Settings)} & set(given)
-    settings = Settings(**{name: given.pop(name) for name in ours})
-    check_settings(settings)
-    asked = Asked(model=model, settings=settings, **given)
+    word = options.noise_model
+    if word is not None:  # a run may go on in another folder
+        options = options.changed(noise_model=resolved(word))
+        try:
+            parse_noise(options.noise_model)
+        except ValueError as error:
+            raise OptionError("{noise_model}: {error}", error=error) from error
+    options.check_asked(
+        has_device_noise=word is not None and has_device(options.noise_model), is_durable=True
+    )
+    asked = Asked(model=model, options=options, **others)
     if asked.data is not None:
-        with usage():
-            checkpoint_runs.find_source({"name": asked.data}, asked.data_dir)
+        checkpoint_runs.find_source({"name": asked.data}, asked.data_dir)
     return asked
 
 
@@ -135,15 +117,15 @@ def plan(
         on_step: told what is going on.
 
     Raises:
-        UsageError: unknown backend, or an option that has no effect on it.
+        OptionError: unknown backend, or an option that has no effect on it.
     """
-    backend = _found(asked.settings)
+    backend = _found(asked.options)
     on_step("Loading the network")
     work = _prepared(asked)
     on_step("Planning, and comparing choices" if compare else "Planning")
-    with usage(asked.settings):
+    with usage(asked.options):
         return checkpoint_runs.make_run_plan(
-            work, asked.settings, backend, rate=rate, compare=compare
+            work, asked.options, backend, rate=rate, compare=compare
         )
 
 
@@ -170,53 +152,53 @@ def submit(
         See `driving.finish`.
 
     Raises:
-        UsageError: options that are wrong, or no budget for a real device.
+        OptionError: options that are wrong, or no budget for a real device.
         LedgerConflictError: there is another run with this name, or it needs `--again`.
     """
     checkpoint_runs.check_name(name)
-    settings = asked.settings
+    options = asked.options
     backend = None
     if not _is_known(ledger, name):  # one that is needs its backend only for what is not done
-        backend = _found(settings)
+        backend = _found(options)
     pace.on_step("Loading the network")
     work = _prepared(asked)
     with Ledger(ledger) as book, run_log(log_path(ledger, name), name):
         known = book.find_run(name)
         if known is not None:
             if asked.is_usual_economy:  # what is usual may have been another thing then
-                begun = economy_of(known.settings.get("engine_options", {}))
-                settings = replace(settings, economy=begun)
-            checkpoint_runs.check_same(known, work, settings)
+                begun = EngineOptions.of_run(known.settings).economy
+                options = options.changed(**begun.model_dump())
+            checkpoint_runs.check_same(known, work, options)
             _check_open(book, known, pace)
-        elif settings.is_device:
+        elif options.is_paid:
             assert backend is not None
             pace.on_step("Planning")
-            with usage(settings):
-                found = checkpoint_runs.make_run_plan(work, settings, backend)
+            with usage(options):
+                found = checkpoint_runs.make_run_plan(work, options, backend)
             on_plan(found)
-            settings = _permitted(found, settings, any_time)
-        with usage(settings):
+            options = _permitted(found, options, any_time)
+        with usage(options):
             engine = checkpoint_runs.begin(
                 book,
                 name,
                 work,
-                settings,
-                backend or settings.backend,
+                options,
+                backend or options.backend,
                 check=pace.check,
                 on_fit=pace.on_fit,
             )
         return _finish(engine, work, pace)
 
 
-def _permitted(plan: RunPlan, settings: Settings, any_time: bool) -> Settings:
-    """The settings with the budget that is allowed."""
-    if settings.max_qpu_seconds is None and not any_time:
-        raise UsageError(
-            "Nothing was sent: a real device needs --max-qpu-seconds, or --yes for any time."
+def _permitted(plan: RunPlan, options: EngineOptions, any_time: bool) -> EngineOptions:
+    """The options with the budget that is allowed."""
+    if options.max_qpu_seconds is None and not any_time:
+        raise OptionError(
+            "Nothing was sent: a real device needs {max_qpu_seconds}, or {yes} for any time."
         )
     plan.check_budget()
     log("planned", **checkpoint_runs.brief(plan))
-    return settings if settings.max_qpu_seconds else replace(settings, max_qpu_seconds=math.inf)
+    return options if options.max_qpu_seconds else options.changed(max_qpu_seconds=math.inf)
 
 
 def collect(
@@ -246,12 +228,13 @@ def collect(
         See `driving.finish`.
 
     Raises:
-        UsageError: a budget that is none, or a folder that has no effect.
+        OptionError: a budget that is none.
+        ValidationError: a folder of the data that has no effect.
         LedgerConflictError: it needs `--again`; what was there was fetched.
         LedgerError: there is no such run or job, or it was begun by a script of its own.
     """
     if max_qpu_seconds is not None and not 0 < max_qpu_seconds < math.inf:
-        raise UsageError(budget_problem(max_qpu_seconds))
+        raise budget_error(max_qpu_seconds)
     with Ledger(ledger, create=False) as book:
         known = book.get_run(name)
         with run_log(log_path(ledger, known.name), known.name):
@@ -263,8 +246,7 @@ def collect(
             checkpoint_runs.task_of(known)
             _check_open(book, known, pace)
             pace.on_step("Loading the network")
-            with usage():
-                work = _network_again(known, model, data_dir)
+            work = _network_again(known, model, data_dir)
             budget = book.state(known.id).budget.max_qpu_seconds
             if max_qpu_seconds is not None and max_qpu_seconds != budget:
                 set_budget(book, known, max_qpu_seconds, now=time.time())
@@ -345,45 +327,37 @@ def _is_known(ledger: str, name: str) -> bool:
         return False
 
 
-def _found(settings: Settings) -> str | BackendV2:
+def _found(options: EngineOptions) -> str | BackendV2:
     """The backend, itself if it is a device; one that does not take the options is told."""
-    with usage(settings):
-        found = checkpoint_runs.find_backend(settings)
-        planning_engine(found, **settings.for_engine())
+    with usage(options):
+        found = checkpoint_runs.find_backend(options)
+        planning_engine(found, **checkpoint_runs.keywords(options))
         return found
 
 
 def _prepared(asked: Asked) -> Work:
-    with usage():
-        return checkpoint_runs.prepare(
-            asked.model,
-            data=asked.data,
-            data_dir=asked.data_dir,
-            num_images=asked.images,
-            batch_size=asked.batch_size,
-        )
+    return checkpoint_runs.prepare(
+        asked.model,
+        data=asked.data,
+        data_dir=asked.data_dir,
+        num_images=asked.images,
+        batch_size=asked.batch_size,
+    )
 
 
 @contextmanager
-def usage(settings: Settings | None = None) -> Iterator[None]:
-    """Turn arguments that other modules refuse into `UsageError`, spelled as on a command line."""
+def usage(options: EngineOptions) -> Iterator[None]:
+    """Turn what a backend refuses of the options into `OptionError`."""
     try:
         yield
-    except ValidationError as error:  # of a `DataSource`
-        first = error.errors()[0]
-        message = first["msg"].removeprefix("Value error, ")
-        if first["loc"]:  # empty where several options contradict each other
-            message = f"--{'data' if first['loc'][0] == 'name' else 'data-dir'}: {message}"
-        raise UsageError(message) from error
     except BackendError as error:
-        noise = None if settings is None else settings.noise
-        named = ("--noise", noise) if noise else ("--backend", settings and settings.backend)
-        where, name = ("--patches", named[1]) if "disjoint patches" in str(error) else named
-        if settings is None or str(name).startswith("ibm_"):  # right, and the access missing
+        noise = options.noise_model
+        where, name = ("noise_model", noise) if noise else ("backend", str(options.backend))
+        if name.startswith("ibm_"):  # right, and the access missing
             raise
-        raise UsageError(f"{where}: {error}") from error
-    except QPCError:  # some are ValueErrors as well
+        where = "num_patches" if isinstance(error, PatchesError) else where
+        raise OptionError(f"{{{where}}}: {{error}}", error=error) from error
+    except (QPCError, OptionError):  # some are ValueErrors as well
         raise
-    except ValueError as error:  # begins with the name of the argument
-        flagged = re.sub(r"^[a-z_]+\b", lambda found: flag_of(found[0]), str(error))
-        raise UsageError(flagged) from error
+    except ValueError as error:
+        raise OptionError("{error}", error=error) from error

@@ -20,7 +20,7 @@ from hardware_runs.ledger import ChunkState
 from qpc_qiskit.common.interrupts import StopRequested
 from qpc_qiskit.connector import use_engine
 from qpc_qiskit.errors import BudgetError, LedgerConflictError, ResultsPending
-from qpc_qiskit.options.economy import economy_of
+from qpc_qiskit.options.engine import EngineOptions
 from qpc_qiskit.training.evaluation import accuracy_interval, compare, predict, score
 
 
@@ -112,7 +112,7 @@ def report(engine: DurableEngine, work: Work, logits: Tensor) -> dict[str, Any]:
         "exact_accuracy": reference.accuracy,
         **asdict(compare(logits, exact)),
         "shots": engine.shots,
-        "economy": economy_of(engine.run.settings["engine_options"]).to_dict(),
+        "economy": EngineOptions.of_run(engine.run.settings).to_dict(),
         "patches": [asdict(record) for record in engine.patch_records()],
         "jobs": sum(attempt.job_id is not None for attempt in state.all_attempts),
         "executions": sum(chunk.num_rows for chunk in chunks),

@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -26,23 +25,15 @@ from qpc_qiskit.circuits.brickwall import Progress
 from qpc_qiskit.common.versions import library_versions
 from qpc_qiskit.devices.noise import CircuitNoise, noise_digest
 from qpc_qiskit.engines import EstimatorEngine
-from qpc_qiskit.engines.estimator import checked_precision
 from qpc_qiskit.errors import BackendError, EngineError, LedgerConflictError
-from qpc_qiskit.rows.pubs import GRID
+from qpc_qiskit.options.engine import EngineOptions
 
 
 def durable(
     ledger: str | Path | Ledger,
     name: str,
-    backend: str | BackendV2,
+    backend: str | BackendV2 | EngineOptions,
     *,
-    mode: str = "job",
-    shots: int | None = None,
-    precision: float | None = None,
-    resilience: int = 0,
-    options: dict[str, Any] | None = None,
-    max_qpu_seconds: float | None = None,
-    seed: int | None = None,
     wait: bool = False,
     rules: Rules | None = None,
     clock: Callable[[], float] = time.time,
@@ -50,7 +41,7 @@ def durable(
     check: Callable[[], None] = lambda: None,
     about: dict[str, Any] | None = None,
     on_fit: Progress | None = None,
-    **engine_options: Any,
+    **options: Any,
 ) -> DurableEngine:
     """An engine whose run survives a crash at any line; use it as a context manager.
 
@@ -58,16 +49,7 @@ def durable(
         ledger: path of an SQLite file, a database URL, or a `Ledger`.
         name: of the run. An existing run goes on, with the settings that it was begun with. One
             whose results are all there needs no backend any more.
-        backend: see `EstimatorEngine.from_backend`, as for the arguments that are not told here.
-        mode: job, batch or session.
-        shots: per execution.
-        precision: instead of shots.
-        resilience: IBM's level.
-        options: of IBM's Estimator.
-        max_qpu_seconds: the budget of the run: every job reserves its cap before it is sent. A
-            device of IBM's needs one; math.inf is none. What an existing run was begun with, given
-            again, leaves a budget that was changed meanwhile (see `set_budget`).
-        seed: of simulated shots.
+        backend: see `EstimatorEngine.from_backend`.
         wait: wait for results instead of raising `ResultsPending`. `map` sends all batches first.
         rules: how jobs are sent, instead of the usual rules.
         clock: seconds since the epoch.
@@ -75,7 +57,10 @@ def durable(
         check: called before each job is sent or looked at; may raise to stop cleanly.
         about: JSON that is kept with the run, for whoever goes on with it.
         on_fit: told of the directions whose angles are fitted; see `EstimatorEngine.on_fit`.
-        engine_options: of `EstimatorEngine` and its `from_backend`; kept with the run.
+        options: of `EstimatorEngine` and its `from_backend`, by keyword; kept with the run. But
+            `max_qpu_seconds` is the budget of the run: every job reserves its cap before it is
+            sent. A device of IBM's needs one; math.inf is none. What an existing run was begun
+            with, given again, leaves a budget that was changed meanwhile (see `set_budget`).
 
     Raises:
         BackendError: unknown backend, or no access to it.
@@ -84,19 +69,13 @@ def durable(
     book = ledger if isinstance(ledger, Ledger) else Ledger(ledger)
     found = book.find_run(name)
     known = None if found is None else KnownRun(book, found)
+    asked = EngineOptions.of(backend, **options)
+    backend, max_qpu_seconds = asked.backend, asked.max_qpu_seconds
+    asked = asked.changed(max_qpu_seconds=None)
     estimator: EstimatorEngine | BackendError
     service: JobService
     try:
-        estimator = EstimatorEngine.from_backend(
-            backend,
-            mode=mode,
-            shots=shots,
-            precision=precision,
-            resilience=resilience,
-            options=options,
-            seed=seed,
-            **engine_options,
-        )
+        estimator = EstimatorEngine.from_backend(asked)
         estimator.on_fit = on_fit
         device = estimator.destination.backend
         service = LocalService(estimator.destination)
@@ -104,25 +83,17 @@ def durable(
             from qpc_qiskit.backends import runtime
             from qpc_qiskit.backends.service import IBMJobs
 
-            service = DeviceService(IBMJobs(device, runtime.estimator_options(resilience, options)))
+            given = runtime.estimator_options(asked.resilience, asked.options)
+            service = DeviceService(IBMJobs(device, given))
     except BackendError as error:
         if known is None or not _is_done(known.state):
             raise
         estimator, service = error, NoService(error)
     where = backend if isinstance(backend, str) else backend.name
-    own_noise = (
-        {"noise_model": backend.options.noise_model} if isinstance(backend, AerSimulator) else {}
-    )
-    settings = {
-        "backend": where,
-        "mode": mode,
-        "precision": checked_precision(precision, shots),
-        "resilience": resilience,
-        "options": options or {},
-        "seed": seed,
-        "dedupe_grid": engine_options.get("dedupe_grid", GRID),
-        "engine_options": _kept_options({**engine_options, **own_noise}),
-    }
+    if isinstance(backend, AerSimulator):
+        asked = asked.changed(noise_model=backend.options.noise_model)
+    settings = asked.changed(backend=where).for_run()
+    settings["engine_options"] = _kept_options(settings["engine_options"])
     if about is not None:
         settings["about"] = about
     is_new = known is None or not known.state.revisions  # its process may have died at once
@@ -136,11 +107,11 @@ def durable(
         known,
         estimator,
         service,
-        replace(rules or Rules(), mode=mode),
+        replace(rules or Rules(), mode=asked.mode),
         wait=wait,
         clock=clock,
         sleep=sleep,
-        seed=seed,
+        seed=asked.seed,
         check=check,
     )
 
@@ -166,15 +137,7 @@ def _kept_options(options: Mapping[str, Any]) -> dict[str, Any]:
         EngineError: an option that cannot be compared when the run goes on.
     """
     kept = {}
-    defaults = {
-        **signature(EstimatorEngine.__init__).parameters,
-        **signature(EstimatorEngine.from_backend).parameters,
-    }
     for name, value in options.items():
-        if name in ("service", "limits", "dedupe_grid"):
-            continue  # who asks, and how much at a time; the grid is told apart
-        if name in defaults and value == defaults[name].default:
-            continue
         if isinstance(value, AerSimulator) and value.options.noise_model is not None:
             value = value.options.noise_model
         if isinstance(value, NoiseModel | CircuitNoise | SnapshotBackend):

@@ -20,7 +20,7 @@ from hardware_runs.ledger import (
     Run,
     RunState,
 )
-from qpc_qiskit.options.economy import Economy, economy_of
+from qpc_qiskit.options.engine import EngineOptions, shots_of
 
 
 @dataclass(frozen=True)
@@ -58,22 +58,10 @@ class RunStatus:
     was sent is there, and whether more follows only the script knows that began the run."""
     created: str
     """ISO 8601, UTC."""
-    backend: str | None
-    mode: str | None
-    shots: int | None
-    """Asked for, of each execution; None: the backend's default, or exact values."""
-    precision: float | None
-    """The same as a standard error; 0: exact values."""
-    resilience: int | None
-    seed: int | None
+    asked: EngineOptions
+    """As the run was begun, without the noise."""
     noise: str | None
     """On aer, as it was given; the digest of a model that was an object."""
-    options: Mapping[str, Any]
-    """Of what runs the circuits."""
-    dedupe: bool
-    """Whether pixels of equal direction are run once."""
-    economy: Economy
-    """How circuits are kept short, and how rows share executions."""
     cancel_reason: str | None
     layers: tuple[LayerProgress, ...]
     pixels_expected: Mapping[str, int]
@@ -91,8 +79,14 @@ class RunStatus:
         """Plain values."""
         plain = {each.name: getattr(self, each.name) for each in fields(self)}
         expected, budget = plain.pop("pixels_expected"), plain.pop("budget")
+        asked: EngineOptions = plain.pop("asked")
+        names = ("backend", "mode", "precision", "resilience", "seed")
         return plain | {
-            "economy": self.economy.to_dict(),
+            **{name: getattr(asked, name) for name in names},
+            "shots": self.shots,
+            "options": asked.options or {},
+            "dedupe": asked.dedupe_grid is not None,
+            "economy": asked.to_dict(),
             "layers": [
                 {**asdict(each), "num_pixels_expected": expected.get(each.layer)}
                 for each in self.layers
@@ -106,6 +100,11 @@ class RunStatus:
             "left_seconds": budget.left_seconds,
         }
 
+    @property
+    def shots(self) -> int | None:
+        """Asked for, of each execution; None: the backend's default, or exact values."""
+        return shots_of(self.asked.precision) if self.asked.precision else None
+
 
 def run_status(state: RunState) -> RunStatus:
     """What the ledger says of a run."""
@@ -114,23 +113,13 @@ def run_status(state: RunState) -> RunStatus:
     pixels = about.get("pixels", {}) if isinstance(about, Mapping) else {}
     jobs = tuple(JobRecord(state.chunk(a.chunk_id), a) for a in state.all_attempts)
     layers = state.progress
-    precision = given.get("precision")
     return RunStatus(
         run=run.name,
         run_id=run.id,
         state=_state(run, layers, pixels),
         created=iso_time(run.created_at),
-        backend=given.get("backend"),
-        mode=given.get("mode"),
-        # as `shots_of`, whose module would have every `qpc run list` load Qiskit
-        shots=math.ceil(1 / precision**2) if precision else None,
-        precision=precision,
-        resilience=given.get("resilience"),
-        seed=given.get("seed"),
+        asked=EngineOptions.of_run(given).changed(noise_model=None),
         noise=noise_of(given),
-        options=given.get("options") or {},
-        dedupe=given.get("dedupe_grid", "") is not None,
-        economy=economy_of(given.get("engine_options", {})),
         cancel_reason=run.cancel_reason,
         layers=layers,
         pixels_expected=pixels,

@@ -106,12 +106,12 @@ def _economy(plan: RunPlan) -> Iterator[str]:
             "it were alone: crosstalk between them is neither in the prediction nor in a "
             "simulation."
         )
-    if not economy.references:
+    if not economy.num_references:
         return
     share = sum(layer.num_references * layer.num_jobs for layer in plan.layers)
     yield (
-        f"Every job runs {economy.references} reference rows with known answers on every patch: "
-        f"{share:,} of the {plan.num_executions:,} executions."
+        f"Every job runs {economy.num_references} reference rows with known answers on every "
+        f"patch: {share:,} of the {plan.num_executions:,} executions."
     )
     if not economy.calibrate:
         yield "Values stay as measured all the same, as asked for (--no-calibrate)."

@@ -152,7 +152,7 @@ def _variances(engine: EstimatorEngine, calls: Sequence[Call]) -> dict[str, floa
 
 def _of_circuits(economy: Economy) -> Economy:
     """What of it decides the circuits."""
-    return replace(economy, references=0, calibrate=True)
+    return economy.changed(num_references=0, calibrate=True)
 
 
 def ways(asked: Economy, specs: Sequence[LayerSpec]) -> dict[str, Economy]:
@@ -163,18 +163,17 @@ def ways(asked: Economy, specs: Sequence[LayerSpec]) -> dict[str, Economy]:
         specs: of all layers.
     """
     num_qubits = max(spec.num_qubits for spec in specs)
-    patches = None if asked.patches == 1 else asked.patches
-    packed = Economy(patches=patches, gap=asked.gap)
+    patches = None if asked.num_patches == 1 else asked.num_patches
+    packed = Economy(num_patches=patches, gap=asked.gap)
     steps = {"plain": PLAIN, "packed": packed}
     name, last = "packed", packed
     if num_qubits <= MOST_BRICKWALL_QUBITS:
-        name, last = f"{name}, brickwall", replace(last, encoder="brickwall")
+        name, last = f"{name}, brickwall", last.changed(encoder="brickwall")
     if any(absorb_tail(spec.ansatz.template, spec.observables).num_absorbed for spec in specs):
-        name, last = f"{name}, tail", replace(last, absorb_tail=True)
+        name, last = f"{name}, tail", last.changed(absorb_tail=True)
     steps[name] = last
-    steps[f"{name}, references"] = replace(
-        last, references=2 * max(spec.num_maps for spec in specs)
-    )
+    most_maps = max(spec.num_maps for spec in specs)
+    steps[f"{name}, references"] = last.changed(num_references=2 * most_maps)
     best = BEST.for_qubits(num_qubits)
     if patches is None and not asked.gap and best not in steps.values():
         steps["recommended"] = best
@@ -197,7 +196,7 @@ def _choice(
         rate: price of a second.
         plain: see `_variances`, of the plain way.
     """
-    references = choice.economy.references or 0
+    references = choice.economy.num_references or 0
     try:
         layers = {call.layer: engine.prepare(call.spec) for call in calls}
         all_sent = _all_sent(engine, layers, calls, references, engine.shots or 0)

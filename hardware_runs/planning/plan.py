@@ -37,10 +37,11 @@ from qpc_qiskit.devices.forecast import MARGIN, JobCost, cap_seconds
 from qpc_qiskit.engines import Engine, EstimatorEngine, ExactEngine, LayerCall
 from qpc_qiskit.errors import BudgetError, EngineError
 from qpc_qiskit.options.economy import PLAIN, Economy
-from qpc_qiskit.rows.pubs import GRID, merge_directions
+from qpc_qiskit.options.engine import EngineOptions
+from qpc_qiskit.rows.pubs import merge_directions
 
 if TYPE_CHECKING:
-    from qiskit_aer.noise import NoiseModel
+    pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,36 +217,14 @@ class RunPlan:
         )
 
 
-def planning_engine(
-    backend: str | BackendV2,
-    *,
-    mode: str = "job",
-    shots: int | None = None,
-    precision: float | None = None,
-    resilience: int = 0,
-    noise_model: NoiseModel | str | None = None,
-    options: dict[str, Any] | None = None,
-    dedupe_grid: float | None = GRID,
-    num_patches: int | None = 1,
-    gap: int = 0,
-    **engine_options: Any,
-) -> EstimatorEngine:
+def planning_engine(backend: str | BackendV2 | EngineOptions, **options: Any) -> EstimatorEngine:
     """An engine that plans as for the device itself; it must not send.
 
     Args:
-        backend: see `EstimatorEngine.from_backend`. A snapshot is planned for as if it were the
-            device: circuits of its full width, jobs as large as the service takes them; unless
-            exact values are asked for, which no device gives.
-        mode: job, batch or session.
-        shots: per execution.
-        precision: instead of shots.
-        resilience: IBM's level.
-        noise_model: on aer.
-        options: of what runs the circuits.
-        dedupe_grid: on which equal directions are merged; None: they are not.
-        num_patches: of a device; None: as many as are worth it.
-        gap: unused qubits between two patches, at least.
-        engine_options: `encoder`, `absorb_tail`, `num_references`, `calibrate`.
+        backend: see `EstimatorEngine.from_backend`, as for the options. A snapshot is planned for
+            as if it were the device: circuits of its full width, jobs as large as the service takes
+            them; unless exact values are asked for, which no device gives.
+        options: by keyword.
 
     Raises:
         BackendError: unknown backend, or no access to it.
@@ -253,36 +232,23 @@ def planning_engine(
     """
     from qpc_qiskit.backends.destinations import Packing
 
-    asked = EstimatorEngine.from_backend(
-        backend,
-        mode=mode,
-        shots=shots,
-        precision=precision,
-        resilience=resilience,
-        noise_model=noise_model,
-        options=options,
-        dedupe_grid=dedupe_grid,
-        num_patches=num_patches,
-        gap=gap,
-        **engine_options,
-    )
-    if backend == AER or asked.precision == 0:
-        return asked
-    found = find_backend(backend) if isinstance(backend, str) else backend
+    asked = EngineOptions.of(backend, **options)
+    engine = EstimatorEngine.from_backend(asked)
+    if asked.backend == AER or asked.standard_error == 0:
+        return engine
+    found = find_backend(asked.backend) if isinstance(asked.backend, str) else asked.backend
     if not is_fake(found):
-        return asked
+        return engine
     from qpc_qiskit.backends import runtime
 
     twin = runtime.device(
         found,
-        mode=mode,
-        resilience=resilience,
-        options=options,
-        packing=Packing(num_patches=num_patches, gap=gap),
+        mode=asked.mode,
+        resilience=asked.resilience,
+        options=asked.options,
+        packing=Packing(num_patches=asked.num_patches, gap=asked.gap),
     )
-    return EstimatorEngine(
-        precision=asked.precision, dedupe_grid=dedupe_grid, **engine_options, _destination=twin
-    )
+    return EstimatorEngine(_destination=twin, **asked.of_estimator())
 
 
 def make_plan(
@@ -290,14 +256,11 @@ def make_plan(
     batches: Iterable[Tensor],
     estimator: EstimatorEngine,
     *,
-    mode: str = "job",
-    max_qpu_seconds: float | None = None,
     rate: float | None = None,
     margin: float = MARGIN,
     batch_size: int | None = None,
-    noise: str | None = None,
-    economy: Economy = PLAIN,
     compare_with: OpenEngine | None = None,
+    **asked: Any,
 ) -> RunPlan:
     """Plan a forward pass of a model.
 
@@ -305,20 +268,25 @@ def make_plan(
         model: any module with quantum layers, in evaluation mode.
         batches: its arguments, one for each call.
         estimator: from `planning_engine`.
-        mode: job, batch or session.
-        max_qpu_seconds: budget of the run.
         rate: price of a second of QPU time, if it is to be told.
         margin: a job is ended by the service after this many times its forecast.
         batch_size: images per call of a longer run; None: of the largest batch.
-        noise: on aer, in a word.
-        economy: with which the estimator was made.
         compare_with: makes estimators with another economy, to compare what they would send; None:
             nothing is compared.
+        asked: what the plan tells of the run: `asked`, its `EngineOptions`; or some of `mode`,
+            `max_qpu_seconds` (its budget), `noise` (in a word) and `economy`.
 
     Raises:
         BackendError: a circuit does not fit on the backend.
         EngineError: there are no images, or one row exceeds what a job may hold.
+        TypeError: something else is asked.
     """
+    options = asked.pop("asked", None) or EngineOptions.of(
+        asked.pop("backend", AER),
+        noise_model=asked.pop("noise", None),
+        **asked.pop("economy", PLAIN).model_dump() | asked,
+    )
+    economy = options.economy
     planner = _Planner(estimator, economy, margin)
     num_images, largest = 0, 0
     with torch.no_grad(), use_engine(model, planner):
@@ -333,13 +301,13 @@ def make_plan(
     layers = tuple(_summed([c.layer for c in calls if c.layer.name == name]) for name in names)
     plan = RunPlan(
         backend=estimator.destination.name,
-        noise=noise,
-        mode=mode,
+        noise=options.noise_model,
+        mode=options.mode,
         num_images=num_images,
         batch_size=max(largest, batch_size or 0),
         layers=layers,
         rate=rate,
-        max_qpu_seconds=max_qpu_seconds,
+        max_qpu_seconds=options.max_qpu_seconds,
         economy=economy,
         assumptions=(),
     )

@@ -285,20 +285,20 @@ def _usage(report: RunReport) -> Table:
 
 
 def _settings(report: RunReport) -> Table:
-    status = report.status
+    status, asked = report.status, report.status.asked
     shots = f"{status.shots:,}" if status.shots else "the backend's default, or exact values"
     told: dict[str, Any] = {
         "run": f"{status.run} ({status.run_id})",
         "begun": status.created,
-        "backend": status.backend,
-        "mode": status.mode,
-        "shots of an execution": "none: exact values" if status.precision == 0 else shots,
-        "resilience level": status.resilience,
+        "backend": asked.backend,
+        "mode": asked.mode,
+        "shots of an execution": "none: exact values" if asked.precision == 0 else shots,
+        "resilience level": asked.resilience,
         "noise": status.noise or "",
-        "seed": "" if status.seed is None else status.seed,
-        "options": json.dumps(status.options) if status.options else "",
-        "circuits": status.economy.text() or "one row an execution, exact encoder",
-        "equal directions": "run once" if status.dedupe else "each run on its own",
+        "seed": "" if asked.seed is None else asked.seed,
+        "options": json.dumps(asked.options) if asked.options else "",
+        "circuits": asked.text() or "one row an execution, exact encoder",
+        "equal directions": "run once" if asked.dedupe_grid else "each run on its own",
         "data": report.data or "not known",
         "images": "not known" if report.num_images is None else f"{report.num_images:,}",
         "ledger": report.ledger,

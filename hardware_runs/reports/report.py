@@ -162,7 +162,9 @@ def _clean(status: RunStatus) -> RunStatus:
     reason = status.cancel_reason
     return replace(
         status,
-        options=json.loads(without_secrets(json.dumps(status.options))),
+        asked=status.asked.changed(
+            options=json.loads(without_secrets(json.dumps(status.asked.options)))
+        ),
         cancel_reason=None if reason is None else without_secrets(reason),
         revisions=tuple(replace(r, reason=without_secrets(r.reason)) for r in status.revisions),
         jobs=(),  # the report has more of them

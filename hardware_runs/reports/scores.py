@@ -28,7 +28,7 @@ from qpc_qiskit.data.sources import CLASS_NAMES
 from qpc_qiskit.engines import Engine, EstimatorEngine, NoisyEngine
 from qpc_qiskit.errors import BackendError, MissingExtra, QPCError
 from qpc_qiskit.nets import quantum_layers
-from qpc_qiskit.options.economy import economy_of
+from qpc_qiskit.options.engine import EngineOptions, shots_of
 from qpc_qiskit.training.evaluation import accuracy_interval, compare, predict, score
 
 MAX_IMAGES = 256
@@ -204,15 +204,13 @@ def _noisy_copy(run: Run) -> tuple[Engine, str]:
     Raises:
         NoCopy: of this backend there is none.
     """
-    given = run.settings
-    economy = economy_of(given.get("engine_options", {}))
+    begun = EngineOptions.of_run(run.settings)
     noise, what = _noise_of_copy(run)
-    precision = given.get("precision")
-    shots = round(1 / precision**2) if precision else None
-    options: dict[str, Any] = {"shots": shots, "seed": given.get("seed") or 0} if shots else {}
-    if economy.absorb_tail and shots is None:
+    shots = shots_of(begun.precision) if begun.precision else None
+    options: dict[str, Any] = {"shots": shots, "seed": begun.seed or 0} if shots else {}
+    if begun.absorb_tail and shots is None:
         options["absorb_tail"] = True
-    engine = NoisyEngine(noise, encoder=economy.encoder, **options)
+    engine = NoisyEngine(noise, encoder=begun.encoder, **options)
     told = "exact values" if shots is None else f"{shots:,} shots for each value"
     return engine, f"noisy copy: {what}, {told}, nothing mitigated"
 

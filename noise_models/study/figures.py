@@ -144,7 +144,7 @@ def _regimes(run: StudyRun, folder: Path) -> Iterator[Drawn]:
                 xlabel=_quantity(frame),
                 ylabel=_ACCURACY,
                 title=_seeds(frame),
-                logarithmic=bool((frame["strength"] > 0).all()),
+                scale="log" if (frame["strength"] > 0).all() else "linear",
                 limits=(0, 100),
                 marks=[] if quantity == "factor" else _marks(run.about["marks"]),
             )
@@ -183,7 +183,7 @@ def _swept(part: _Slice, folder: Path, frame: pd.DataFrame, kind: str) -> Drawn:
         xlabel=_quantity(frame),
         ylabel=_ACCURACY,
         title=part.title,
-        logarithmic=kind != "linear" and bool((frame["strength"] > 0).all()),
+        scale="log" if kind != "linear" and (frame["strength"] > 0).all() else "linear",
         limits=(0, 100),
         marks=marks,
     )
@@ -251,7 +251,7 @@ def _shots(part: _Slice, folder: Path) -> Iterator[Drawn]:
         xlabel="shots per circuit execution",
         ylabel=_ACCURACY,
         title=part.title,
-        logarithmic=True,
+        scale="log",
         limits=(0, 100),
     )
     yield Drawn(paths[0], "Test accuracy against shots; bands: 95 % over seeds.")
@@ -274,7 +274,7 @@ def _qubits(part: _Slice, folder: Path) -> Iterator[Drawn]:
         xlabel="qubit",
         ylabel="rms error of features",
         title=part.title,
-        whole=True,
+        scale="whole",
         limits=(0, math.inf),
     )
     yield Drawn(

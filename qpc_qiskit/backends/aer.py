@@ -29,7 +29,7 @@ from qiskit_aer.noise import NoiseModel
 from qpc_qiskit.common.arrays import Array
 from qpc_qiskit.devices.noise import measurement_noise
 from qpc_qiskit.errors import EngineError
-from qpc_qiskit.rows.pubs import precision_of, shots_of
+from qpc_qiskit.options.engine import precision_of, shots_of
 
 OPTIONS = {
     "method": "statevector",

@@ -2,189 +2,121 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from qiskit.providers import BackendV2
 from qiskit_aer import AerSimulator
 from qiskit_aer.noise import NoiseModel
 
 from qpc_qiskit.backends import destinations
-from qpc_qiskit.backends.destinations import ONE_PATCH, Destination, Packing
+from qpc_qiskit.backends.destinations import Destination, Packing
 from qpc_qiskit.backends.named import AER, find_backend, is_fake, is_ibm
-from qpc_qiskit.common.checks import positive_integer
 from qpc_qiskit.common.extras import require
-from qpc_qiskit.devices.noise import CircuitNoise, Noise
-from qpc_qiskit.devices.tiling import check_gap
+from qpc_qiskit.devices.noise import CircuitNoise
+from qpc_qiskit.options.engine import EngineOptions
+from qpc_qiskit.options.fields import OptionError
 
-MODES = ("job", "batch", "session")
 
-
-def open_destination(
-    backend: str | BackendV2,
-    *,
-    mode: str = "job",
-    resilience: int = 0,
-    exact: bool = False,
-    noise_model: Noise | str | None = None,
-    options: Mapping[str, Any] | None = None,
-    seed: int | None = None,
-    device: str = "CPU",
-    service: object | None = None,
-    use_fractional_gates: bool = False,
-    qubits: Sequence[int] | None = None,
-    packing: Packing = ONE_PATCH,
-    max_qpu_seconds: float | None = None,
-) -> Destination:
+def open_destination(asked: EngineOptions) -> Destination:
     """The destination of a backend.
 
     Args:
-        backend: see `EstimatorEngine.from_backend`, as for all others but one.
-        mode: job, batch or session.
-        resilience: 0, 1 or 2.
-        exact: whether values without shots are asked for.
-        noise_model: for Aer.
-        options: of what runs the circuits.
-        seed: of the shots.
-        device: for Aer.
-        service: for IBM's devices.
-        use_fractional_gates: for IBM's devices.
-        qubits: of a device, instead of its best patch.
-        packing: on how many patches of a device.
-        max_qpu_seconds: of a session, by the clock.
+        asked: the backend, by name or itself, and the options.
 
     Raises:
         BackendError: unknown backend, or no access to it.
-        ValueError: an argument that has no effect on this backend, or is wrong.
-        TypeError: `backend` is no name and no backend.
+        ValueError: an option that has no effect on this backend, or is wrong.
+        TypeError: the backend is no name and no backend, or the noise is none.
     """
+    backend, noise = asked.backend, asked.noise_model
     if not isinstance(backend, str | BackendV2):
         raise TypeError(
             f"Expected a backend's name or a qiskit BackendV2, got {type(backend).__name__}."
         )
-    if mode not in MODES:
-        raise ValueError(f"Unknown mode {mode!r}; expected one of {', '.join(MODES)}.")
-    if resilience not in (0, 1, 2):
-        raise ValueError(f"Unknown resilience level {resilience!r}; expected 0, 1 or 2.")
-    if exact and resilience:
-        raise ValueError(
-            "precision=0 asks for exact values, which resilience cannot improve; give shots."
-        )
-    if not isinstance(noise_model, NoiseModel | CircuitNoise | BackendV2 | str | None):
+    if not isinstance(noise, NoiseModel | CircuitNoise | BackendV2 | str | None):
         raise TypeError(
             "Expected an Aer NoiseModel, a CircuitNoise, a device or its name as noise_model, got "
-            f"{type(noise_model).__name__}."
+            f"{type(noise).__name__}."
         )
-    if qubits is not None and packing != ONE_PATCH:
-        raise ValueError("qubits are those of one patch: leave out num_patches and gap.")
-    _check_packing(packing)
-    without_effect: dict[str, bool] = {}
-
-    def refuse(where: str) -> None:
-        for name, given in without_effect.items():
-            if given:
-                raise ValueError(f"{name} has no effect on {where}; leave it out.")
-
-    if isinstance(backend, AerSimulator) and backend.coupling_map is None:
-        without_effect["noise_model"] = noise_model is not None
-        refuse("an AerSimulator, which has its own noise")
+    if _is_simulator(backend):
+        asked.refuse(["noise"], "an AerSimulator")
         _refuse_settings(backend)
-        noise_model, backend = backend.options.noise_model, AER
+        return _on_aer(asked, backend.options.noise_model)
     if backend == AER:
-        if isinstance(noise_model, AerSimulator) and noise_model.coupling_map is None:
-            _refuse_settings(noise_model)
-            noise_model = noise_model.options.noise_model
-            if noise_model is None:
+        if _is_simulator(noise):
+            _refuse_settings(noise)
+            noise = noise.options.noise_model
+            if noise is None:
                 raise ValueError(
                     "The AerSimulator given as noise_model has no noise; leave it out."
                 )
-        is_device = isinstance(noise_model, str | BackendV2)
-        without_effect |= {"mode": mode != "job", "service": service is not None}
-        without_effect["qubits"] = qubits is not None and not is_device
-        without_effect["num_patches"] = packing != ONE_PATCH and not is_device
-        without_effect["use_fractional_gates"] = use_fractional_gates
-        refuse("Aer")
-        noise = find_backend(noise_model) if isinstance(noise_model, str) else noise_model
-        if not resilience:
-            return destinations.aer(
-                noise, device=device, seed=seed, options=options, qubits=qubits, packing=packing
-            )
-        require("ibm", "Resilience, of IBM's Estimator,")
-        from qpc_qiskit.backends import runtime
-
-        without_effect["device"] = device != "CPU"
-        refuse("Aer with resilience")
-        if isinstance(noise, CircuitNoise) and noise.changes_circuits:
-            # Measured: IBM's Estimator builds one-qubit gates anew, folds two-qubit gates, and
-            # knows no label of either; the noise would silently not act.
-            raise ValueError(
-                f"resilience rewrites the gates that the noise {noise.name!r} is put on by label "
-                "(encoder, ansatz, crosstalk); give 0, or noise of other places."
-            )
-        return runtime.local(
-            noise,
-            name=AER,
-            resilience=resilience,
-            seed=seed,
-            options=options,
-            qubits=qubits,
-            packing=packing,
-        )
-
-    without_effect |= {"noise_model": noise_model is not None, "device": device != "CPU"}
+        return _on_aer(asked, noise)
     if isinstance(backend, str):
-        is_device = backend.startswith("ibm_")
-        without_effect["service"] = service is not None and not is_device
-        without_effect["use_fractional_gates"] = use_fractional_gates and not is_device
-        refuse(backend)
-        backend = find_backend(backend, service=service, use_fractional_gates=use_fractional_gates)
+        others = [] if asked.is_paid else ["no name of IBM's"]
+        asked.refuse(["noise", "no simulator", *others], backend)
+        backend = find_backend(
+            backend, service=asked.service, use_fractional_gates=asked.use_fractional_gates
+        )
     else:
-        without_effect["service"] = service is not None
-        without_effect["use_fractional_gates"] = use_fractional_gates
+        asked.refuse(["noise", "no simulator", "no name of IBM's"], backend.name)
+    return _on_backend(asked, backend)
+
+
+def _on_aer(asked: EngineOptions, noise: Any) -> Destination:
+    is_device = isinstance(noise, str | BackendV2)
+    asked.refuse(["aer", *([] if is_device else ["aer without a device"])], "Aer")
+    noise = find_backend(noise) if isinstance(noise, str) else noise
+    simulated: dict[str, Any] = _placing(asked) | {"seed": asked.seed}
+    if not asked.resilience:
+        return destinations.aer(noise, device=asked.device, **simulated)
+    require("ibm", "Resilience, of IBM's Estimator,")
+    from qpc_qiskit.backends import runtime
+
+    asked.refuse(["aer with resilience"], "Aer with resilience")
+    if isinstance(noise, CircuitNoise) and noise.changes_circuits:
+        # Measured: IBM's Estimator builds one-qubit gates anew, folds two-qubit gates, and
+        # knows no label of either; the noise would silently not act.
+        raise OptionError(
+            "{resilience} rewrites the gates that the noise {noise!r} is put on by label (encoder, "
+            "ansatz, crosstalk); give 0, or noise of other places.",
+            noise=noise.name,
+        )
+    return runtime.local(noise, name=AER, resilience=asked.resilience, **simulated)
+
+
+def _on_backend(asked: EngineOptions, backend: BackendV2) -> Destination:
+    placing = _placing(asked)
     if is_fake(backend):
-        refuse(f"{backend.name}, which has its own noise")
-        if exact:
-            without_effect["options"] = bool(options)
-            refuse("exact values")
-            return destinations.aer(backend, seed=seed, qubits=qubits, packing=packing)
+        if asked.standard_error == 0:
+            asked.refuse(["exact values"], "exact values")
+            return destinations.aer(backend, seed=asked.seed, **placing)
         from qpc_qiskit.backends import runtime
 
-        return runtime.local(
-            backend,
-            name=backend.name,
-            resilience=resilience,
-            seed=seed,
-            options=options,
-            qubits=qubits,
-            packing=packing,
-        )
+        simulated = placing | {"seed": asked.seed, "resilience": asked.resilience}
+        return runtime.local(backend, name=backend.name, **simulated)
     if is_ibm(backend):
-        without_effect["seed"] = seed is not None
-        refuse("a real device")
+        asked.refuse(["device"], "a real device")
         from qpc_qiskit.backends import runtime
 
         return runtime.device(
             backend,
-            mode=mode,
-            resilience=resilience,
-            options=options,
-            qubits=qubits,
-            packing=packing,
-            max_qpu_seconds=max_qpu_seconds,
+            mode=asked.mode,
+            resilience=asked.resilience,
+            max_qpu_seconds=asked.max_qpu_seconds,
+            **placing,
         )
-    without_effect |= {"mode": mode != "job", "resilience": resilience != 0}
-    refuse(f"{backend.name}, which is run through BackendEstimatorV2")
-    return destinations.any_backend(
-        backend, seed=seed, options=options, qubits=qubits, packing=packing
-    )
+    asked.refuse(["vendor"], f"{backend.name}, which is run through BackendEstimatorV2")
+    return destinations.any_backend(backend, seed=asked.seed, **placing)
 
 
-def _check_packing(packing: Packing) -> None:
-    if packing.num_patches is not None:
-        positive_integer("num_patches", packing.num_patches)
-    check_gap(packing.gap)
-    if packing.num_patches == 1 and packing.gap:
-        raise ValueError("gap has no effect on one patch; leave it out, or give num_patches.")
+def _placing(asked: EngineOptions) -> dict[str, Any]:
+    packing = Packing(num_patches=asked.num_patches, gap=asked.gap)
+    return {"options": asked.options, "qubits": asked.qubits, "packing": packing}
+
+
+def _is_simulator(found: object) -> TypeGuard[AerSimulator]:
+    """Whether it is Aer's simulator of no device, of which the noise is taken."""
+    return isinstance(found, AerSimulator) and found.coupling_map is None
 
 
 def _refuse_settings(simulator: AerSimulator) -> None:

@@ -46,8 +46,9 @@ from qpc_qiskit.common.extras import importing
 from qpc_qiskit.devices.forecast import JobCost, cap_seconds
 from qpc_qiskit.devices.noise import Noise
 from qpc_qiskit.errors import BackendError, EngineError, FetchError
+from qpc_qiskit.options.engine import shots_of
 from qpc_qiskit.rows.prepared import Prepared
-from qpc_qiskit.rows.pubs import JobLimits, shots_of
+from qpc_qiskit.rows.pubs import JobLimits
 
 with importing("ibm", "Every backend of IBM's"):
     from qiskit_ibm_runtime import Batch, IBMBackend, QiskitRuntimeService, Session, fake_provider

@@ -27,13 +27,13 @@ from qiskit import QuantumCircuit
 from qiskit.transpiler import Target
 
 from qpc_qiskit.common.arrays import Array, Indices, Mask
-from qpc_qiskit.common.checks import positive_integer
+from qpc_qiskit.common.checks import number_of_qubits, positive_integer
 from qpc_qiskit.devices import patches, placement_cache, regions
 from qpc_qiskit.devices.isa import is_isa
 from qpc_qiskit.devices.patches import SEEDS, Candidate, Patch, Placement, place
 from qpc_qiskit.devices.regions import Sets, Shape
 from qpc_qiskit.devices.targets import Device, Qargs, read_device, restrict_target
-from qpc_qiskit.errors import BackendError
+from qpc_qiskit.errors import PatchesError
 
 _SETS = 6000  # sets of qubits that may carry a patch; those of every qubit are kept
 _SCALES = (1.0, 0.8, 1.25)
@@ -167,18 +167,8 @@ class _Tiling:
         return self.pool.candidate.cost
 
 
-def check_gap(gap: int) -> None:
-    """Refuse what is no number of qubits.
-
-    Raises:
-        ValueError: naming it.
-    """
-    if isinstance(gap, bool) or not isinstance(gap, int | np.integer) or gap < 0:
-        raise ValueError(f"gap must be a number of qubits, 0 or more; got {gap!r}.")
-
-
 def _check(gap: int, ratio: float, seeds: Sequence[int], time_limit: float) -> None:
-    check_gap(gap)
+    number_of_qubits("gap", gap)
     if not 0 < ratio <= 1:
         raise ValueError(f"min_fidelity_ratio must be above 0 and at most 1; got {ratio!r}.")
     if not len(seeds):
@@ -416,13 +406,13 @@ def _programmed(
     return replace(better, is_proven=is_proven)
 
 
-def _too_few(circuit: QuantumCircuit, goal: _Goal, tilings: Sequence[_Tiling]) -> BackendError:
+def _too_few(circuit: QuantumCircuit, goal: _Goal, tilings: Sequence[_Tiling]) -> PatchesError:
     fit = max(len(tiling.chosen) for tiling in tilings)
     is_proven = all(tiling.is_proven for tiling in tilings)
     stopped = "" if is_proven else f" until the search was stopped after {goal.time_limit:g} s"
     raised = "" if is_proven else "raise time_limit, "
     gap = "or gap, " if goal.gap else ""
-    return BackendError(
+    return PatchesError(
         f"Expected {goal.num_patches} disjoint patches for the {circuit.num_qubits} qubits of "
         f"{circuit.name!r}; found {fit} with gap={goal.gap} and "
         f"min_fidelity_ratio={goal.min_fidelity_ratio:g}{stopped}. Ask for at most {fit} (None: as "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -26,10 +26,10 @@ from qpc_qiskit.engines.encoding import LayerEncoders
 from qpc_qiskit.engines.exact import ExactEngine
 from qpc_qiskit.engines.reports import CalibrationReport, EstimatorReport
 from qpc_qiskit.errors import BudgetError, EngineError, FitFailed
+from qpc_qiskit.options.engine import OF_ESTIMATOR, EngineOptions, shots_of
+from qpc_qiskit.options.fields import OptionError
 from qpc_qiskit.rows.gradients import (
     Gradient,
-    Shift,
-    Spsa,
     Values,
     jacobian,
     make_gradients,
@@ -38,16 +38,11 @@ from qpc_qiskit.rows.gradients import (
 )
 from qpc_qiskit.rows.planning import Deal, JobPlan, ReferenceRows, deal_rows, plan_jobs, plan_parts
 from qpc_qiskit.rows.pubs import (
-    FINEST_GRID,
-    GRID,
-    JobLimits,
     Rows,
     Template,
     by_pixel_and_kernel,
     make_template,
-    precision_of,
     product_pairs,
-    shots_of,
     unique_rows,
 )
 from qpc_qiskit.rows.references import Calibration, bad_patches, reference_directions
@@ -58,13 +53,10 @@ if TYPE_CHECKING:
 
     from qpc_qiskit.backends.destinations import Destination
     from qpc_qiskit.backends.jobs import RowValues
-    from qpc_qiskit.devices.noise import Noise
     from qpc_qiskit.rows.prepared import Prepared
 
 EQUIVALENCE_ROWS = 3
 EQUIVALENCE_ATOL = 1e-8
-FINEST_PRECISION = 1e-6
-"""A trillion shots; finer is a slip of the pen."""
 
 
 @dataclass(frozen=True)
@@ -101,31 +93,33 @@ class EstimatorEngine(Engine):
         estimator: any `BaseEstimatorV2`; None: Aer, noiseless, and exact unless a precision is
             given. The circuit is sent as it is, in {ry, rz, rx, sx, x, cx, cz}: the estimator must
             accept these gates. For a backend use `from_backend`.
-        precision: standard error asked of every value; None: the estimator's own default. For
-            values that are the same every time give a seeded estimator.
-        shots: per execution, instead of a precision.
-        dedupe_grid: pixels whose canonical directions agree on this grid are run once, the first of
-            them unchanged; a feature moves by at most 2 * grid * sqrt(C). None: every pixel is run,
-            as studies of shot statistics need it.
-        gradients: `shift` (every derivative), `spsa` (slopes along random signs: few rows, for
-            hardware; standard errors leave out this chance), or a `Spsa(step, num_samples)`.
-        encoder: how a direction becomes angles: `multiplexor` is exact, `brickwall` (or
-            `brickwall:DEPTH`) has far fewer gates and fits its angles. A layer with a direction
-            that cannot be fitted well enough moves to a deeper one, at last to the multiplexor; the
-            report tells it.
-        absorb_tail: whether the end of the ansatz, where it only permutes what is measured, becomes
-            parities instead of gates.
-        num_references: rows with known answers that every job runs on every patch, by which the
-            values are calibrated; at least 2m. 0: none.
-        calibrate: whether values are corrected by what the reference rows say.
-        limits: of a job, instead of the backend's own.
-        max_qpu_seconds: predicted QPU time that this engine may spend in its life; a call that
-            would exceed it is refused before anything is sent.
-        seed: of `Spsa`, and of the shots of the default estimator.
+        options: by keyword, fields of `qpc_qiskit.options.EngineOptions`:
+
+            - `precision`: standard error asked of every value; None: the estimator's own default.
+              For values that are the same every time give a seeded estimator.
+            - `shots`: per execution, instead of a precision.
+            - `dedupe_grid` (2**-20): pixels whose canonical directions agree on this grid are run
+              once, the first of them unchanged; a feature moves by at most 2 * grid * sqrt(C).
+              None: every pixel is run, as studies of shot statistics need it.
+            - `gradients`: `shift` (every derivative), `spsa` (slopes along random signs: few rows,
+              for hardware; standard errors leave out this chance), or a `Spsa(step, num_samples)`.
+            - `encoder`: how a direction becomes angles: `multiplexor` is exact, `brickwall` (or
+              `brickwall:DEPTH`) has far fewer gates and fits its angles. A layer with a direction
+              that cannot be fitted well enough moves to a deeper one, at last to the multiplexor;
+              the report tells it.
+            - `absorb_tail` (False): whether the end of the ansatz, where it only permutes what is
+              measured, becomes parities instead of gates.
+            - `num_references` (0): rows with known answers that every job runs on every patch, by
+              which the values are calibrated; at least 2m.
+            - `calibrate` (True): whether values are corrected by what the reference rows say.
+            - `limits`: of a job, instead of the backend's own.
+            - `max_qpu_seconds`: predicted QPU time that this engine may spend in its life; a call
+              that would exceed it is refused before anything is sent.
+            - `seed`: of `Spsa`, and of the shots of the default estimator.
 
     Raises:
-        TypeError: `estimator` is no `BaseEstimatorV2`.
-        ValueError: an argument is out of range, or shots and precision are both given.
+        TypeError: `estimator` is no `BaseEstimatorV2`, or there is no such option.
+        ValueError: an option is out of range, or shots and precision are both given.
     """
 
     name = "estimator"
@@ -134,18 +128,8 @@ class EstimatorEngine(Engine):
         self,
         estimator: BaseEstimatorV2 | None = None,
         *,
-        precision: float | None = None,
-        shots: int | None = None,
-        dedupe_grid: float | None = GRID,
-        gradients: str | Shift | Spsa = "shift",
-        encoder: str = "multiplexor",
-        absorb_tail: bool = False,
-        num_references: int = 0,
-        calibrate: bool = True,
-        limits: JobLimits | None = None,
-        max_qpu_seconds: float | None = None,
-        seed: int | None = None,
         _destination: Destination | None = None,
+        **options: Any,
     ) -> None:
         super().__init__()
         if estimator is not None and not isinstance(estimator, BaseEstimatorV2):
@@ -154,29 +138,24 @@ class EstimatorEngine(Engine):
                 f"...), got {type(estimator).__name__}. For a backend or its name use "
                 "EstimatorEngine.from_backend."
             )
-        self._precision = checked_precision(precision, shots)
-        if dedupe_grid is not None and not FINEST_GRID <= dedupe_grid < 1:
-            raise ValueError(
-                f"dedupe_grid must be at least {FINEST_GRID:.2g} and below 1, or None, got "
-                f"{dedupe_grid!r}."
-            )
-        self._dedupe_grid = dedupe_grid
-        self._gradients = make_gradients(gradients)
-        self._encoders = LayerEncoders(encoder)
-        for name, value in (("absorb_tail", absorb_tail), ("calibrate", calibrate)):
-            if not isinstance(value, bool):
-                raise TypeError(f"{name} must be True or False, got {value!r}.")
-        self._absorbs_tail = absorb_tail
-        if num_references != 0:
-            num_references = positive_integer("num_references", num_references)
-        elif not calibrate:
-            raise ValueError("calibrate=False has no effect without num_references; leave it out.")
-        self._num_references = int(num_references)
-        self._calibrates = calibrate
-        self._limits = limits
-        self._max_qpu_seconds = _checked_budget(max_qpu_seconds)
-        self._seed = seed
-        self._rng = np.random.default_rng(seed)
+        for name in options:
+            if name not in OF_ESTIMATOR:
+                raise TypeError(f"EstimatorEngine() got an unexpected keyword argument {name!r}")
+        asked = EngineOptions.read(**options)
+        self._precision = asked.standard_error
+        self._dedupe_grid = asked.dedupe_grid
+        self._gradients = make_gradients(asked.gradients)
+        self._encoders = LayerEncoders(asked.encoder)
+        if asked.absorb_tail is None:  # which a command decides by the layers
+            raise TypeError("absorb_tail must be True or False, got None.")
+        self._absorbs_tail = asked.absorb_tail
+        number: Any = asked.num_references
+        self._num_references = 0 if number == 0 else positive_integer("num_references", number)
+        self._calibrates = asked.calibrate
+        self._limits = asked.limits
+        self._max_qpu_seconds = _checked_budget(asked.max_qpu_seconds)
+        self._seed = asked.seed
+        self._rng = np.random.default_rng(asked.seed)
         self._estimator = estimator
         self._destination = _destination
         self._is_from_backend = _destination is not None
@@ -186,96 +165,64 @@ class EstimatorEngine(Engine):
         """Of all jobs that were sent, those included whose call failed."""
 
     @classmethod
-    def from_backend(
-        cls,
-        backend: str | BackendV2 = "aer",
-        *,
-        mode: str = "job",
-        shots: int | None = None,
-        precision: float | None = None,
-        resilience: int = 0,
-        noise_model: Noise | str | None = None,
-        options: Mapping[str, Any] | None = None,
-        seed: int | None = None,
-        device: str = "CPU",
-        service: object | None = None,
-        use_fractional_gates: bool = False,
-        qubits: Sequence[int] | None = None,
-        num_patches: int | None = 1,
-        gap: int = 0,
-        max_qpu_seconds: float | None = None,
-        **engine_options: Any,
-    ) -> Self:
+    def from_backend(cls, backend: str | BackendV2 | EngineOptions = "aer", **options: Any) -> Self:
         """An engine for a backend; circuits are transpiled once, onto the backend's best qubits.
 
         Args:
             backend: a qiskit `BackendV2` of any vendor, or a name: `aer`, a snapshot of a device
                 such as `fake_torino` (simulated here, on the patch alone, with the device's noise),
-                or `ibm_...` (paid). `qpc backends` lists them.
-            mode: `job`, `batch` or `session`, for IBM's devices; snapshots take every mode. A batch
-                or session is opened with the first job and ended by `close`: use the engine as a
-                context manager.
-            shots: per execution.
-            precision: standard error asked of every value, instead of shots; 0: exact values, on
-                Aer and snapshots. By default Aer is exact, and the others take 4096 shots.
-            resilience: IBM's level: 0 none, 1 readout mitigation (TREX), 2 also zero-noise
-                extrapolation; for IBM's devices, their snapshots and Aer. Slow on a laptop.
-            noise_model: for `aer`: an Aer `NoiseModel`, a `CircuitNoise` (what
-                `noise_models.NoiseSpec.build` makes), or a device (or its name) whose noise on its
-                best patch is simulated by Aer alone, without IBM's Estimator.
-            options: of what runs the circuits: those of `AerSimulator`, of IBM's Estimator as
-                nested dictionaries, or of `BackendEstimatorV2`.
-            seed: of shots, twirls and `Spsa`; not for a real device.
-            device: `CPU` or `GPU`, for `aer`.
-            service: a `QiskitRuntimeService`, for `ibm_...`; None: that of the saved account.
-            use_fractional_gates: for `ibm_...`.
-            qubits: of a device, one for each of the layer's, instead of its best patch.
-            num_patches: of a device, on which the circuit stands side by side: so many rows run in
-                one execution. None: as many as are worth it, see `tile`.
-            gap: unused qubits between two patches, at least.
-            max_qpu_seconds: see the class; a session is also ended by the service after that time,
-                since it is billed by the clock.
-            engine_options: the keyword arguments of the class.
+                or `ibm_...` (paid). `qpc backends` lists them. Or an `EngineOptions`, which has the
+                backend and all options.
+            options: by keyword, those of the class and other fields of
+                `qpc_qiskit.options.EngineOptions`:
+
+                - `mode`: `job`, `batch` or `session`, for IBM's devices; snapshots take every mode.
+                  A batch or session is opened with the first job and ended by `close`: use the
+                  engine as a context manager.
+                - `shots`: per execution.
+                - `precision`: standard error asked of every value, instead of shots; 0: exact
+                  values, on Aer and snapshots. By default Aer is exact, and the others take 4096
+                  shots.
+                - `resilience`: IBM's level: 0 none, 1 readout mitigation (TREX), 2 also zero-noise
+                  extrapolation; for IBM's devices, their snapshots and Aer. Slow on a laptop.
+                - `noise_model`: for `aer`: an Aer `NoiseModel`, a `CircuitNoise` (what
+                  `noise_models.NoiseSpec.build` makes), or a device (or its name) whose noise on
+                  its best patch is simulated by Aer alone, without IBM's Estimator.
+                - `options`: of what runs the circuits: those of `AerSimulator`, of IBM's Estimator
+                  as nested dictionaries, or of `BackendEstimatorV2`.
+                - `seed`: of shots, twirls and `Spsa`; not for a real device.
+                - `device`: `CPU` or `GPU`, for `aer`.
+                - `service`: a `QiskitRuntimeService`, for `ibm_...`; None: that of the saved
+                  account.
+                - `use_fractional_gates`: for `ibm_...`.
+                - `qubits`: of a device, one for each of the layer's, instead of its best patch.
+                - `num_patches` (1): of a device, on which the circuit stands side by side: so many
+                  rows run in one execution. None: as many as are worth it, see `tile`.
+                - `gap` (0): unused qubits between two patches, at least.
+                - `max_qpu_seconds`: see the class; a session is also ended by the service after
+                  that time, since it is billed by the clock.
 
         Raises:
             BackendError: unknown backend, or no access to it.
-            ValueError: an argument that is wrong, or has no effect on this backend.
+            ValueError: an option that is wrong, or has no effect on this backend.
+            TypeError: there is no such option.
             EngineError: Aer has no such device.
 
         Example:
             >>> engine = EstimatorEngine.from_backend("fake_torino", shots=1024, seed=1)
         """
-        from qpc_qiskit.backends.destinations import Packing
         from qpc_qiskit.backends.opening import open_destination
 
-        wanted = checked_precision(precision, shots)
-        destination = open_destination(
-            backend,
-            mode=mode,
-            resilience=resilience,
-            exact=wanted == 0,
-            noise_model=noise_model,
-            options=options,
-            seed=seed,
-            device=device,
-            service=service,
-            use_fractional_gates=use_fractional_gates,
-            qubits=qubits,
-            packing=Packing(num_patches=num_patches, gap=gap),
-            max_qpu_seconds=_checked_budget(max_qpu_seconds),
-        )
-        if wanted == 0 and destination.default_shots is not None:
-            raise ValueError(
-                f"precision=0 asks for exact values, and {destination.name} gives shots; leave it "
-                "out, or use 'aer' or a fake device."
+        asked = EngineOptions.of(backend, **options)
+        _checked_budget(asked.max_qpu_seconds)
+        destination = open_destination(asked)
+        if asked.standard_error == 0 and destination.default_shots is not None:
+            raise OptionError(
+                "{precision}=0 asks for exact values, and {name} gives shots; leave it out, or use "
+                "'aer' or a fake device.",
+                name=destination.name,
             )
-        return cls(
-            precision=wanted,
-            seed=seed,
-            max_qpu_seconds=max_qpu_seconds,
-            _destination=destination,
-            **engine_options,
-        )
+        return cls(_destination=destination, **asked.of_estimator())
 
     def __enter__(self) -> Self:
         return self
@@ -726,27 +673,6 @@ class _Found:
     calibrations: tuple[Calibration, ...] = ()
     num_fallbacks: int = 0
     """Directions that the encoder could not prepare; another one did."""
-
-
-def checked_precision(precision: float | None, shots: int | None) -> float | None:
-    """Precision of what a user asks for.
-
-    Raises:
-        ValueError: out of range, or both are given.
-    """
-    if precision is not None and shots is not None:
-        raise ValueError(
-            f"Give shots ({shots!r}) or precision ({precision!r}), not both: "
-            "precision = 1/sqrt(shots)."
-        )
-    if shots is not None:
-        return precision_of(positive_integer("shots", shots))
-    if precision is not None and precision != 0 and not FINEST_PRECISION <= precision < math.inf:
-        raise ValueError(
-            f"precision must be 0 (exact) or a finite number of at least {FINEST_PRECISION:g}, got "
-            f"{precision!r}."
-        )
-    return precision
 
 
 def _checked_budget(max_qpu_seconds: float | None) -> float | None:

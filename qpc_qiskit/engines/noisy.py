@@ -20,7 +20,6 @@ from qpc_qiskit.circuits.brickwall import Progress, error_bound
 from qpc_qiskit.circuits.directions import canonical_directions
 from qpc_qiskit.circuits.encoder import Encoded, Encoder
 from qpc_qiskit.circuits.spec import LayerSpec
-from qpc_qiskit.common.checks import positive_integer
 from qpc_qiskit.common.threads import run_in_workers, split_ranges
 from qpc_qiskit.engines.base import Engine
 from qpc_qiskit.engines.calls import LayerCall
@@ -29,6 +28,7 @@ from qpc_qiskit.engines.exact import ExactEngine
 from qpc_qiskit.engines.reports import NoisyReport
 from qpc_qiskit.errors import EngineError, FitFailed
 from qpc_qiskit.options.economy import BRICKWALL, split_encoder
+from qpc_qiskit.options.engine import NoisyOptions
 from qpc_qiskit.rows.pubs import make_template
 
 if TYPE_CHECKING:
@@ -103,19 +103,13 @@ class NoisyEngine(Engine):
                 f"Unknown implementation {implementation!r}; expected one of "
                 f"{', '.join(IMPLEMENTATIONS)}."
             )
-        if not isinstance(absorb_tail, bool):
-            raise TypeError(f"absorb_tail must be True or False, got {absorb_tail!r}.")
-        if shots is None and seed is not None:
-            raise ValueError("seed has no effect on exact values; give shots, or leave it out.")
-        if shots is not None and absorb_tail:
-            raise ValueError(
-                "absorb_tail measures parities, which would share their shots; leave out shots or "
-                "absorb_tail."
-            )
+        if absorb_tail is None:  # which a command decides by the layers
+            raise TypeError("absorb_tail must be True or False, got None.")
+        NoisyOptions.read(shots=shots, seed=seed, absorb_tail=absorb_tail)
         self._noise, self._noise_name = _opened(noise, qubits)
         self._qubits = qubits
         self._implementation = implementation
-        self._shots = None if shots is None else positive_integer("shots", shots)
+        self._shots = None if shots is None else int(shots)
         self._absorbs_tail = absorb_tail
         self._generator = torch.Generator()
         if seed is None:

@@ -39,6 +39,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from qpc_qiskit.common.files import MAX_TOML_BYTES, parse_toml, read_file
 from qpc_qiskit.errors import ExperimentError
+from qpc_qiskit.options.fields import Options
 from qpc_qiskit.options.presets import PRESETS, Preset
 from qpc_qiskit.options.records import (
     IMAGE_SHAPES,
@@ -46,7 +47,6 @@ from qpc_qiskit.options.records import (
     MAX_SEED,
     DataSource,
     NetConfig,
-    Options,
     TrainConfig,
 )
 

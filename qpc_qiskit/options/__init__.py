@@ -3,6 +3,8 @@
 Light: loads neither torch nor Qiskit. May import `common`.
 """
 
+from qpc_qiskit.options.engine import EngineOptions
+from qpc_qiskit.options.fields import Options
 from qpc_qiskit.options.records import (
     ARCHITECTURES,
     IMAGE_SHAPES,
@@ -10,7 +12,6 @@ from qpc_qiskit.options.records import (
     Architecture,
     DataSource,
     NetConfig,
-    Options,
     TrainConfig,
 )
 
@@ -20,6 +21,7 @@ __all__ = [
     "MAX_SEED",
     "Architecture",
     "DataSource",
+    "EngineOptions",
     "NetConfig",
     "Options",
     "TrainConfig",

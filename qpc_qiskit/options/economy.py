@@ -6,18 +6,20 @@ imported: what cannot be meant is refused before anything is loaded.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any
+import warnings
+from collections.abc import Mapping
+from typing import Annotated, Any, Self
+
+from pydantic import PlainValidator, model_validator
+
+from qpc_qiskit.options.fields import Flag, OptionError, Options, flag_of
 
 BRICKWALL = "brickwall"
 ENCODERS = ("multiplexor", BRICKWALL)
 """As `qpc_qiskit.circuits.encoder.ENCODERS`, which takes Qiskit to load."""
 MOST_BRICKWALL_QUBITS = 7
 """As `qpc_qiskit.circuits.brickwall` has it."""
-ALL, AUTO = "all", "auto"
-NAMES = ("economy", "encoder", "absorb_tail", "patches", "gap", "references", "no_calibrate")
-"""Of the options, as a command line has them."""
+AUTO = "auto"
 ALL_OR_NOTHING = ("best", "plain")
 """What `--economy` takes; the other options go before it."""
 
@@ -31,87 +33,132 @@ ALL_OR_NOTHING = ("best", "plain")
 _LEAST_BRICKWALL_QUBITS = 3
 _LEAST_TAIL_QUBITS = 6
 
-_OF_ENGINE = {"patches": "num_patches", "references": "num_references"}
-"""Fields that are not called as the argument of `EstimatorEngine.from_backend` is."""
+
+AS_IT_IS = PlainValidator(lambda value: value)
+"""For types that are checked by hand: NumPy's numbers are welcome, and "8" is none."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Economy:
-    """How circuits are kept short, and how rows share executions."""
+class CircuitOptions(Options):
+    """How a layer's circuit is made; of every engine that runs circuits."""
 
-    encoder: str = "multiplexor"
-    """See `split_encoder`; `auto`: the best for the widest layer."""
-    absorb_tail: bool | None = False
-    """None: where it pays."""
-    patches: int | None = 1
-    """None: as many as are worth it."""
-    gap: int = 0
-    references: int | None = 0
-    """In every job; None: two for each qubit of the widest layer."""
-    calibrate: bool = True
+    encoder: Annotated[
+        str,
+        Flag(
+            metavar="multiplexor|brickwall[:DEPTH]|auto",
+            note="a brickwall is as deep as every pixel needs",
+        ),
+        AS_IT_IS,
+    ] = "multiplexor"
+    """How a pixel is encoded: exactly, or with far fewer gates and fitted angles."""
+    absorb_tail: Annotated[bool | None, Flag(has_no=True), AS_IT_IS] = False
+    """Measure parities instead of running the end of the ansatz, where that is the same."""
 
-    def for_engine(self) -> dict[str, Any]:
-        """Arguments of `EstimatorEngine.from_backend` that are not its defaults.
+
+class Economy(CircuitOptions):
+    """How circuits are kept short, and how rows share executions.
+
+    What depends on the layers may be left open: the encoder as `auto`, the others as None.
+    `for_qubits` decides it.
+    """
+
+    num_patches: Annotated[
+        int | None, Flag(name="patches", metavar="N|all", low=1, word="all", note=""), AS_IT_IS
+    ] = 1
+    """Patches of the device on which rows run at a time; all: as many as are worth it."""
+    gap: Annotated[int, Flag(low=0, note=""), AS_IT_IS] = 0
+    """Unused qubits between two patches, at least."""
+    num_references: Annotated[
+        int | None, Flag(name="references", metavar="N|auto", low=0, word=AUTO, note=""), AS_IT_IS
+    ] = 0
+    """Rows with known answers in every job, by which values are calibrated; auto: two for each
+    qubit of the widest layer; 0: none."""
+    calibrate: Annotated[bool, Flag(name="no-calibrate", switch=(False,)), AS_IT_IS] = True
+    """Run the reference rows, and leave values as measured."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, given: Any) -> Any:
+        for old, new in _RENAMED.items():
+            if isinstance(given, dict) and old in given:
+                _warn(old, new)
+                given = {new if name == old else name: value for name, value in given.items()}
+        return given
+
+    @property
+    def patches(self) -> int | None:
+        """Until the next version: `num_patches`."""
+        _warn("patches", "num_patches")
+        return self.num_patches
+
+    @property
+    def references(self) -> int | None:
+        """Until the next version: `num_references`."""
+        _warn("references", "num_references")
+        return self.num_references
+
+    @property
+    def economy(self) -> Economy:
+        """These options alone."""
+        return Economy.model_construct(**{name: getattr(self, name) for name in _ORDER})
+
+    def for_engine(self, *without: str) -> dict[str, Any]:
+        """Arguments of engines that are not their defaults, without some.
 
         What depends on the layers and is not decided yet (see `for_qubits`) is left out.
         """
-        told = {
-            _OF_ENGINE.get(field.name, field.name): getattr(self, field.name)
-            for field in fields(self)
-            if getattr(self, field.name) != field.default
-        }
+        told = self.given(*without)
         open_: dict[str, Any] = {"encoder": AUTO, "absorb_tail": None, "num_references": None}
-        if self.references is None:  # without them there is nothing to calibrate by
+        if self.num_references is None:  # without them there is nothing to calibrate by
             open_["calibrate"] = False
         return {k: v for k, v in told.items() if k not in open_ or v != open_[k]}
 
-    def for_qubits(self, num_qubits: int) -> Economy:
+    def for_qubits(self, num_qubits: int) -> Self:
         """The same with all decided that depends on the layers.
 
         Args:
             num_qubits: of the widest layer.
 
         Raises:
-            ValueError: an option does not go with so many qubits; spelled as on a command line.
+            OptionError: an option does not go with so many qubits.
         """
         if self.encoder == AUTO:
             is_brickwall = _LEAST_BRICKWALL_QUBITS <= num_qubits <= MOST_BRICKWALL_QUBITS
             encoder = BRICKWALL if is_brickwall else PLAIN.encoder
-            return replace(self, encoder=encoder).for_qubits(num_qubits)
+            return self.changed(encoder=encoder).for_qubits(num_qubits)
         if split_encoder(self.encoder)[0] == BRICKWALL and num_qubits > MOST_BRICKWALL_QUBITS:
-            raise ValueError(
-                f"--encoder brickwall is for at most {MOST_BRICKWALL_QUBITS} qubits, and the "
+            raise OptionError(
+                f"{{encoder}} brickwall is for at most {MOST_BRICKWALL_QUBITS} qubits, and the "
                 f"widest quantum layer has {num_qubits}; use the multiplexor."
             )
         if self.absorb_tail is None:
             pays = num_qubits >= _LEAST_TAIL_QUBITS
-            return replace(self, absorb_tail=pays).for_qubits(num_qubits)
-        if self.references is None:
-            return replace(self, references=2 * num_qubits)
-        if 0 < self.references < 2 * num_qubits:
-            raise ValueError(
-                f"--references must be at least {2 * num_qubits}, a largest and a smallest value "
-                f"for each of the {num_qubits} qubits of the widest quantum layer; got "
-                f"{self.references}."
+            return self.changed(absorb_tail=pays).for_qubits(num_qubits)
+        if self.num_references is None:
+            return self.changed(num_references=2 * num_qubits)
+        if 0 < self.num_references < 2 * num_qubits:
+            raise OptionError(
+                f"{{num_references}} must be at least {2 * num_qubits}, a largest and a smallest "
+                f"value for each of the {num_qubits} qubits of the widest quantum layer; got "
+                f"{self.num_references}."
             )
         return self
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as on a command line."""
-        told = {field.name: getattr(self, field.name) for field in fields(self)}
-        told["patches"] = ALL if self.patches is None else self.patches
-        for name in ("absorb_tail", "references"):
-            told[name] = AUTO if told[name] is None else told[name]
+        told = {}
+        for name in _ORDER:
+            flag, value = flag_of(Economy, name), getattr(self, name)
+            word = AUTO if name == "absorb_tail" else flag.word
+            told[name.removeprefix("num_")] = word if value is None else value
         return told
 
     @classmethod
     def from_dict(cls, told: Mapping[str, Any]) -> Economy:
         """The inverse of `to_dict`."""
-        counted = {
-            name: None if told[name] == word else told[name]
-            for name, word in (("patches", ALL), ("absorb_tail", AUTO), ("references", AUTO))
-        }
-        return cls(**{**told, **counted})
+        given = {name: told[name.removeprefix("num_")] for name in _ORDER}
+        for name, word in (("num_patches", "all"), ("absorb_tail", AUTO), ("num_references", AUTO)):
+            given[name] = None if given[name] == word else given[name]
+        return Economy(**given)
 
     def text(self) -> str:
         """What is not as usual, in words; empty: nothing."""
@@ -120,15 +167,23 @@ class Economy:
             parts.append(f"{'best' if self.encoder == AUTO else self.encoder} encoder")
         if self.absorb_tail:
             parts.append("absorbed tail")
-        if self.patches != 1:
-            told = "all good patches" if self.patches is None else f"{self.patches} patches"
+        if self.num_patches != 1:
+            many = "all good patches" if self.num_patches is None else f"{self.num_patches} patches"
             gap = f", {self.gap} unused between two" if self.gap else ""
-            parts.append(f"packed on {told}{gap}")
-        if self.references != 0:
-            told = "two for each qubit" if self.references is None else f"{self.references}"
+            parts.append(f"packed on {many}{gap}")
+        if self.num_references != 0:
+            number = self.num_references or "two for each qubit"
             applied = "" if self.calibrate else ", not applied"
-            parts.append(f"reference rows in every job: {told}{applied}")
+            parts.append(f"reference rows in every job: {number}{applied}")
         return "; ".join(parts)
+
+
+_ORDER = tuple(Economy.model_fields)
+_RENAMED = {"patches": "num_patches", "references": "num_references"}
+
+
+def _warn(old: str, new: str) -> None:
+    warnings.warn(f"{old} of an Economy is called {new}.", DeprecationWarning, stacklevel=3)
 
 
 def split_encoder(name: str) -> tuple[str, int | None]:
@@ -157,9 +212,23 @@ def is_encoder(name: str) -> bool:
     return True
 
 
+def check_encoder(name: str) -> None:
+    """Refuse what is no encoder, where one may be left open.
+
+    Raises:
+        OptionError: it is none.
+    """
+    if not is_encoder(name):
+        raise OptionError(
+            f"{{encoder}} must be one of {', '.join(ENCODERS)}, {BRICKWALL}:DEPTH or {AUTO}; got "
+            "{got!r}.",
+            got=name,
+        )
+
+
 PLAIN = Economy()
 """One row an execution, encoded exactly, nothing absorbed, no references."""
-BEST = Economy(encoder=AUTO, absorb_tail=None, patches=None, references=None)
+BEST = Economy(encoder=AUTO, absorb_tail=None, num_patches=None, num_references=None)
 """What measurements recommend for devices; decided by `Economy.for_qubits`."""
 
 
@@ -174,96 +243,3 @@ def best_options(num_qubits: int) -> dict[str, Any]:
         ['encoder', 'num_patches', 'num_references']
     """
     return BEST.for_qubits(num_qubits).for_engine()
-
-
-def read_economy(given: Mapping[str, Any], usual: Economy = PLAIN) -> Economy:
-    """Options as a command line has them.
-
-    Args:
-        given: by name, see `NAMES`; others are not looked at.
-        usual: what is not given, where `--economy` is not given either.
-
-    Raises:
-        ValueError: a value that cannot be meant; spelled as on a command line.
-    """
-    word = given.get("economy")
-    if word not in (None, *ALL_OR_NOTHING):
-        raise ValueError(f"--economy must be one of {', '.join(ALL_OR_NOTHING)}; got {word!r}.")
-    base = usual if word is None else {"best": BEST, "plain": PLAIN}[word]
-    told = {name: given[name] for name in ("encoder", "absorb_tail", "gap") if name in given}
-    if "patches" in given:
-        told["patches"] = _number("patches", given["patches"], ALL, 1)
-    if "references" in given:
-        told["references"] = _number("references", given["references"], AUTO, 0)
-    if given.get("no_calibrate", False):
-        told["calibrate"] = False
-    return replace(base, **told)
-
-
-def _number(name: str, value: object, word: str, least: int) -> int | None:
-    text = str(value)
-    if text == word:
-        return None
-    if not text.isascii() or not text.isdecimal() or int(text) < least:
-        raise ValueError(
-            f"--{name} must be a whole number of at least {least}, or {word}; got {text!r}."
-        )
-    return int(text)
-
-
-def economy_problems(
-    economy: Economy, *, has_device: bool, has_noise: bool, is_exact: bool
-) -> Iterator[str]:
-    """What is wrong with options, or has no effect.
-
-    Args:
-        economy: the options.
-        has_device: whether circuits stand on a device, be it on a copy of one.
-        has_noise: whether there is any.
-        is_exact: whether values without shot noise are asked for.
-    """
-    problems = [
-        (
-            not is_encoder(economy.encoder),
-            f"--encoder must be one of {', '.join(ENCODERS)}, {BRICKWALL}:DEPTH or {AUTO}; got "
-            f"{economy.encoder!r}.",
-        ),
-        (
-            economy == BEST and not has_device,
-            "--economy best has no effect on aer, which is no device; leave it out, or give the "
-            "noise of one (--noise fake_...).",
-        ),
-        (
-            economy.patches != 1 and not has_device,
-            "--patches has no effect on aer, which is no device; leave it out, or give the noise "
-            "of one (--noise fake_...).",
-        ),
-        (economy.gap < 0, f"--gap must be 0 or more; got {economy.gap}."),
-        (
-            economy.gap > 0 and economy.patches == 1,
-            "--gap has no effect on one patch; give --patches, or leave it out.",
-        ),
-        (
-            not economy.calibrate and economy.references == 0,
-            "--no-calibrate has no effect without --references; leave it out.",
-        ),
-        (
-            economy.references != 0 and is_exact and not has_noise,
-            "--references has no effect on exact values without noise; leave it out.",
-        ),
-    ]
-    yield from (message for is_wrong, message in problems if is_wrong)
-
-
-def economy_of(engine_options: Mapping[str, Any]) -> Economy:
-    """The options among those that a run was begun with, by arguments of the engine."""
-    told = {field.name: _OF_ENGINE.get(field.name, field.name) for field in fields(Economy)}
-    return Economy(
-        **{k: engine_options[name] for k, name in told.items() if name in engine_options}
-    )
-
-
-def flag_of(argument: str) -> str:
-    """An argument of the engine as the option of a command line."""
-    named = {told: name for name, told in _OF_ENGINE.items()} | {"calibrate": "no_calibrate"}
-    return f"--{named.get(argument, argument).replace('_', '-')}"

@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import Field
 
-from qpc_qiskit.options.records import Options
+from qpc_qiskit.options.fields import Options
 
 
 class Preset(Options):

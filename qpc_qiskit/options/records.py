@@ -11,28 +11,15 @@ from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
+
+from qpc_qiskit.options.fields import Flag, Options
 
 MAX_SEED = 2**63 - 1  # what torch's generators take as a signed number
 MAX_QUBITS = 14  # of a circuit
 MAX_ROTATIONS = 1000  # blocks of an ansatz times its qubits
 MAX_WEIGHTS = 2**30  # of a network, counted on the safe side
 KERNEL_SIZE_WAS = "patch_size"  # "patch" means qubits of a device
-
-
-class Options(BaseModel):
-    """Base of the option records: frozen, and an unknown name is an error."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
-    def _refuse_idle(self, names: tuple[str, ...], why: str) -> None:
-        """Refuse options that differ from their defaults although nothing reads them."""
-        fields = type(self).model_fields
-        idle = [name for name in names if getattr(self, name) != fields[name].default]
-        if idle:
-            raise ValueError(f"{', '.join(idle)} would have no effect {why}; leave it out")
 
 
 @dataclass(frozen=True)
@@ -105,17 +92,20 @@ ARCHITECTURES: dict[str, Architecture] = {
 class NetConfig(Options):
     """Architecture of a network; together with the weights it is the whole model."""
 
-    name: Literal[
-        "small",
-        "small-classical",
-        "paper-cnn",
-        "paper-fig3a",
-        "paper-fig3b",
-        "strong",
-        "strong-classical",
-        "quanvolution",
-        "mobilenet-tiny",
-        "resnet-bottleneck-tiny",
+    name: Annotated[
+        Literal[
+            "small",
+            "small-classical",
+            "paper-cnn",
+            "paper-fig3a",
+            "paper-fig3b",
+            "strong",
+            "strong-classical",
+            "quanvolution",
+            "mobilenet-tiny",
+            "resnet-bottleneck-tiny",
+        ],
+        Flag(name="net"),
     ] = "small"
     """Architecture; `qpc nets` says what each is. It decides the defaults of width,
     quantum-channels, hidden and dropout."""
@@ -311,6 +301,8 @@ class TrainConfig(Options):
         return self
 
 
+OF_DATA = ("in_channels", "image_size", "num_classes")
+"""Fields of a `NetConfig` that the data decide."""
 IMAGE_SHAPES = {"digits": (1, 8), "fashion-mnist": (1, 28), "cifar10": (3, 32)}
 """Channels and size of the images of each data set; all have ten classes."""
 
@@ -318,9 +310,9 @@ IMAGE_SHAPES = {"digits": (1, 8), "fashion-mnist": (1, 28), "cifar10": (3, 32)}
 class DataSource(Options):
     """What to ask `load` for to get the same images again; where files have moved, say so anew."""
 
-    name: Literal["digits", "fashion-mnist", "cifar10"] = "digits"
+    name: Annotated[Literal["digits", "fashion-mnist", "cifar10"], Flag(name="data")] = "digits"
     """Data set."""
-    data_dir: str | None = None
+    data_dir: Annotated[str | None, Flag(is_path=True)] = None
     """Folder with its files; without one it is bundled (digits) or downloaded from OpenML."""
     train_images: int | None = Field(None, ge=1)
     """Train on a random subset of this size, the same every time."""

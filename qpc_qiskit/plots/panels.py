@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from qpc_qiskit.plots.figures import DASHES, PALETTE, save_with_data
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 MARKERS = "os^DvPX"
 
 _COLUMNS = 3  # of panels in a row, at most
+_WIDTH = 3.1  # of a panel, in inches
 _MARK_DASHES = ((0, (1, 1)), (0, (5, 1, 1, 1)), (0, (1, 3)), (0, (6, 3)))
 _BESIDE = 1.08  # factor between choices of one cost, in the drawing
 _SAME_COST = 1.03  # factor up to which costs count as one
@@ -75,8 +76,7 @@ def plot_lines(
     xlabel: str,
     ylabel: str,
     title: str = "",
-    logarithmic: bool = False,
-    whole: bool = False,
+    scale: Literal["linear", "log", "whole"] = "linear",
     limits: tuple[float, float] = (-math.inf, math.inf),
     marks: Sequence[tuple[float, str]] = (),
 ) -> list[Path]:
@@ -88,8 +88,7 @@ def plot_lines(
         xlabel: with its unit, likewise `ylabel`.
         ylabel: of the left panels.
         title: above all.
-        logarithmic: whether the x axis is.
-        whole: whether x are whole numbers.
+        scale: of the x axis; whole: x are whole numbers.
         limits: of what y can be; bands end there (the data keep their intervals).
         marks: vertical lines: value and label.
 
@@ -111,13 +110,13 @@ def plot_lines(
         for i, (value, label) in enumerate(marks):
             dashes = _MARK_DASHES[i % len(_MARK_DASHES)]
             axes.axvline(value, label=label, color="0.4", linewidth=1.2, linestyle=dashes)
-        if logarithmic:
+        if scale == "log":
             _set_logarithmic(axes, [x for line in panel.lines for x in line.x])
-        if whole:
+        if scale == "whole":
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
 
-    figure, grid = _panels(panels, draw, xlabel, ylabel, title, height=2.7)
+    figure, grid = _panels(panels, draw, xlabel, ylabel, title, size=(_WIDTH, 2.7))
     _legend(figure, grid)
     rows = (
         (panel.title, line.label, *values)
@@ -193,8 +192,7 @@ def plot_tables(
         xlabel,
         ylabel,
         title,
-        height=(1.2 if same_columns else 1.5) + 0.32 * rows,
-        width=1.6 + 0.36 * wide,
+        size=(1.6 + 0.36 * wide, (1.2 if same_columns else 1.5) + 0.32 * rows),
         columns=2 if wide > 7 else _COLUMNS,
         shares=(same_columns, len({tuple(table.rows) for table in tables}) == 1),
     )
@@ -255,7 +253,7 @@ def plot_pareto(
         _set_cost_axis(axes, costs)
         axes.grid(alpha=0.3)
 
-    figure, grid = _panels(panels, draw, xlabel, ylabel, title, height=2.7)
+    figure, grid = _panels(panels, draw, xlabel, ylabel, title, size=(_WIDTH, 2.7))
     _legend(figure, grid)
     rows = (
         (panel.title, *point, _is_best(point, panel.points))
@@ -330,19 +328,19 @@ def _panels(
     ylabel: str,
     title: str,
     *,
-    height: float,
-    width: float = 3.1,
+    size: tuple[float, float],
     columns: int = _COLUMNS,
     shares: tuple[bool, bool] = (True, True),
 ) -> "tuple[Figure, list[Axes]]":
-    """A figure with a pair of axes for each panel, which share x, y or both."""
+    """A figure with a pair of axes of a size for each panel, which share x, y or both."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     down = math.ceil(len(panels) / columns)
     across = math.ceil(len(panels) / down)
-    size = (max(5.0, 0.4 + width * across), 0.7 + height * down)
-    figure = Figure(figsize=size, layout="constrained")
+    width, height = size
+    whole = (max(5.0, 0.4 + width * across), 0.7 + height * down)
+    figure = Figure(figsize=whole, layout="constrained")
     FigureCanvasAgg(figure)
     sharex, sharey = shares
     grid = figure.subplots(down, across, sharex=sharex, sharey=sharey, squeeze=False)

@@ -29,11 +29,7 @@ from qpc_qiskit.circuits.encoder import Encoder
 from qpc_qiskit.circuits.observables import pauli_z
 from qpc_qiskit.common.arrays import Array, Indices
 from qpc_qiskit.errors import EngineError
-
-GRID = 2.0**-20
-"""Directions whose components round to the same multiples of this are run once."""
-FINEST_GRID = 2.0**-52
-"""Finer cells have no integers."""
+from qpc_qiskit.options.engine import GRID
 
 
 @dataclass(frozen=True, eq=False)
@@ -282,22 +278,6 @@ def stds_from_data(data: object, num_rows: int, num_observables: int) -> Array:
             usable = ~np.isfinite(stds) & np.isfinite(found)
             stds[usable] = found[usable]
     return np.ascontiguousarray(stds.T)
-
-
-def shots_of(precision: float) -> int:
-    """Shots that Qiskit's primitives take for a precision: ceil(1 / precision**2)."""
-    return math.ceil(1 / precision**2)
-
-
-def precision_of(shots: int) -> float:
-    """The precision for which Qiskit's primitives take exactly this many shots.
-
-    1/sqrt(shots) itself may round to one shot more (1000 -> 1001).
-    """
-    precision = 1 / math.sqrt(shots)
-    while shots_of(precision) > shots:
-        precision = math.nextafter(precision, math.inf)
-    return precision
 
 
 def concatenated(parts: Sequence[Array], num_columns: int) -> Array:

@@ -22,7 +22,8 @@ from qpc_qiskit.common.versions import library_versions
 from qpc_qiskit.errors import CheckpointError
 from qpc_qiskit.nets import ImageClassifier, build_net, quantum_layers
 from qpc_qiskit.options.choices import named_choices
-from qpc_qiskit.options.records import DataSource, NetConfig, Options, StoredNetConfig, TrainConfig
+from qpc_qiskit.options.fields import Options
+from qpc_qiskit.options.records import DataSource, NetConfig, StoredNetConfig, TrainConfig
 
 if TYPE_CHECKING:
     from qpc_qiskit.data.images import ImageData

@@ -16,7 +16,8 @@ from qpc_qiskit import __version__
 from qpc_qiskit.common.files import parse_json, read_file, write_text
 from qpc_qiskit.common.pickles import MAX_OPERATIONS, check_for_torch
 from qpc_qiskit.errors import CheckpointError
-from qpc_qiskit.options.records import Options, StoredNetConfig, TrainConfig
+from qpc_qiskit.options.fields import Options
+from qpc_qiskit.options.records import StoredNetConfig, TrainConfig
 from qpc_qiskit.training.checkpoint import RECORD_FILE, WEIGHTS_FILE, DataRecord, validated
 
 RUN_FILE = "run.json"

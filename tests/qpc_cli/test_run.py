@@ -20,7 +20,6 @@ from urllib3.util.retry import Retry
 import qpc_qiskit
 from hardware_runs import durable
 from hardware_runs.checkpoints import checkpoint_runs, driving
-from hardware_runs.checkpoints.run_settings import Settings
 from hardware_runs.checkpoints.runlog import log_path, run_log, without_secrets
 from hardware_runs.durable_engine.known import KnownRun
 from hardware_runs.durable_engine.problems import Problems
@@ -35,6 +34,7 @@ from qpc_qiskit.backends.service import IBMJobs
 from qpc_qiskit.common import progress
 from qpc_qiskit.errors import BackendError, ResultsPending
 from qpc_qiskit.nets import ImageClassifier, NetConfig, build_net
+from qpc_qiskit.options.engine import EngineOptions
 from qpc_qiskit.options.records import DataSource
 from qpc_qiskit.training.checkpoint import make_record, save
 
@@ -375,10 +375,10 @@ def test_later_layers_continue_by_themselves(tmp_path, standin):
         is_training_data=True,
     )  # fmt: skip
     work = checkpoint_runs.Work(task, network, images, torch.tensor([0, 1]))
-    settings = Settings(backend="ibm_manila", shots=2000, max_qpu_seconds=500)
+    options = EngineOptions(backend="ibm_manila", shots=2000, max_qpu_seconds=500)
     told = []
     with Ledger(tmp_path / "ledger.sqlite") as book:
-        engine = checkpoint_runs.begin(book, "two", work, settings, "ibm_manila")
+        engine = checkpoint_runs.begin(book, "two", work, options, "ibm_manila")
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(driving, "_sleep", lambda seconds, check: standin.advance(HOURS))
             found = driving.finish(engine, work, wait=True, on_poll=told.append)
@@ -703,8 +703,8 @@ def test_noise_in_the_next_process(model, ledger):
     ledger.parent.mkdir()
     work = checkpoint_runs.prepare(model, num_images=2)
     with Ledger(ledger) as book:
-        settings = Settings(backend="aer", noise="depolarizing:0.2")
-        checkpoint_runs.begin(book, "first", work, settings, "aer")
+        options = EngineOptions(backend="aer", noise_model="depolarizing:0.2")
+        checkpoint_runs.begin(book, "first", work, options, "aer")
     found = answer("collect", "first")
     assert found["noise"] == "depolarizing:0.2"
     assert found["max_logit_difference"] > 1e-3

@@ -5,8 +5,8 @@ import torch
 from qiskit_ibm_runtime.fake_provider import FakeManilaV2
 from torch import nn
 
+from hardware_runs.checkpoints.checkpoint_runs import keywords
 from hardware_runs.checkpoints.commands import ask
-from hardware_runs.checkpoints.usage import UsageError
 from hardware_runs.durable_engine.beginning import durable
 from noise_models.builders import bit_flip, compose, depolarizing, zz_crosstalk
 from noise_models.snapshots import Snapshot
@@ -14,6 +14,8 @@ from noise_models.words import parse_noise
 from qpc_qiskit import QuantumPointwiseConv2d, use_engine
 from qpc_qiskit.engines import EstimatorEngine
 from qpc_qiskit.errors import EngineError
+from qpc_qiskit.options.engine import EngineOptions
+from qpc_qiskit.options.fields import OptionError
 
 IMAGES = torch.rand(1, 4, 1, 2, generator=torch.Generator().manual_seed(1))
 
@@ -76,12 +78,13 @@ def test_a_run_goes_on_in_another_folder(tmp_path, monkeypatch):
     """What the ledger keeps of a file is its absolute path."""
     compose(depolarizing(0.02), name="mine").save(tmp_path / "mine.toml")
     monkeypatch.chdir(tmp_path)
-    asked = ask(tmp_path, backend="aer", noise="mine.toml")
-    assert asked.settings.noise == str(tmp_path / "mine.toml")
+    options = EngineOptions(noise_model="mine.toml")
+    asked = ask(tmp_path, options)
+    assert asked.options.noise_model == str(tmp_path / "mine.toml")
     monkeypatch.chdir(tmp_path.parent)
-    assert asked.settings.for_engine()["noise_model"].name == "mine"
-    with pytest.raises(UsageError, match=r"--noise: Cannot read .*mine.toml: No such file"):
-        ask(tmp_path, backend="aer", noise="mine.toml")
+    assert keywords(asked.options)["noise_model"].name == "mine"
+    with pytest.raises(OptionError, match=r"noise_model: Cannot read .*mine.toml: No such file"):
+        ask(tmp_path, options)
 
 
 def test_a_snapshot_of_a_device_behind_the_real_client(start):

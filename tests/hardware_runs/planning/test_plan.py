@@ -1,6 +1,5 @@
 import json
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -186,7 +185,7 @@ def test_the_run_sends_what_was_planned(model, images, tmp_path):
 
 # patches, short circuits, reference rows
 
-SHORT = Economy(encoder="brickwall", absorb_tail=True, patches=None, references=4)
+SHORT = Economy(encoder="brickwall", absorb_tail=True, num_patches=None, num_references=4)
 
 
 def economical(model, images, economy, backend="fake_manila", compare=False, shots=64, **options):
@@ -203,7 +202,7 @@ def economical(model, images, economy, backend="fake_manila", compare=False, sho
     )
 
 
-@pytest.mark.parametrize("economy", [SHORT, Economy(patches=2), Economy(references=5)])
+@pytest.mark.parametrize("economy", [SHORT, Economy(num_patches=2), Economy(num_references=5)])
 def test_the_numbers_are_those_of_the_engine(model, images, economy):
     """A plan encodes no pixel; what it counts is what the engine that encodes them would send."""
     images[3] = 2 * images[0]
@@ -221,7 +220,7 @@ def test_the_numbers_are_those_of_the_engine(model, images, economy):
 def test_rows_share_executions(model, images):
     """Five qubits in a line hold two patches of two."""
     plain = economical(model, images, PLAIN).layers[0]
-    packed = economical(model, images, Economy(patches=None, references=6)).layers[0]
+    packed = economical(model, images, Economy(num_patches=None, num_references=6)).layers[0]
     assert (plain.num_unique_rows, plain.num_executions, plain.num_references) == (48, 48, 0)
     assert (packed.num_unique_rows, packed.num_executions) == (48, 48 / 2 + 2 * 6)
     assert len(packed.patches) == len(packed.fidelities) == 2
@@ -255,7 +254,7 @@ def test_no_tail_is_found(generator, images):
 
 
 def test_choices(model, images):
-    plan = economical(model, images, replace(SHORT, references=0), compare=True, rate=2.0)
+    plan = economical(model, images, SHORT.changed(num_references=0), compare=True, rate=2.0)
     found = {choice.name: choice for choice in plan.choices}
     plain, packed, short, calibrated, best = plan.choices
     assert list(found) == [
@@ -302,7 +301,7 @@ def test_choices_at_equal_error(generator, images):
             for before, layer in zip(plan.layers, alone.layers, strict=True)
         ]  # fmt: skip
         assert choice.equal_error_shots == math.ceil(max(needed) - 1e-9)
-        if choice.economy.patches is None:
+        if choice.economy.num_patches is None:
             assert needed[0] != pytest.approx(needed[1])
 
 
@@ -314,12 +313,12 @@ def test_equal_error_that_is_not_known(model, images):
     assert {(c.equal_error_shots, c.equal_error_seconds) for c in plan.choices} == {(None, None)}
 
     def without_plain(economy):
-        patches = 3 if economy == PLAIN else economy.patches
+        patches = 3 if economy == PLAIN else economy.num_patches
         return planning_engine(
-            "fake_manila", shots=64, **replace(economy, patches=patches).for_engine()
+            "fake_manila", shots=64, **economy.changed(num_patches=patches).for_engine()
         )
 
-    asked = Economy(patches=2)
+    asked = Economy(num_patches=2)
     plan = make_plan(model, [images], without_plain(asked), economy=asked,
                      compare_with=without_plain)  # fmt: skip
     assert plan.choices[0].problem is not None
@@ -339,9 +338,9 @@ def test_what_cannot_be_chosen_is_told(model, images):
     """Three patches do not fit with another shape of circuit, say: the others are told."""
 
     def open_engine(economy):
-        patches = 3 if economy.encoder == "brickwall" else economy.patches
+        patches = 3 if economy.encoder == "brickwall" else economy.num_patches
         return planning_engine(
-            "fake_manila", shots=64, **replace(economy, patches=patches).for_engine()
+            "fake_manila", shots=64, **economy.changed(num_patches=patches).for_engine()
         )
 
     plan = make_plan(
@@ -356,11 +355,11 @@ def test_what_cannot_be_chosen_is_told(model, images):
 
 def test_steps_that_have_no_effect_are_left_out(generator):
     wide = QuantumPointwiseConv2d(200, 8, generator=generator).spec
-    asked = Economy(patches=5, gap=2)
+    asked = Economy(num_patches=5, gap=2)
     found = ways(asked, [wide])
     assert list(found) == ["plain", "packed", "packed, tail", "packed, tail, references"]
     assert found["packed"] == asked
-    assert found["packed, tail, references"].references == 16
+    assert found["packed, tail, references"].num_references == 16
 
 
 def test_nothing_is_compared_without_a_device(model, images):
@@ -380,7 +379,7 @@ def test_what_packing_and_calibration_assume(model, images):
         "Parities are freed of readout errors",
     ):
         assert words in told
-    economy = replace(SHORT, patches=1, calibrate=False, absorb_tail=False)
+    economy = SHORT.changed(num_patches=1, calibrate=False, absorb_tail=False)
     told = "\n".join(economical(model, images, economy).assumptions)
     assert "Values stay as measured all the same, as asked for (--no-calibrate)." in told
     assert "patches at a time" not in told
@@ -388,7 +387,7 @@ def test_what_packing_and_calibration_assume(model, images):
 
 
 def test_what_if_of_a_packed_run(model, images):
-    plan = economical(model, images, Economy(patches=2, references=4), batch_size=24)
+    plan = economical(model, images, Economy(num_patches=2, num_references=4), batch_size=24)
     found = {(w.num_images, w.shots, w.pooling): w for w in plan.what_if}
     for pooling, scale in ((1, 4), (2, 1)):  # one call of 24 images, two patches, 4 references
         rows = [math.ceil(scale * layer.num_unique_rows) for layer in plan.layers]

@@ -18,7 +18,6 @@ from hardware_runs import durable
 from hardware_runs.checkpoints import checkpoint_runs, driving
 from hardware_runs.checkpoints.cancelling import cancel
 from hardware_runs.checkpoints.checkpoint_runs import Task, Work
-from hardware_runs.checkpoints.run_settings import Settings
 from hardware_runs.durable_engine.beginning import digest_of
 from hardware_runs.durable_engine.known import KnownRun
 from hardware_runs.ledger import JOB_TIMES, Ledger
@@ -37,7 +36,7 @@ from qpc_qiskit.backends import destinations
 from qpc_qiskit.backends.service import _times
 from qpc_qiskit.errors import CheckpointError, JobFailed, LedgerError, ResultsPending
 from qpc_qiskit.nets import ImageClassifier, NetConfig
-from qpc_qiskit.options.economy import Economy
+from qpc_qiskit.options.engine import EngineOptions
 from qpc_qiskit.options.records import DataSource
 from qpc_qiskit.rows.pubs import JobLimits
 from qpc_qiskit.training.evaluation import accuracy_interval, predict, score
@@ -128,12 +127,11 @@ def whole(tmp_path_factory):
     """(path, work, result of `qpc run collect`, logits, report) of a run on a snapshot."""
     path = tmp_path_factory.mktemp("whole") / "runs.sqlite"
     work = make_work()
-    economy = Economy(patches=2, references=4)
-    settings = Settings(
-        backend="fake_manila", shots=200, seed=1, economy=economy, dedupe=False
+    options = EngineOptions(
+        backend="fake_manila", shots=200, seed=1, num_patches=2, num_references=4, dedupe_grid=None
     )  # rows are then as many as pixels and kernels
     with Ledger(path) as ledger:
-        engine = checkpoint_runs.begin(ledger, "run", work, settings, "fake_manila")
+        engine = checkpoint_runs.begin(ledger, "run", work, options, "fake_manila")
         with engine:
             logits = driving.advance_until_done(engine, work)
             result = driving.report(engine, work, logits)
@@ -398,8 +396,8 @@ def test_a_run_that_is_not_finished(start, tmp_path, path):
 def test_before_anything_is_sent(tmp_path, path):
     work = make_work(2)
     with Ledger(path) as ledger:
-        settings = Settings(backend="aer")
-        checkpoint_runs.begin(ledger, "run", work, settings, "aer")
+        options = EngineOptions(backend="aer")
+        checkpoint_runs.begin(ledger, "run", work, options, "aer")
     examined = report_of(path, work)
     assert examined.report.warnings[0].startswith("Nothing was frozen or sent yet")
     check_page(examined, tmp_path / "report")
@@ -631,8 +629,8 @@ def test_a_layer_that_is_used_twice(path):
     task = replace(work.task, pixels={"layers.1": 24})
     work = Work(task, network, work.images, work.labels)
     with Ledger(path) as ledger:
-        settings = Settings(backend="aer", shots=50, seed=1)
-        with checkpoint_runs.begin(ledger, "run", work, settings, "aer") as engine:
+        options = EngineOptions(backend="aer", shots=50, seed=1)
+        with checkpoint_runs.begin(ledger, "run", work, options, "aer") as engine:
             logits = driving.advance_until_done(engine, work)
         reader = RunReader(KnownRun(ledger, ledger.get_run("run")))
         assert [each.name for each in reader.layers] == ["layers.1", "layers.1#2"]

@@ -29,7 +29,7 @@ from qiskit_aer.noise import (
 from qpc_qiskit.backends import aer
 from qpc_qiskit.backends.aer import AerEstimator, measured_qubits, noisy_options
 from qpc_qiskit.errors import EngineError
-from qpc_qiskit.rows.pubs import precision_of
+from qpc_qiskit.options.engine import precision_of
 
 
 def circuit_on(num_qubits, num_layers=2):

@@ -61,7 +61,7 @@ def test_a_backend_of_another_package(offer):
         with engine, use_engine(layer, engine):
             found = layer(images)
     assert float((found - exact).abs().max()) < 0.3  # 5 standard errors of 1/32, and its noise
-    with pytest.raises(ValueError, match="noise_model has no effect on tiny"):
+    with pytest.raises(ValueError, match="noise_model belongs to backend aer; tiny has"):
         EstimatorEngine.from_backend("tiny", noise_model="fake_manila")
 
 

@@ -17,8 +17,8 @@ from qiskit_aer.primitives import EstimatorV2 as AerEstimatorV2
 
 from qpc_qiskit import EstimatorEngine, ExactEngine, use_engine
 from qpc_qiskit.backends.aer import AerEstimator
-from qpc_qiskit.engines.estimator import checked_precision
 from qpc_qiskit.errors import BudgetError, EngineError, QPCError
+from qpc_qiskit.options.engine import EngineOptions
 from qpc_qiskit.rows.gradients import Spsa
 from qpc_qiskit.rows.pubs import JobLimits
 
@@ -414,10 +414,10 @@ class TestArguments:
                 make(shots=shots)
 
     def test_shots_and_precision(self):
-        with pytest.raises(ValueError, match=r"shots \(100\) or precision \(0.1\), not both"):
+        with pytest.raises(ValueError, match="shots and precision contradict each other; give one"):
             EstimatorEngine(shots=100, precision=0.1)
-        assert checked_precision(None, None) is None
-        assert checked_precision(0.0, None) == 0
+        assert EngineOptions().standard_error is None
+        assert EngineOptions(precision=0.0).standard_error == 0
 
     @pytest.mark.parametrize("shots", [1, 3, 10, 1000, 4095, 10_000_000])
     def test_shots_are_sent_as_the_precision_that_means_them(self, shots):

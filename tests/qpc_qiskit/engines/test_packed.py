@@ -935,9 +935,9 @@ class TestBadInput:
 
     @pytest.mark.parametrize("packing", [{"num_patches": 2}, {"num_patches": None}])
     def test_aer_has_no_patches(self, packing):
-        refused(ValueError, "num_patches has no effect on Aer", "aer", **packing)
+        refused(ValueError, "num_patches has no effect on aer", "aer", **packing)
         noise = NoiseModel.from_backend(device("lagos"))
-        refused(ValueError, "num_patches has no effect on Aer", "aer", noise_model=noise, **packing)
+        refused(ValueError, "num_patches has no effect on aer", "aer", noise_model=noise, **packing)
 
     def test_an_estimator_of_ones_own_has_none(self):
         with pytest.raises(TypeError, match="num_patches"):

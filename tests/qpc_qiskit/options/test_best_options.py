@@ -26,8 +26,8 @@ MEASURED = Path(__file__).parents[3] / "benchmarks" / "results" / "defaults.json
 def test_one_rule_for_all_devices(num_qubits, encoder, tail):
     found = BEST.for_qubits(num_qubits)
     assert (found.encoder, found.absorb_tail) == (encoder, tail)
-    assert (found.patches, found.gap) == (None, 0)
-    assert found.references == 2 * num_qubits
+    assert (found.num_patches, found.gap) == (None, 0)
+    assert found.num_references == 2 * num_qubits
     assert found.calibrate
     assert found.for_qubits(num_qubits) == found  # every option goes with the size
 

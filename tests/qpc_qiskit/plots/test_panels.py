@@ -57,7 +57,7 @@ def test_figures_are_the_same_bytes_and_leave_the_users_state(draw, tmp_path):
 
 
 def test_data_of_lines(tmp_path):
-    files = lines(tmp_path / "figure", logarithmic=True, marks=[(0.3, "a device")])
+    files = lines(tmp_path / "figure", scale="log", marks=[(0.3, "a device")])
     rows = list(csv.reader(files[2].read_text().splitlines()))
     assert rows[0] == ["panel", "line", "strength", "accuracy / %", "low", "high"]
     assert rows[1] == ["one", "a", "0.1", "90", "85", "95"]

@@ -16,8 +16,8 @@ from qpc_qiskit.circuits.directions import canonical_directions
 from qpc_qiskit.circuits.encoder import make_encoder
 from qpc_qiskit.circuits.spec import LayerSpec
 from qpc_qiskit.errors import EngineError
+from qpc_qiskit.options.engine import GRID, precision_of, shots_of
 from qpc_qiskit.rows.pubs import (
-    GRID,
     JobLimits,
     Rows,
     by_pixel_and_kernel,
@@ -26,9 +26,7 @@ from qpc_qiskit.rows.pubs import (
     make_pub,
     make_template,
     merge_directions,
-    precision_of,
     product_pairs,
-    shots_of,
     split_jobs,
     stds_from_data,
     unique_pairs,

@@ -20,7 +20,8 @@ from qpc_qiskit.circuits.encoder import make_encoder
 from qpc_qiskit.circuits.observables import pauli_z
 from qpc_qiskit.circuits.spec import LayerSpec
 from qpc_qiskit.circuits.unitary import unitaries
-from qpc_qiskit.rows.pubs import make_pub, make_template, precision_of
+from qpc_qiskit.options.engine import precision_of
+from qpc_qiskit.rows.pubs import make_pub, make_template
 from qpc_qiskit.rows.references import (
     Calibration,
     apply,
