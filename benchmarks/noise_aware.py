@@ -15,11 +15,11 @@ import numpy as np
 
 from benchmarks.common import Figure, Report, Settings, Table
 from benchmarks.common import torch_threads as threads
-from noise_models.study.statistics import mean_interval, paired_test
 from noise_models.words import parse_noise
 from qpc_qiskit import EstimatorEngine, use_engine
 from qpc_qiskit.data.images import load
 from qpc_qiskit.engines import NoisyEngine
+from qpc_qiskit.grid.statistics import mean_interval, paired_test
 from qpc_qiskit.nets import build_net, config_for
 from qpc_qiskit.options.records import TrainConfig
 from qpc_qiskit.training.evaluation import predict, score

@@ -228,13 +228,13 @@ def plan(
         check_extras(backend, noise, resilience)
         from hardware_runs.checkpoints import commands
         from qpc_cli.run_texts import plan_text
-        from qpc_qiskit.common.progress import spinner
+        from qpc_qiskit.common.progress import busy
 
         if rate is not None and backend == "aer":
             fail("--rate has no effect on aer, which is no device; leave it out.", USAGE_ERROR)
         asked = commands.ask(**{k: value for k, value in given.items() if k not in names})
-        with spinner("Finding the backend") as show:
-            found = commands.plan(asked, rate=rate, compare=compare, on_step=show)
+        with busy("Finding the backend") as bar:
+            found = commands.plan(asked, rate=rate, compare=compare, on_step=bar.begin)
         say(as_json, found.to_dict(), plan_text(found))
 
 
@@ -469,14 +469,14 @@ def _go_on(run: str, ledger: str) -> str:
 def _pace(run: str, interrupts: Interrupts, wait: bool, poll_seconds: float) -> Iterator[Pace]:
     """What is going on, behind a spinner; without a terminal, what is waited for, in lines."""
     from hardware_runs.checkpoints.commands import Pace
-    from qpc_qiskit.common.progress import spinner
+    from qpc_qiskit.common.progress import busy
 
     said = ""
-    with spinner(f"Run {run}") as show:
+    with busy(f"Run {run}") as bar:
 
         def on_poll(text: str) -> None:
             nonlocal said
-            show(f"Run {run}: {text}")
+            bar.begin(f"Run {run}: {text}")
             if text != said and not sys.stderr.isatty():
                 typer.echo(f"{run}: {text}", err=True)
             said = text
@@ -485,7 +485,7 @@ def _pace(run: str, interrupts: Interrupts, wait: bool, poll_seconds: float) -> 
             wait=wait,
             poll_seconds=poll_seconds,
             check=interrupts.check,
-            on_step=lambda text: show(f"Run {run}: {text}"),
+            on_step=lambda text: bar.begin(f"Run {run}: {text}"),
             on_poll=on_poll,
             tell=lambda text: typer.echo(text, err=True),
         )

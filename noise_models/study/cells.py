@@ -29,14 +29,13 @@ from torch import Tensor, nn
 from noise_models.study.measures import feature_errors, flips_by_margin, margins
 from noise_models.study.mitigation import MitigatedEngine, NoisyValues
 from noise_models.study.noise import FixedNoise
-from noise_models.study.statistics import confusion_matrix, macro_f1
 from noise_models.study.words import parse_mitigation
 from qpc_qiskit import __version__
 from qpc_qiskit.common.versions import package_version
 from qpc_qiskit.connector import use_engine
-from qpc_qiskit.data.images import ImageData, load_source
 from qpc_qiskit.engines import ExactEngine
 from qpc_qiskit.errors import EngineError, StudyError
+from qpc_qiskit.grid.running import known_images
 from qpc_qiskit.layer import QuantumLayer
 from qpc_qiskit.nets import ImageClassifier, quantum_layers
 from qpc_qiskit.options.records import DataSource
@@ -166,10 +165,12 @@ def _measured(
     engine: MitigatedEngine,
     layers: Mapping[str, QuantumLayer],
 ) -> dict[str, Any]:
+    from sklearn.metrics import confusion_matrix, f1_score  # a slow import
+
     labels, ideal = known.labels, known.ideal
     found, classes = score(logits, labels), logits.shape[1]
     predictions = logits.argmax(1).numpy()
-    confusion = confusion_matrix(labels.numpy(), predictions, classes)
+    confusion = confusion_matrix(labels, predictions, labels=range(classes))
     flips, in_bin = flips_by_margin(predictions, ideal.predictions, ideal.margin)
     errors = {
         name: feature_errors(maps[name].numpy(), ideal.maps[name].numpy(), layer.spec.num_qubits)
@@ -184,7 +185,7 @@ def _measured(
         "drop": ideal.accuracy - found.accuracy,
         "loss": found.loss,
         "ideal_loss": ideal.loss,
-        "macro_f1": macro_f1(confusion),
+        "macro_f1": float(f1_score(labels, predictions, average="macro")),
         "flips": float((predictions != ideal.predictions).mean()),
         "feature_mse": float(np.mean([e.mse for e in errors.values()])),
         "feature_cosine": float(np.mean([e.cosine for e in errors.values()])),
@@ -258,7 +259,7 @@ def _reference(task: Task) -> _Reference:
         raise StudyError(
             f"{task.folder}: the weights have changed since the study was planned; run it again."
         )
-    data = _images(task.source, task.data_sha256).subset(None, task.test_images)
+    data = known_images(task.source, task.data_sha256).subset(None, task.test_images)
     with use_engine(model, ExactEngine()):
         logits, maps = _run(model, quantum_layers(model), data.test_images)
     found = score(logits, data.test_labels)
@@ -270,17 +271,6 @@ def _reference(task: Task) -> _Reference:
     while len(_references) > 1 and sum(r.size_bytes for r in _references.values()) > _KEPT_BYTES:
         _references.popitem(last=False)
     return made
-
-
-@lru_cache(maxsize=2)
-def _images(source: DataSource, sha256: str) -> ImageData:
-    data = load_source(source)
-    if data.fingerprint() != sha256:
-        raise StudyError(
-            f"{data.name}: these images are not those that the network was trained and tested on; "
-            f"look for others in {source.data_dir or 'the library that bundles them'}."
-        )
-    return data
 
 
 class _Fixed:

@@ -53,6 +53,11 @@ class TrainJob:
     net: NetConfig
     training: TrainConfig
 
+    @property
+    def is_done(self) -> bool:
+        """Whether it is trained."""
+        return _is_done(self.folder)
+
 
 @dataclass(frozen=True)
 class Network:
@@ -159,7 +164,7 @@ class Plan:
     @property
     def missing(self) -> list[TrainJob]:
         """Of `jobs` those that are not done."""
-        return [job for job in self.jobs if not _is_done(job.folder)]
+        return [job for job in self.jobs if not job.is_done]
 
     def rows(self) -> list[Row]:
         """All rows, in the order of the grids; all networks must have been trained.

@@ -27,9 +27,10 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,6 @@ from pydantic import BaseModel, Field, ValidationError
 from noise_models.spec import problem_of
 from noise_models.study.cell_files import load_cell, save_cell
 from noise_models.study.cells import Evaluated, Task, evaluate, one_thread, versions
-from noise_models.study.executors import Executor, failures_text, open_executor
 from noise_models.study.plan import Plan, Row, TrainJob
 from noise_models.study.spec import StudySpec
 from noise_models.study.tables import (
@@ -52,7 +52,11 @@ from noise_models.study.tables import (
 from qpc_qiskit.common.extras import require
 from qpc_qiskit.common.files import parse_json, read_file, write_bytes, write_text
 from qpc_qiskit.common.versions import library_versions
+from qpc_qiskit.data.images import load_source
 from qpc_qiskit.errors import CheckpointError, NoiseError, StudyError
+from qpc_qiskit.grid.executors import Executor, failures_text, open_executor
+from qpc_qiskit.grid.locking import FolderHeldError, locked
+from qpc_qiskit.grid.running import run_unheld
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -116,18 +120,17 @@ def run_study(
     with _explained(out):
         out.mkdir(parents=True, exist_ok=True)
         write_text(out / SPEC_FILE, _with_inputs(spec, out).beside(out).to_toml())
-    opened = _Opened(executor, workers, scheduler)
-    with opened:
-        training = _train(plan.missing, opened, on_progress)
+    with open_executor(workers, scheduler) if executor is None else nullcontext(executor) as place:
+        training = _train(plan.missing, place, on_progress)
         rows = plan.rows()
         with _explained(out):
             _keep_noise(out, rows)
-        values, evaluated = _evaluate(rows, out, opened, on_progress)
+        values, evaluated = _evaluate(rows, out, place, on_progress)
     results = results_frame([(row.axes, values[row.key]) for row in rows])
     summary, crossed = summarise(results), thresholds(results)
     call = {
         "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
-        "workers": opened.what,
+        "workers": scheduler or ("given" if executor else "local" if workers is None else workers),
         "num_trained": len(training),
         "num_evaluated": len(evaluated),
         "wall_seconds": round(time.perf_counter() - clock, 3),
@@ -231,68 +234,65 @@ def load_study(folder: str | Path) -> StudyRun:
     return StudyRun(folder, results, summary, crossed, about)
 
 
-class _Opened(AbstractContextManager["_Opened"]):
-    """An executor that is opened when it is needed: a cluster takes seconds to start."""
-
-    def __init__(
-        self, executor: Executor | None, workers: int | None, scheduler: str | None
-    ) -> None:
-        self._executor = executor
-        self._context = open_executor(workers, scheduler) if executor is None else None
-        self._is_open = False
-        self.what = scheduler or ("given" if executor else "local" if workers is None else workers)
-
-    def get(self) -> Executor:
-        if self._executor is None:
-            assert self._context is not None
-            self._executor = self._context.__enter__()
-            self._is_open = True
-        return self._executor
-
-    def __exit__(self, *details: Any) -> None:
-        if self._is_open and self._context is not None:
-            self._context.__exit__(*details)
-
-
-def _train(missing: Sequence[TrainJob], opened: _Opened, on_progress: OnProgress) -> list[float]:
+def _train(missing: Sequence[TrainJob], place: Executor, on_progress: OnProgress) -> list[float]:
     """Train what is not there; CPU seconds of each."""
     if not missing:
         return []
     on_progress("networks", 0, len(missing))
-    seconds, failed = [], []
-    for job, found in opened.get().run(train_network, missing):
+    seconds: list[float] = []
+    failed: list[tuple[str, Exception]] = []
+    held: list[TrainJob] = []
+
+    def take(job: TrainJob, found: float | Exception) -> None:
         if isinstance(found, Exception):
             failed.append((job.folder.name, found))
         else:
             seconds.append(found)
         on_progress("networks", len(seconds) + len(failed), len(missing))
+
+    for job, found in run_unheld(place, train_network, missing):
+        if isinstance(found, FolderHeldError):
+            held.append(job)
+        else:
+            take(job, found)
+    for job, found in place.run(partial(train_network, wait=True), held):
+        take(job, found)
     if failed:
         raise StudyError(f"Training failed: {failures_text(failed)}") from failed[0][1]
     return seconds
 
 
-def train_network(job: TrainJob) -> float:
+def train_network(job: TrainJob, wait: bool = False) -> float:
     """Train a network, or go on with training it; on one thread, for the same weights everywhere.
+
+    Args:
+        job: which, and how.
+        wait: where another process trains it.
 
     Returns:
         CPU seconds.
+
+    Raises:
+        FolderHeldError: another process trains it, and `wait` is not given.
     """
     from noise_models.words import parse_noise
-    from qpc_qiskit.data.images import load_source
     from qpc_qiskit.engines import NoisyEngine
     from qpc_qiskit.nets import build_net
     from qpc_qiskit.training.trainer import train
 
     started = time.process_time()
     config = job.training
-    engine = NoisyEngine(parse_noise(str(config.noise))) if config.engine == "noisy" else None
-    with one_thread():
+    with locked(job.folder, wait=wait), one_thread():
+        if job.is_done:  # by another process, meanwhile
+            return 0.0
+        data = load_source(job.source)
+        engine = NoisyEngine(parse_noise(str(config.noise))) if config.engine == "noisy" else None
         for resume in (True, False):
             model = build_net(job.net, seed=config.seed)
             try:
                 train(
                     model,
-                    load_source(job.source),
+                    data,
                     config,
                     job.folder,
                     resume=resume,
@@ -308,7 +308,7 @@ def train_network(job: TrainJob) -> float:
 
 
 def _evaluate(
-    rows: Sequence[Row], out: Path, opened: _Opened, on_progress: OnProgress
+    rows: Sequence[Row], out: Path, place: Executor, on_progress: OnProgress
 ) -> tuple[dict[str, dict[str, Any]], list[Evaluated]]:
     """Values of all cells, by key, and what was evaluated for it."""
     tasks = {row.key: row.task for row in rows}
@@ -318,7 +318,7 @@ def _evaluate(
     done: list[Evaluated] = []
     failed: list[tuple[str, Exception]] = []
     on_progress("cells", len(values), len(tasks))
-    for task, result in opened.get().run(evaluate, missing) if missing else ():
+    for task, result in place.run(evaluate, missing):
         if isinstance(result, Exception):
             failed.append((_named(labels[task.key]), result))
         else:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from noise_models.study.cell_files import check_parquet
 from noise_models.study.plan import AXES
-from noise_models.study.statistics import (
+from qpc_qiskit.common.files import read_file, written_aside
+from qpc_qiskit.grid.statistics import (
     Interval,
     crossing,
     fixed_sequence,
@@ -22,7 +23,6 @@ from noise_models.study.statistics import (
     paired_bootstrap,
     paired_test,
 )
-from qpc_qiskit.common.files import read_file, written_aside
 
 if TYPE_CHECKING:
     import pandas as pd
