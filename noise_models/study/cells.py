@@ -142,9 +142,7 @@ def evaluate(task: Task) -> Evaluated:
         mitigation = parse_mitigation(task.mitigation)
         layers = quantum_layers(known.model)
         width = max(layer.spec.num_qubits for layer in layers.values())
-        kept = _values(
-            task.noise.content, _Fixed(task.noise), task.encoder, task.implementation, width
-        )
+        kept = _values(task.noise, task.encoder, task.implementation, width)
         engine = MitigatedEngine(kept, mitigation, shots=task.shots, seed=int(task.key[:15], 16))
         for layer in layers.values():
             for scale in mitigation.scales:
@@ -273,25 +271,10 @@ def _reference(task: Task) -> _Reference:
     return made
 
 
-class _Fixed:
-    """A noise that takes no part in the key of a cache: its content does."""
-
-    def __init__(self, noise: FixedNoise) -> None:
-        self.noise = noise
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Fixed)
-
-    def __hash__(self) -> int:
-        return 0
-
-
 @lru_cache(maxsize=4)  # cells of one noise follow each other; one has megabytes of circuits
-def _values(
-    content: str, fixed: _Fixed, encoder: str, implementation: str, num_qubits: int
-) -> NoisyValues:
+def _values(noise: FixedNoise, encoder: str, implementation: str, num_qubits: int) -> NoisyValues:
     """What is kept of a noise."""
-    return NoisyValues(fixed.noise.build(num_qubits), encoder, implementation)
+    return NoisyValues(noise.build(num_qubits), encoder, implementation)
 
 
 def _run(

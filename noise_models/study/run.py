@@ -54,7 +54,7 @@ from qpc_qiskit.common.files import parse_json, read_file, write_bytes, write_te
 from qpc_qiskit.common.versions import library_versions
 from qpc_qiskit.data.images import load_source
 from qpc_qiskit.errors import CheckpointError, NoiseError, StudyError
-from qpc_qiskit.grid.executors import Executor, failures_text, open_executor
+from qpc_qiskit.grid.executors import Executor, open_executor
 from qpc_qiskit.grid.locking import FolderHeldError, locked
 from qpc_qiskit.grid.running import run_unheld
 
@@ -258,7 +258,7 @@ def _train(missing: Sequence[TrainJob], place: Executor, on_progress: OnProgress
     for job, found in place.run(partial(train_network, wait=True), held):
         take(job, found)
     if failed:
-        raise StudyError(f"Training failed: {failures_text(failed)}") from failed[0][1]
+        raise StudyError(f"Training failed: {_told(failed)}") from failed[0][1]
     return seconds
 
 
@@ -331,9 +331,15 @@ def _evaluate(
     if failed:
         raise StudyError(
             f"{len(failed)} of {len(tasks)} cells failed, the others are kept in {out}. "
-            f"{failures_text(failed)}"
+            f"{_told(failed)}"
         ) from failed[0][1]
     return values, done
+
+
+def _told(failed: list[tuple[str, Exception]]) -> str:
+    """The first of some failures, and how many there are."""
+    what, error = failed[0]
+    return f"{what}: {error}" + (f" {len(failed) - 1} more failed." if len(failed) > 1 else "")
 
 
 def _named(axes: dict[str, Any]) -> str:

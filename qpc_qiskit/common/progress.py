@@ -6,8 +6,8 @@ minute where there is none, or nothing.
 
 import sys
 import warnings
+from contextlib import AbstractContextManager
 from time import monotonic
-from types import TracebackType
 from typing import Self
 
 LINE_SECONDS = 60
@@ -19,22 +19,14 @@ def fit_text(done: int, total: int) -> str:
     return f"fitting angles, {done:,} of {total:,} directions"
 
 
-class Progress:
+class Progress(AbstractContextManager["Progress"]):
     """Takes what is told, and shows nothing. In another process any other becomes this one."""
 
     def __init__(self) -> None:
         self.begin("")
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        return
+    def __exit__(self, *_details: object) -> None:
+        """Nothing more is told."""
 
     def __reduce__(self) -> tuple[type["Progress"], tuple[()]]:
         return Progress, ()
@@ -93,9 +85,9 @@ class Progress:
 
 def _duration(seconds: float) -> str:
     minutes = round(seconds / 60)
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+    if minutes < 100:
+        return f"{minutes} min" if seconds >= 100 else f"{seconds:.0f} s"
+    return f"{minutes // 60} h {minutes % 60} min"
 
 
 class _Lines(Progress):
@@ -137,25 +129,16 @@ class _Bar(Progress):
         self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_details: object) -> None:
         self._bar.stop()
 
     def line(self, text: str) -> None:
         self._bar.console.print(text)
 
     def _show(self) -> None:
-        self._bar.update(
-            self._task,
-            description=f"{self.phase}{self.note}",
-            total=self.total,
-            completed=self.done,
-            figures=self.figures,
-        )
+        told = f"{self.phase}{self.note}"
+        self._bar.tasks[0].total = self.total  # `update` takes None for "as it is"
+        self._bar.update(self._task, description=told, completed=self.done, figures=self.figures)
 
 
 def busy(
@@ -169,9 +152,7 @@ def busy(
         unit: see `Progress.begin`.
         enabled: False shows nothing at all.
     """
-    if not enabled:
-        return Progress()
-    shown = _Bar() if sys.stderr.isatty() else _Lines()
+    shown = Progress() if not enabled else _Bar() if sys.stderr.isatty() else _Lines()
     shown.begin(phase, total, unit)
     return shown
 

@@ -7,69 +7,46 @@ import pickle
 import signal
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 from qpc_qiskit.common.extras import require
 from qpc_qiskit.errors import StudyError
 
 T = TypeVar("T")
 R = TypeVar("R")
+Results: TypeAlias = Iterator[tuple[T, R | Exception]]
+"""Every item with its result, or with the error that it ended in, as they come."""
 
 IN_FLIGHT = 4
 """Calls that wait at each worker of a cluster, so that it never waits for the next."""
 
 
-class Executor(Protocol):
-    """Runs calls, in any order."""
-
-    def run(
-        self, function: Callable[[T], R], items: Sequence[T]
-    ) -> Iterator[tuple[T, R | Exception]]:
-        """Every item with its result, or with the error that it ended in, as they come."""
-
-
-class InProcess:
-    """One after the other, here."""
-
-    def run(
-        self, function: Callable[[T], R], items: Sequence[T]
-    ) -> Iterator[tuple[T, R | Exception]]:
-        """See `Executor.run`."""
-        for item in items:
-            try:
-                found: R | Exception = function(item)
-            except Exception as error:  # noqa: BLE001  # as on a cluster: the others go on
-                found = error
-            yield item, found
-
-
 class WorkerDied(StudyError):
     """A worker died over a call."""
 
+    @classmethod
+    def of(cls, workers: int) -> WorkerDied:
+        """So many died over it, one after the other."""
+        return cls(
+            f"it killed {workers} worker{'s' * (workers != 1)} that ran nothing else; perhaps it "
+            "needs more memory than there is. The same call tries it again."
+        )
 
-def _died(workers: int) -> WorkerDied:
-    return WorkerDied(
-        f"it killed {workers} worker{'s' * (workers != 1)} that ran nothing else; perhaps it needs "
-        "more memory than there is. The same call tries it again."
-    )
 
+class Executor(ABC):
+    """Runs calls, in any order."""
 
-class _Workers(ABC):
-    """Other processes, which may die over a call, or because of another one beside it.
+    def run(self, function: Callable[[T], R], items: Sequence[T]) -> Results[T, R]:
+        """Run a call for each item.
 
-    A call whose worker dies is put aside, and run alone in the end. What kills its worker then as
-    well has failed.
-    """
-
-    def run(
-        self, function: Callable[[T], R], items: Sequence[T]
-    ) -> Iterator[tuple[T, R | Exception]]:
-        """See `Executor.run`."""
+        A worker may die over a call, or because of another one beside it: such a call is put aside,
+        and run alone in the end. What kills its worker then as well has failed.
+        """
         aside: list[T] = []
         for item, found in self._run(function, items):
             if isinstance(found, WorkerDied):
@@ -80,13 +57,23 @@ class _Workers(ABC):
             yield from self._run(function, [item])
 
     @abstractmethod
-    def _run(
-        self, function: Callable[[T], R], items: Sequence[T]
-    ) -> Iterator[tuple[T, R | Exception]]:
+    def _run(self, function: Callable[[T], R], items: Sequence[T]) -> Results[T, R]:
         """The same, where the death of a worker is an error of its call."""
 
 
-class WorkerProcesses(_Workers):
+class InProcess(Executor):
+    """One after the other, here."""
+
+    def _run(self, function: Callable[[T], R], items: Sequence[T]) -> Results[T, R]:
+        for item in items:
+            try:
+                found: R | Exception = function(item)
+            except Exception as error:  # noqa: BLE001  # as on a cluster: the others go on
+                found = error
+            yield item, found
+
+
+class WorkerProcesses(Executor):
     """In processes of this machine, which are started when they are needed and stay until `close`.
 
     They are spawned, so a script that uses them needs `if __name__ == "__main__":`, and calls and
@@ -101,23 +88,18 @@ class WorkerProcesses(_Workers):
         self._processes: dict[Connection, BaseProcess] = {}
 
     @property
-    def pids(self) -> list[int]:
+    def pids(self) -> list[int | None]:
         """Of the processes that there are now."""
-        return [process.pid or 0 for process in self._processes.values()]
+        return [process.pid for process in self._processes.values()]
 
     def close(self) -> None:
         """End the processes, whatever they are at."""
-        for process in self._processes.values():
-            process.kill()
-            process.join()
-        self._processes.clear()
+        for worker in list(self._processes):
+            self._end(worker)
 
-    def _run(
-        self, function: Callable[[T], R], items: Sequence[T]
-    ) -> Iterator[tuple[T, R | Exception]]:
-        waiting = deque(items)
+    def _run(self, function: Callable[[T], R], items: Sequence[T]) -> Results[T, R]:
+        waiting, busy = deque(items), dict[Connection, T]()
         idle = list(self._processes)
-        busy: dict[Connection, T] = {}
         try:
             while waiting or busy:
                 while waiting and len(busy) < self._count:
@@ -130,41 +112,36 @@ class WorkerProcesses(_Workers):
                     item = busy.pop(worker)
                     try:
                         found = worker.recv()
-                    except (EOFError, OSError):
-                        self._processes.pop(worker).join()
-                        found = _died(1)
-                    else:
                         idle.append(worker)
+                    except (EOFError, OSError):
+                        self._end(worker)
+                        found = WorkerDied.of(1)
                     yield item, found
         finally:
             for worker in busy:  # nobody waits for what they are at
-                process = self._processes.pop(worker)
-                process.kill()
-                process.join()
+                self._end(worker)
 
     def _start(self) -> Connection:
         context = get_context("spawn")
         here, there = context.Pipe()
         process = context.Process(target=_serve, args=(there,), daemon=True)
-        before = dict(os.environ)
-        os.environ.update(_ONE_THREAD)
-        try:
-            process.start()
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
+        process.start()
         there.close()  # or the end of the process would not be seen
         self._processes[here] = process
         return here
 
-
-_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-"""For libraries that look when they are loaded: there is a process for each core."""
+    def _end(self, worker: Connection) -> None:
+        process = self._processes.pop(worker)
+        process.kill()
+        process.join()
+        worker.close()
 
 
 def _serve(calls: Connection) -> None:
     """What a worker does until the other end is closed; Ctrl-C is for the process that waits."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for library in ("OMP", "MKL", "OPENBLAS"):  # loaded with the first call: one thread each
+        os.environ[f"{library}_NUM_THREADS"] = "1"
     while True:
         try:
             function, item = calls.recv()
@@ -179,7 +156,7 @@ def _serve(calls: Connection) -> None:
             calls.send(found)
 
 
-class OnDask(_Workers):
+class OnDask(Executor):
     """On the workers of a Dask cluster, which gives the calls of a worker that dies to others.
 
     Args:
@@ -189,9 +166,7 @@ class OnDask(_Workers):
     def __init__(self, client: Any) -> None:
         self._client = client
 
-    def _run(
-        self, function: Callable[[T], R], items: Sequence[T]
-    ) -> Iterator[tuple[T, R | Exception]]:
+    def _run(self, function: Callable[[T], R], items: Sequence[T]) -> Results[T, R]:
         from distributed import KilledWorker, as_completed
 
         waiting = deque(enumerate(items))
@@ -211,14 +186,12 @@ class OnDask(_Workers):
             for future in done:
                 if waiting:
                     done.add(submit())
-                item = futures.pop(future)
-                error = future.exception()
+                item, error = futures.pop(future), future.exception()
                 if isinstance(error, KilledWorker):
-                    yield item, _died(error.allowed_failures + 1)
-                elif error is None or isinstance(error, Exception):
-                    yield item, future.result() if error is None else error
-                else:
-                    yield item, StudyError(repr(error))
+                    error = WorkerDied.of(error.allowed_failures + 1)
+                elif error is not None and not isinstance(error, Exception):
+                    error = StudyError(repr(error))
+                yield item, error or future.result()
         finally:
             self._client.cancel(list(futures))
 
@@ -267,11 +240,3 @@ def _num_cores() -> int:
     """That this process may use; macOS does not tell that, and has all of them."""
     told = getattr(os, "sched_getaffinity", None)
     return len(told(0)) if told else os.cpu_count() or 1
-
-
-def failures_text(failed: Iterable[tuple[str, Exception]]) -> str:
-    """The first of some failures, and how many there are."""
-    told = list(failed)
-    what, error = told[0]
-    more = f" {len(told) - 1} more failed." if len(told) > 1 else ""
-    return f"{what}: {error}{more}"

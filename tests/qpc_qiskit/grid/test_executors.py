@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from qpc_qiskit.errors import StudyError
-from qpc_qiskit.grid.executors import InProcess, WorkerProcesses, failures_text, open_executor
+from qpc_qiskit.grid.executors import InProcess, WorkerProcesses, open_executor
 from qpc_qiskit.grid.locking import FolderHeldError
 from qpc_qiskit.grid.running import run_unheld
 
@@ -71,11 +71,6 @@ def test_what_nobody_waits_for_is_ended(processes, calls):
     next(calls_left)
     calls_left.close()
     assert dict(processes.run(calls.square, [5])) == {5: 25}
-
-
-def test_failures():
-    failed = [("a", ValueError("x")), ("b", ValueError("y"))]
-    assert failures_text(failed) == "a: x 1 more failed."
 
 
 def test_calls_whose_folder_is_held_are_tried_again_while_others_run():
