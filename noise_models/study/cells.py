@@ -40,7 +40,7 @@ from qpc_qiskit.layer import QuantumLayer
 from qpc_qiskit.nets import ImageClassifier, quantum_layers
 from qpc_qiskit.options.records import DataSource
 from qpc_qiskit.training.checkpoint import load
-from qpc_qiskit.training.evaluation import predict, score
+from qpc_qiskit.training.evaluation import Score, predict, score
 
 CELL_FORMAT = 1
 """Another one where the same inputs give another result."""
@@ -165,13 +165,13 @@ def _measured(
 ) -> dict[str, Any]:
     from sklearn.metrics import confusion_matrix, f1_score  # a slow import
 
-    labels, ideal = known.labels, known.ideal
+    labels, ideal = known.labels, known.score
     found, classes = score(logits, labels), logits.shape[1]
     predictions = logits.argmax(1).numpy()
     confusion = confusion_matrix(labels, predictions, labels=range(classes))
-    flips, in_bin = flips_by_margin(predictions, ideal.predictions, ideal.margin)
+    flips, in_bin = flips_by_margin(predictions, known.predictions, known.margin)
     errors = {
-        name: feature_errors(maps[name].numpy(), ideal.maps[name].numpy(), layer.spec.num_qubits)
+        name: feature_errors(maps[name].numpy(), known.maps[name].numpy(), layer.spec.num_qubits)
         for name, layer in layers.items()
     }
     qualities = [engine.values.quality(layer.spec) for layer in layers.values()]
@@ -184,7 +184,7 @@ def _measured(
         "loss": found.loss,
         "ideal_loss": ideal.loss,
         "macro_f1": float(f1_score(labels, predictions, average="macro")),
-        "flips": float((predictions != ideal.predictions).mean()),
+        "flips": float((predictions != known.predictions).mean()),
         "feature_mse": float(np.mean([e.mse for e in errors.values()])),
         "feature_cosine": float(np.mean([e.cosine for e in errors.values()])),
         "feature_std": float(np.sqrt(variance)),
@@ -206,35 +206,27 @@ def _measured(
         "confusion": [int(v) for v in confusion.ravel()],
         "labels": [int(v) for v in labels],
         "predictions": [int(v) for v in predictions],
-        "ideal_predictions": [int(v) for v in ideal.predictions],
+        "ideal_predictions": [int(v) for v in known.predictions],
     }
 
 
 @dataclass(frozen=True, eq=False)
-class _Ideal:
-    """A network without noise."""
-
-    maps: Mapping[str, Tensor]
-    """(pixels, channels) of each quantum layer."""
-    predictions: np.ndarray
-    margin: np.ndarray
-    accuracy: float
-    loss: float
-
-
-@dataclass(frozen=True, eq=False)
 class _Reference:
-    """A network with its test images."""
+    """A network with its test images, and what it says of them without noise."""
 
     model: ImageClassifier
     images: Tensor
     labels: Tensor
-    ideal: _Ideal
+    maps: Mapping[str, Tensor]
+    """(pixels, channels) of each quantum layer."""
+    predictions: np.ndarray
+    margin: np.ndarray
+    score: Score
 
     @property
     def size_bytes(self) -> int:
         """Of its largest parts."""
-        tensors = [self.images, *self.ideal.maps.values(), *self.model.state_dict().values()]
+        tensors = [self.images, *self.maps.values(), *self.model.state_dict().values()]
         return sum(tensor.nbytes for tensor in tensors)
 
 
@@ -260,11 +252,9 @@ def _reference(task: Task) -> _Reference:
     data = known_images(task.source, task.data_sha256).subset(None, task.test_images)
     with use_engine(model, ExactEngine()):
         logits, maps = _run(model, quantum_layers(model), data.test_images)
-    found = score(logits, data.test_labels)
-    ideal = _Ideal(
-        maps, logits.argmax(1).numpy(), margins(logits.numpy()), found.accuracy, found.loss
-    )
-    made = _Reference(model, data.test_images, data.test_labels, ideal)
+    images, labels = data.test_images, data.test_labels
+    predictions, margin = logits.argmax(1).numpy(), margins(logits.numpy())
+    made = _Reference(model, images, labels, maps, predictions, margin, score(logits, labels))
     _references[key] = made
     while len(_references) > 1 and sum(r.size_bytes for r in _references.values()) > _KEPT_BYTES:
         _references.popitem(last=False)

@@ -39,12 +39,11 @@ from pydantic import BaseModel, Field, ValidationError
 from noise_models.spec import problem_of
 from noise_models.study.cell_files import load_cell, save_cell
 from noise_models.study.cells import Evaluated, Task, evaluate, one_thread, versions
-from noise_models.study.plan import Plan, Row, TrainJob
+from noise_models.study.plan import Network, Plan, Row
 from noise_models.study.spec import StudySpec
 from noise_models.study.tables import (
     read_parquet,
     read_table,
-    results_frame,
     summarise,
     thresholds,
     write_table,
@@ -114,6 +113,8 @@ def run_study(
         StudyError: a file cannot be written, or cells failed; all others are finished and kept.
     """
     require("studies", "A noise study")
+    import pandas as pd
+
     out = Path(out).resolve()
     started, clock = time.time(), time.perf_counter()
     plan = Plan(spec, out)
@@ -126,7 +127,7 @@ def run_study(
         with _explained(out):
             _keep_noise(out, rows)
         values, evaluated = _evaluate(rows, out, place, on_progress)
-    results = results_frame([(row.axes, values[row.key]) for row in rows])
+    results = pd.DataFrame([{**row.axes, **values[row.key]} for row in rows])
     summary, crossed = summarise(results), thresholds(results)
     call = {
         "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
@@ -234,39 +235,39 @@ def load_study(folder: str | Path) -> StudyRun:
     return StudyRun(folder, results, summary, crossed, about)
 
 
-def _train(missing: Sequence[TrainJob], place: Executor, on_progress: OnProgress) -> list[float]:
+def _train(missing: Sequence[Network], place: Executor, on_progress: OnProgress) -> list[float]:
     """Train what is not there; CPU seconds of each."""
     if not missing:
         return []
     on_progress("networks", 0, len(missing))
     seconds: list[float] = []
     failed: list[tuple[str, Exception]] = []
-    held: list[TrainJob] = []
+    held: list[Network] = []
 
-    def take(job: TrainJob, found: float | Exception) -> None:
+    def take(network: Network, found: float | Exception) -> None:
         if isinstance(found, Exception):
-            failed.append((job.folder.name, found))
+            failed.append((network.folder.name, found))
         else:
             seconds.append(found)
         on_progress("networks", len(seconds) + len(failed), len(missing))
 
-    for job, found in run_unheld(place, train_network, missing):
+    for network, found in run_unheld(place, train_network, missing):
         if isinstance(found, FolderHeldError):
-            held.append(job)
+            held.append(network)
         else:
-            take(job, found)
-    for job, found in place.run(partial(train_network, wait=True), held):
-        take(job, found)
+            take(network, found)
+    for network, found in place.run(partial(train_network, wait=True), held):
+        take(network, found)
     if failed:
         raise StudyError(f"Training failed: {_told(failed)}") from failed[0][1]
     return seconds
 
 
-def train_network(job: TrainJob, wait: bool = False) -> float:
+def train_network(network: Network, wait: bool = False) -> float:
     """Train a network, or go on with training it; on one thread, for the same weights everywhere.
 
     Args:
-        job: which, and how.
+        network: one of `Plan.jobs`.
         wait: where another process trains it.
 
     Returns:
@@ -281,20 +282,22 @@ def train_network(job: TrainJob, wait: bool = False) -> float:
     from qpc_qiskit.training.trainer import train
 
     started = time.process_time()
-    config = job.training
-    with locked(job.folder, wait=wait), one_thread():
-        if job.is_done:  # by another process, meanwhile
+    config, source = network.training, network.source
+    assert config is not None
+    assert source is not None
+    with locked(network.folder, wait=wait), one_thread():
+        if network.is_done:  # by another process, meanwhile
             return 0.0
-        data = load_source(job.source)
+        data = load_source(source)
         engine = NoisyEngine(parse_noise(str(config.noise))) if config.engine == "noisy" else None
         for resume in (True, False):
-            model = build_net(job.net, seed=config.seed)
+            model = build_net(network.net, seed=config.seed)
             try:
                 train(
                     model,
                     data,
                     config,
-                    job.folder,
+                    network.folder,
                     resume=resume,
                     force=not resume,
                     progress=False,

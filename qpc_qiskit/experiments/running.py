@@ -83,9 +83,8 @@ def run_experiment(
     wanted = {cell.folder for cell in cells if not only or cell.label in only}
     place = ExperimentFolder(experiment, DataRecord.of(data), folder)
     cells = place.write_experiment().cells()
-    work = _Work(
-        place, data, progress, on_cell, len(cells), {c: place.last_failure(c) for c in cells}
-    )
+    failed = {cell.folder: place.last_failure(cell) for cell in cells if cell.folder in wanted}
+    work = _Work(place, data, progress, on_cell, len(cells), failed)
     left = [(number, cell) for number, cell in enumerate(cells, 1) if cell.folder in wanted]
 
     def tell(item: tuple[int, Cell], held: FolderHeldError) -> None:
@@ -120,7 +119,8 @@ class _Work:
     progress: bool | Progress
     on_cell: OnCell | None
     num_cells: int
-    failed_before: dict[Cell, int | None]
+    failed_before: dict[str, int | None]
+    """When, by folder."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         """For another process, which shows nothing and finds named images itself."""
@@ -133,7 +133,7 @@ class _Work:
             return
         with self.place.held(cell):
             failed = self.place.last_failure(cell)
-            if self.place.finished(cell) or failed not in (None, self.failed_before[cell]):
+            if self.place.finished(cell) or failed not in (None, self.failed_before[cell.folder]):
                 return  # another process had it in the meantime
             self.place.begin(cell)
             if self.on_cell is not None:

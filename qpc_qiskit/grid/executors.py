@@ -144,16 +144,24 @@ def _serve(calls: Connection) -> None:
         os.environ[f"{library}_NUM_THREADS"] = "1"
     while True:
         try:
-            function, item = calls.recv()
+            sent = calls.recv_bytes()
         except EOFError:
             return
-        for _, found in InProcess().run(function, [item]):
-            if isinstance(found, Exception):
-                try:  # not every error can be made anew where it is told
-                    pickle.loads(pickle.dumps(found))
-                except Exception:  # noqa: BLE001  # whatever its own methods raise
-                    found = StudyError(repr(found))
-            calls.send(found)
+        try:
+            function, item = pickle.loads(sent)
+            found = function(item)
+        except Exception as error:  # noqa: BLE001  # it is told where the call is waited for
+            found = _as_sent(error)
+        calls.send(found)
+
+
+def _as_sent(error: Exception) -> Exception:
+    """An error that can be made anew from what is sent of it, as not every one can."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # noqa: BLE001  # whatever its own methods raise
+        return StudyError(repr(error))
+    return error
 
 
 class OnDask(Executor):

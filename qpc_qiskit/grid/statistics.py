@@ -63,8 +63,8 @@ def paired_bootstrap(
     """Percentile interval of a difference of accuracies on the same test images.
 
     Images are drawn with replacement; every draw takes all seeds of both sides on the same images,
-    so that what makes an image hard for both cancels. `scipy.stats.bootstrap` draws indices for
-    each call: one matrix of draws for all rows of a study takes a tenth of the time.
+    so that what makes an image hard for both cancels. One matrix of draws serves all
+    rows of a study, where `scipy.stats.bootstrap` draws indices anew for each.
 
     Args:
         first: (S, N) whether each of S networks is right on each of N images.
