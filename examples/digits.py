@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from qpc_qiskit import use_engine
-from qpc_qiskit.common.progress import ImageProgress
+from qpc_qiskit.common.progress import busy
 from qpc_qiskit.data.images import load
 from qpc_qiskit.errors import QPCError
 from qpc_qiskit.nets import build_net, config_for, quantum_layers
@@ -49,7 +49,7 @@ def main() -> None:
     for name in ("exact", "estimator"):
         started = time.monotonic()
         num_images = len(data.test_images)
-        with use_engine(model, name), ImageProgress(f"Testing on {name}", num_images) as bar:
+        with use_engine(model, name), busy(f"Testing on {name}", num_images, "images") as bar:
             logits[name] = predict(model, data.test_images, BATCH, bar.advance)
         agreeing = (logits[name].argmax(1) == logits["exact"].argmax(1)).sum()
         rows.append(

@@ -383,7 +383,7 @@ def _evaluate(
     batch_size: int,
     as_json: bool,
 ) -> None:
-    from qpc_qiskit.common.progress import ImageProgress, busy
+    from qpc_qiskit.common.progress import busy
     from qpc_qiskit.connector import use_engine
     from qpc_qiskit.data.images import load_source
     from qpc_qiskit.engines import NoisyEngine
@@ -400,12 +400,12 @@ def _evaluate(
     loss = record.training.loss if record.training else "cross-entropy"
     usage = Usage(network)
     started = time.perf_counter()
-    with usage.counting_pixels(), ImageProgress("exact", len(labels)) as bar:
+    with usage.counting_pixels(), busy("exact", len(labels), "images") as bar:
         logits = exact = predict(network, images, batch_size, bar.advance)
     name = "exact" if engine is None else _name(engine.name, given)
     if isinstance(engine, NoisyEngine):
         started = time.perf_counter()
-        with use_engine(network, engine), ImageProgress(name, len(labels)) as bar:
+        with use_engine(network, engine), busy(name, len(labels), "images") as bar:
             engine.on_fit = bar.fitting
             logits = predict(network, images, batch_size, bar.advance)
         told, words = noisy_usage(engine, quantum_layers(network))
@@ -414,7 +414,7 @@ def _evaluate(
         with engine, use_engine(network, engine), usage.collecting(engine):
             if options.is_paid:
                 usage.announce(engine, options.max_qpu_seconds, "yes" in given)
-            with ImageProgress(name, len(labels)) as bar:
+            with busy(name, len(labels), "images") as bar:
                 engine.on_fit = bar.fitting
                 logits = predict(network, images, batch_size, bar.advance)
         told, words = usage.to_dict(engine), usage.text(engine, options.is_paid)

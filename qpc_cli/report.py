@@ -113,14 +113,14 @@ def _write(
     out: Path,
     as_json: bool,
 ) -> None:
-    from qpc_qiskit.common.progress import ImageProgress, busy
+    from qpc_qiskit.common.progress import busy
     from qpc_qiskit.training.model_page import percent, write_model_report
     from qpc_qiskit.training.model_report import model_report
     from qpc_qiskit.training.predictions import predict_images
 
     predictions, images = None, None
     if data is not None:
-        with ImageProgress("predicting", num_images or len(data.test_labels)) as bar:
+        with busy("predicting", num_images or len(data.test_labels), "images") as bar:
             predictions, images = predict_images(training, data, num_images, bar.advance)
         if not predictions.same_data:
             notes = [

@@ -157,13 +157,13 @@ def plan(
         check_extras(given)
         from hardware_runs.checkpoints import commands
         from qpc_cli.run_texts import plan_text
-        from qpc_qiskit.common.progress import spinner
+        from qpc_qiskit.common.progress import busy
 
         if rate is not None and given["backend"] == "aer":
             refuse("--rate has no effect on aer, which is no device; leave it out.")
         asked = commands.ask(model, **asked_of(given))
-        with spinner("Finding the backend") as show:
-            found = commands.plan(asked, rate=rate, compare=compare, on_step=show)
+        with busy("Finding the backend") as bar:
+            found = commands.plan(asked, rate=rate, compare=compare, on_step=bar.begin)
         say(as_json, found.to_dict(), plan_text(found))
 
 
@@ -393,14 +393,14 @@ def _go_on(run: str, ledger: str) -> str:
 def _pace(run: str, interrupts: Interrupts, given: Given) -> Iterator[Pace]:
     """What is going on, behind a spinner; without a terminal, what is waited for, in lines."""
     from hardware_runs.checkpoints.commands import Pace
-    from qpc_qiskit.common.progress import spinner
+    from qpc_qiskit.common.progress import busy
 
     said = ""
-    with spinner(f"Run {run}") as show:
+    with busy(f"Run {run}") as bar:
 
         def on_poll(text: str) -> None:
             nonlocal said
-            show(f"Run {run}: {text}")
+            bar.begin(f"Run {run}: {text}")
             if text != said and not sys.stderr.isatty():
                 typer.echo(f"{run}: {text}", err=True)
             said = text
@@ -408,7 +408,7 @@ def _pace(run: str, interrupts: Interrupts, given: Given) -> Iterator[Pace]:
         yield Pace(
             **given,
             check=interrupts.check,
-            on_step=lambda text: show(f"Run {run}: {text}"),
+            on_step=lambda text: bar.begin(f"Run {run}: {text}"),
             on_poll=on_poll,
             tell=lambda text: typer.echo(text, err=True),
         )

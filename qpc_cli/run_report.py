@@ -58,9 +58,9 @@ def report(
         from hardware_runs.ledger import Ledger
         from hardware_runs.reports.page import write_report
         from hardware_runs.reports.report import examine, find_work
-        from qpc_qiskit.common.progress import spinner
+        from qpc_qiskit.common.progress import busy
 
-        with Ledger(ledger, create=False) as book, spinner(f"Run {run}") as show:
+        with Ledger(ledger, create=False) as book, busy(f"Run {run}") as bar:
             known = book.get_run(run)
             if out is None and not NAME.fullmatch(known.name):
                 fail(
@@ -68,7 +68,7 @@ def report(
                     USAGE_ERROR,
                 )
             folder = out or Path("reports") / known.name
-            show(f"Run {run}: loading the network")
+            bar.begin(f"Run {run}: loading the network")
             work, why = find_work(known, model, data_dir)
             examined = examine(
                 book,
@@ -78,9 +78,9 @@ def report(
                 work=work,
                 why_no_work=why,
                 num_simulated=simulate,
-                on_step=lambda text: show(f"Run {run}: {text}"),
+                on_step=lambda text: bar.begin(f"Run {run}: {text}"),
             )
-            show(f"Run {run}: drawing figures")
+            bar.begin(f"Run {run}: drawing figures")
             written = write_report(examined, folder)
         found = examined.report
         files = {

@@ -5,7 +5,7 @@ Everything heavy is imported inside the commands.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -49,7 +49,7 @@ def study(
         typer.Option(
             min=0,
             help="Processes on this machine; 0: in this process.",
-            show_default="one for each core; without [cluster] 0",
+            show_default="one for each core",
         ),
     ] = None,
     scheduler: Annotated[
@@ -71,11 +71,11 @@ def study(
         if workers is not None and scheduler is not None:
             fail("--workers and --scheduler contradict each other; give one.", USAGE_ERROR)
         require("studies", STUDIES)
-        for flag, given in (("--workers", workers), ("--scheduler", scheduler)):
-            if given:
-                require("cluster", flag)
+        if scheduler is not None:
+            require("cluster", "--scheduler")
         from noise_models.study.run import run_study
         from noise_models.study.spec import StudySpec
+        from qpc_qiskit.common.progress import busy
 
         read = StudySpec.load(spec)
         folder = out or Path("studies") / read.name
@@ -83,9 +83,9 @@ def study(
             _show(read, folder, as_json)
             return
         try:
-            with _progress() as on_progress:
+            with busy("planning") as bar:
                 run = run_study(
-                    read, folder, workers=workers, scheduler=scheduler, on_progress=on_progress
+                    read, folder, workers=workers, scheduler=scheduler, on_progress=bar.count
                 )
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
@@ -167,43 +167,6 @@ def _finish(run: StudyRun, as_json: bool) -> None:
         f"{shown}{told}\n{path}: {run.about['num_cells']} cells, {call['num_evaluated']} of "
         f"them evaluated by the last call, in {call['wall_seconds']:.1f} s",
     )
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar on stderr, if that is a terminal."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        redirect_stdout=False,
-        redirect_stderr=False,
-        disable=not console.is_terminal,
-    )
-    tasks: dict[str, Any] = {}
-
-    def on_progress(what: str, done: int, total: int) -> None:
-        if what not in tasks:
-            tasks[what] = bar.add_task(what, total=total)
-        bar.update(tasks[what], completed=done, total=total)
-
-    with bar:
-        yield on_progress
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Noise-resilience studies: a grid of networks, noise, shots and mitigation, and what came of it.
 
-`spec` is the file, `plan` turns it into cells, `run` computes them, `tables`, `statistics`,
-`figures` and `report` tell. May import the rest of `noise_models`, which must not import this.
+`spec` is the file, `plan` turns it into cells, `run` computes them, `tables`, `figures` and
+`report` tell. May import the rest of `noise_models`, which must not import this.
 """
 
 from typing import TYPE_CHECKING

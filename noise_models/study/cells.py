@@ -29,19 +29,18 @@ from torch import Tensor, nn
 from noise_models.study.measures import feature_errors, flips_by_margin, margins
 from noise_models.study.mitigation import MitigatedEngine, NoisyValues
 from noise_models.study.noise import FixedNoise
-from noise_models.study.statistics import confusion_matrix, macro_f1
 from noise_models.study.words import parse_mitigation
 from qpc_qiskit import __version__
 from qpc_qiskit.common.versions import package_version
 from qpc_qiskit.connector import use_engine
-from qpc_qiskit.data.images import ImageData, load_source
 from qpc_qiskit.engines import ExactEngine
 from qpc_qiskit.errors import EngineError, StudyError
+from qpc_qiskit.grid.running import known_images
 from qpc_qiskit.layer import QuantumLayer
 from qpc_qiskit.nets import ImageClassifier, quantum_layers
 from qpc_qiskit.options.records import DataSource
 from qpc_qiskit.training.checkpoint import load
-from qpc_qiskit.training.evaluation import predict, score
+from qpc_qiskit.training.evaluation import Score, predict, score
 
 CELL_FORMAT = 1
 """Another one where the same inputs give another result."""
@@ -143,9 +142,7 @@ def evaluate(task: Task) -> Evaluated:
         mitigation = parse_mitigation(task.mitigation)
         layers = quantum_layers(known.model)
         width = max(layer.spec.num_qubits for layer in layers.values())
-        kept = _values(
-            task.noise.content, _Fixed(task.noise), task.encoder, task.implementation, width
-        )
+        kept = _values(task.noise, task.encoder, task.implementation, width)
         engine = MitigatedEngine(kept, mitigation, shots=task.shots, seed=int(task.key[:15], 16))
         for layer in layers.values():
             for scale in mitigation.scales:
@@ -166,13 +163,15 @@ def _measured(
     engine: MitigatedEngine,
     layers: Mapping[str, QuantumLayer],
 ) -> dict[str, Any]:
-    labels, ideal = known.labels, known.ideal
+    from sklearn.metrics import confusion_matrix, f1_score  # a slow import
+
+    labels, ideal = known.labels, known.score
     found, classes = score(logits, labels), logits.shape[1]
     predictions = logits.argmax(1).numpy()
-    confusion = confusion_matrix(labels.numpy(), predictions, classes)
-    flips, in_bin = flips_by_margin(predictions, ideal.predictions, ideal.margin)
+    confusion = confusion_matrix(labels, predictions, labels=range(classes))
+    flips, in_bin = flips_by_margin(predictions, known.predictions, known.margin)
     errors = {
-        name: feature_errors(maps[name].numpy(), ideal.maps[name].numpy(), layer.spec.num_maps)
+        name: feature_errors(maps[name].numpy(), known.maps[name].numpy(), layer.spec.num_maps)
         for name, layer in layers.items()
     }
     qualities = [engine.values.quality(layer.spec) for layer in layers.values()]
@@ -184,8 +183,8 @@ def _measured(
         "drop": ideal.accuracy - found.accuracy,
         "loss": found.loss,
         "ideal_loss": ideal.loss,
-        "macro_f1": macro_f1(confusion),
-        "flips": float((predictions != ideal.predictions).mean()),
+        "macro_f1": float(f1_score(labels, predictions, average="macro")),
+        "flips": float((predictions != known.predictions).mean()),
         "feature_mse": float(np.mean([e.mse for e in errors.values()])),
         "feature_cosine": float(np.mean([e.cosine for e in errors.values()])),
         "feature_std": float(np.sqrt(variance)),
@@ -207,35 +206,27 @@ def _measured(
         "confusion": [int(v) for v in confusion.ravel()],
         "labels": [int(v) for v in labels],
         "predictions": [int(v) for v in predictions],
-        "ideal_predictions": [int(v) for v in ideal.predictions],
+        "ideal_predictions": [int(v) for v in known.predictions],
     }
 
 
 @dataclass(frozen=True, eq=False)
-class _Ideal:
-    """A network without noise."""
-
-    maps: Mapping[str, Tensor]
-    """(pixels, channels) of each quantum layer."""
-    predictions: np.ndarray
-    margin: np.ndarray
-    accuracy: float
-    loss: float
-
-
-@dataclass(frozen=True, eq=False)
 class _Reference:
-    """A network with its test images."""
+    """A network with its test images, and what it says of them without noise."""
 
     model: ImageClassifier
     images: Tensor
     labels: Tensor
-    ideal: _Ideal
+    maps: Mapping[str, Tensor]
+    """(pixels, channels) of each quantum layer."""
+    predictions: np.ndarray
+    margin: np.ndarray
+    score: Score
 
     @property
     def size_bytes(self) -> int:
         """Of its largest parts."""
-        tensors = [self.images, *self.ideal.maps.values(), *self.model.state_dict().values()]
+        tensors = [self.images, *self.maps.values(), *self.model.state_dict().values()]
         return sum(tensor.nbytes for tensor in tensors)
 
 
@@ -258,50 +249,22 @@ def _reference(task: Task) -> _Reference:
         raise StudyError(
             f"{task.folder}: the weights have changed since the study was planned; run it again."
         )
-    data = _images(task.source, task.data_sha256).subset(None, task.test_images)
+    data = known_images(task.source, task.data_sha256).subset(None, task.test_images)
     with use_engine(model, ExactEngine()):
         logits, maps = _run(model, quantum_layers(model), data.test_images)
-    found = score(logits, data.test_labels)
-    ideal = _Ideal(
-        maps, logits.argmax(1).numpy(), margins(logits.numpy()), found.accuracy, found.loss
-    )
-    made = _Reference(model, data.test_images, data.test_labels, ideal)
+    images, labels = data.test_images, data.test_labels
+    predictions, margin = logits.argmax(1).numpy(), margins(logits.numpy())
+    made = _Reference(model, images, labels, maps, predictions, margin, score(logits, labels))
     _references[key] = made
     while len(_references) > 1 and sum(r.size_bytes for r in _references.values()) > _KEPT_BYTES:
         _references.popitem(last=False)
     return made
 
 
-@lru_cache(maxsize=2)
-def _images(source: DataSource, sha256: str) -> ImageData:
-    data = load_source(source)
-    if data.fingerprint() != sha256:
-        raise StudyError(
-            f"{data.name}: these images are not those that the network was trained and tested on; "
-            f"look for others in {source.data_dir or 'the library that bundles them'}."
-        )
-    return data
-
-
-class _Fixed:
-    """A noise that takes no part in the key of a cache: its content does."""
-
-    def __init__(self, noise: FixedNoise) -> None:
-        self.noise = noise
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Fixed)
-
-    def __hash__(self) -> int:
-        return 0
-
-
 @lru_cache(maxsize=4)  # cells of one noise follow each other; one has megabytes of circuits
-def _values(
-    content: str, fixed: _Fixed, encoder: str, implementation: str, num_qubits: int
-) -> NoisyValues:
+def _values(noise: FixedNoise, encoder: str, implementation: str, num_qubits: int) -> NoisyValues:
     """What is kept of a noise."""
-    return NoisyValues(fixed.noise.build(num_qubits), encoder, implementation)
+    return NoisyValues(noise.build(num_qubits), encoder, implementation)
 
 
 def _run(

@@ -13,8 +13,8 @@ import numpy as np
 
 from noise_models.study.measures import MARGIN_EDGES
 from noise_models.study.run import StudyRun
-from noise_models.study.statistics import mean_interval
 from noise_models.study.tables import GROUP, records
+from qpc_qiskit.grid.statistics import mean_interval
 from qpc_qiskit.plots.panels import (
     Curve,
     HeatMap,

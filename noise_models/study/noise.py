@@ -16,9 +16,9 @@ from qpc_qiskit.devices.noise import CircuitNoise
 from qpc_qiskit.errors import NoiseError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FixedNoise:
-    """Noise at one strength, for layers of at most some number of qubits."""
+    """Noise at one strength, for layers up to some number of qubits; equal if its content is."""
 
     kind: str
     """`spec` or `snapshot`."""
@@ -30,6 +30,12 @@ class FixedNoise:
         """The same text for the same noise, whatever its name."""
         told = {k: v for k, v in self.data.items() if k not in ("name", "description", "version")}
         return json.dumps([self.kind, told], sort_keys=True)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, FixedNoise) and self.content == other.content
+
+    def __hash__(self) -> int:
+        return hash(self.content)
 
     def build(self, num_qubits: int | None = None) -> CircuitNoise | Any:
         """What engines take; see `NoiseSpec.build` and `Snapshot.backend`."""

@@ -25,7 +25,7 @@ from qpc_qiskit.data.images import ImageData, load_source
 from qpc_qiskit.errors import BackendError, CheckpointError, NoiseError
 from qpc_qiskit.nets import build_net, config_for, quantum_layers
 from qpc_qiskit.options.records import DataSource, NetConfig, TrainConfig
-from qpc_qiskit.training.checkpoint import DataRecord, Record, read_record
+from qpc_qiskit.training.checkpoint import RECORD_FILE, DataRecord, Record, read_record
 
 AXES = (
     "grid",
@@ -45,16 +45,6 @@ AXES = (
 
 
 @dataclass(frozen=True)
-class TrainJob:
-    """A network to be trained."""
-
-    folder: Path
-    source: DataSource
-    net: NetConfig
-    training: TrainConfig
-
-
-@dataclass(frozen=True)
 class Network:
     """A network of the study, trained or yet to be."""
 
@@ -67,8 +57,13 @@ class Network:
     """Qubits of its quantum layers."""
     num_test: int
     """Test images."""
-    job: TrainJob | None = field(default=None, repr=False)
-    """None: it is there."""
+    source: DataSource | None = field(default=None, repr=False)
+    """Images on which the study trains it; None: it is there."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it is trained."""
+        return (self.folder / RECORD_FILE).exists()
 
     @property
     def seed(self) -> int:
@@ -151,15 +146,15 @@ class Plan:
                 )
 
     @property
-    def jobs(self) -> list[TrainJob]:
+    def jobs(self) -> list[Network]:
         """Networks to train, of those that some grid evaluates; done or not."""
-        wanted = {n.folder: n.job for grid in self.spec.grid for n in self._networks_of(grid)}
-        return [job for job in wanted.values() if job is not None]
+        wanted = {n.folder: n for grid in self.spec.grid for n in self._networks_of(grid)}
+        return [network for network in wanted.values() if network.source is not None]
 
     @property
-    def missing(self) -> list[TrainJob]:
+    def missing(self) -> list[Network]:
         """Of `jobs` those that are not done."""
-        return [job for job in self.jobs if not _is_done(job.folder)]
+        return [network for network in self.jobs if not network.is_done]
 
     def rows(self) -> list[Row]:
         """All rows, in the order of the grids; all networks must have been trained.
@@ -169,7 +164,7 @@ class Plan:
         Raises:
             CheckpointError: a run cannot be read.
         """
-        records = {n.folder: read_record(n.folder) for n in self.networks if _is_done(n.folder)}
+        records = {n.folder: read_record(n.folder) for n in self.networks if n.is_done}
         return [row for grid in self.spec.grid for row in self._rows(grid, records)]
 
     @property
@@ -373,8 +368,8 @@ def _to_train(
             told = [told_data, json.loads(config.told()), told_training]
             digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
             folder = out / "networks" / f"{name}-{layers}-{seed}-{digest}"
-            job = TrainJob(folder, train.data, config, training)
-            yield Network(name, folder, config, training, widths, len(images.test_labels), job)
+            num_test = len(images.test_labels)
+            yield Network(name, folder, config, training, widths, num_test, train.data)
 
 
 def _content(name: str, word: str, num_qubits: int, resolver: NoiseResolver) -> str:
@@ -398,10 +393,6 @@ def _widths(net: NetConfig, what: str) -> tuple[int, ...]:
             f"{what}: the network {net.name} has no quantum layer, so noise does nothing to it."
         )
     return widths
-
-
-def _is_done(folder: Path) -> bool:
-    return (folder / "model.json").exists()
 
 
 def _data_of(folder: str | Path, record: Record) -> tuple[DataSource, str]:

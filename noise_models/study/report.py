@@ -11,8 +11,8 @@ from noise_models.spec import read_text
 from noise_models.study.figures import Drawn
 from noise_models.study.run import SPEC_FILE, StudyRun
 from noise_models.study.spec import StudySpec
-from noise_models.study.statistics import ALPHA, MIN_PAIRS, smallest_p
 from noise_models.study.tables import GROUP, MAX_STEP, THRESHOLD, records
+from qpc_qiskit.grid.statistics import ALPHA, MIN_PAIRS, smallest_p
 from qpc_qiskit.plots.pages import Picture, Table, number, write_page
 
 if TYPE_CHECKING:

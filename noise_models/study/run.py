@@ -27,9 +27,10 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,13 +39,11 @@ from pydantic import BaseModel, Field, ValidationError
 from noise_models.spec import problem_of
 from noise_models.study.cell_files import load_cell, save_cell
 from noise_models.study.cells import Evaluated, Task, evaluate, one_thread, versions
-from noise_models.study.executors import Executor, failures_text, open_executor
-from noise_models.study.plan import Plan, Row, TrainJob
+from noise_models.study.plan import Network, Plan, Row
 from noise_models.study.spec import StudySpec
 from noise_models.study.tables import (
     read_parquet,
     read_table,
-    results_frame,
     summarise,
     thresholds,
     write_table,
@@ -52,7 +51,11 @@ from noise_models.study.tables import (
 from qpc_qiskit.common.extras import require
 from qpc_qiskit.common.files import parse_json, read_file, write_bytes, write_text
 from qpc_qiskit.common.versions import library_versions
+from qpc_qiskit.data.images import load_source
 from qpc_qiskit.errors import CheckpointError, NoiseError, StudyError
+from qpc_qiskit.grid.executors import Executor, open_executor
+from qpc_qiskit.grid.locking import FolderHeldError, locked
+from qpc_qiskit.grid.running import run_unheld
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -110,24 +113,25 @@ def run_study(
         StudyError: a file cannot be written, or cells failed; all others are finished and kept.
     """
     require("studies", "A noise study")
+    import pandas as pd
+
     out = Path(out).resolve()
     started, clock = time.time(), time.perf_counter()
     plan = Plan(spec, out)
     with _explained(out):
         out.mkdir(parents=True, exist_ok=True)
         write_text(out / SPEC_FILE, _with_inputs(spec, out).beside(out).to_toml())
-    opened = _Opened(executor, workers, scheduler)
-    with opened:
-        training = _train(plan.missing, opened, on_progress)
+    with open_executor(workers, scheduler) if executor is None else nullcontext(executor) as place:
+        training = _train(plan.missing, place, on_progress)
         rows = plan.rows()
         with _explained(out):
             _keep_noise(out, rows)
-        values, evaluated = _evaluate(rows, out, opened, on_progress)
-    results = results_frame([(row.axes, values[row.key]) for row in rows])
+        values, evaluated = _evaluate(rows, out, place, on_progress)
+    results = pd.DataFrame([{**row.axes, **values[row.key]} for row in rows])
     summary, crossed = summarise(results), thresholds(results)
     call = {
         "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
-        "workers": opened.what,
+        "workers": scheduler or ("given" if executor else "local" if workers is None else workers),
         "num_trained": len(training),
         "num_evaluated": len(evaluated),
         "wall_seconds": round(time.perf_counter() - clock, 3),
@@ -231,70 +235,69 @@ def load_study(folder: str | Path) -> StudyRun:
     return StudyRun(folder, results, summary, crossed, about)
 
 
-class _Opened(AbstractContextManager["_Opened"]):
-    """An executor that is opened when it is needed: a cluster takes seconds to start."""
-
-    def __init__(
-        self, executor: Executor | None, workers: int | None, scheduler: str | None
-    ) -> None:
-        self._executor = executor
-        self._context = open_executor(workers, scheduler) if executor is None else None
-        self._is_open = False
-        self.what = scheduler or ("given" if executor else "local" if workers is None else workers)
-
-    def get(self) -> Executor:
-        if self._executor is None:
-            assert self._context is not None
-            self._executor = self._context.__enter__()
-            self._is_open = True
-        return self._executor
-
-    def __exit__(self, *details: Any) -> None:
-        if self._is_open and self._context is not None:
-            self._context.__exit__(*details)
-
-
-def _train(missing: Sequence[TrainJob], opened: _Opened, on_progress: OnProgress) -> list[float]:
+def _train(missing: Sequence[Network], place: Executor, on_progress: OnProgress) -> list[float]:
     """Train what is not there; CPU seconds of each."""
     if not missing:
         return []
     on_progress("networks", 0, len(missing))
-    seconds, failed = [], []
-    for job, found in opened.get().run(train_network, missing):
+    seconds: list[float] = []
+    failed: list[tuple[str, Exception]] = []
+    held: list[Network] = []
+
+    def take(network: Network, found: float | Exception) -> None:
         if isinstance(found, Exception):
-            failed.append((job.folder.name, found))
+            failed.append((network.folder.name, found))
         else:
             seconds.append(found)
         on_progress("networks", len(seconds) + len(failed), len(missing))
+
+    for network, found in run_unheld(place, train_network, missing):
+        if isinstance(found, FolderHeldError):
+            held.append(network)
+        else:
+            take(network, found)
+    for network, found in place.run(partial(train_network, wait=True), held):
+        take(network, found)
     if failed:
-        raise StudyError(f"Training failed: {failures_text(failed)}") from failed[0][1]
+        raise StudyError(f"Training failed: {_told(failed)}") from failed[0][1]
     return seconds
 
 
-def train_network(job: TrainJob) -> float:
+def train_network(network: Network, wait: bool = False) -> float:
     """Train a network, or go on with training it; on one thread, for the same weights everywhere.
+
+    Args:
+        network: one of `Plan.jobs`.
+        wait: where another process trains it.
 
     Returns:
         CPU seconds.
+
+    Raises:
+        FolderHeldError: another process trains it, and `wait` is not given.
     """
     from noise_models.words import parse_noise
-    from qpc_qiskit.data.images import load_source
     from qpc_qiskit.engines import NoisyEngine
     from qpc_qiskit.nets import build_net
     from qpc_qiskit.training.trainer import train
 
     started = time.process_time()
-    config = job.training
-    engine = NoisyEngine(parse_noise(str(config.noise))) if config.engine == "noisy" else None
-    with one_thread():
+    config, source = network.training, network.source
+    assert config is not None
+    assert source is not None
+    with locked(network.folder, wait=wait), one_thread():
+        if network.is_done:  # by another process, meanwhile
+            return 0.0
+        data = load_source(source)
+        engine = NoisyEngine(parse_noise(str(config.noise))) if config.engine == "noisy" else None
         for resume in (True, False):
-            model = build_net(job.net, seed=config.seed)
+            model = build_net(network.net, seed=config.seed)
             try:
                 train(
                     model,
-                    load_source(job.source),
+                    data,
                     config,
-                    job.folder,
+                    network.folder,
                     resume=resume,
                     force=not resume,
                     progress=False,
@@ -308,7 +311,7 @@ def train_network(job: TrainJob) -> float:
 
 
 def _evaluate(
-    rows: Sequence[Row], out: Path, opened: _Opened, on_progress: OnProgress
+    rows: Sequence[Row], out: Path, place: Executor, on_progress: OnProgress
 ) -> tuple[dict[str, dict[str, Any]], list[Evaluated]]:
     """Values of all cells, by key, and what was evaluated for it."""
     tasks = {row.key: row.task for row in rows}
@@ -318,7 +321,7 @@ def _evaluate(
     done: list[Evaluated] = []
     failed: list[tuple[str, Exception]] = []
     on_progress("cells", len(values), len(tasks))
-    for task, result in opened.get().run(evaluate, missing) if missing else ():
+    for task, result in place.run(evaluate, missing):
         if isinstance(result, Exception):
             failed.append((_named(labels[task.key]), result))
         else:
@@ -331,9 +334,15 @@ def _evaluate(
     if failed:
         raise StudyError(
             f"{len(failed)} of {len(tasks)} cells failed, the others are kept in {out}. "
-            f"{failures_text(failed)}"
+            f"{_told(failed)}"
         ) from failed[0][1]
     return values, done
+
+
+def _told(failed: list[tuple[str, Exception]]) -> str:
+    """The first of some failures, and how many there are."""
+    what, error = failed[0]
+    return f"{what}: {error}" + (f" {len(failed) - 1} more failed." if len(failed) > 1 else "")
 
 
 def _named(axes: dict[str, Any]) -> str:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from noise_models.study.cell_files import check_parquet
 from noise_models.study.plan import AXES
-from noise_models.study.statistics import (
+from qpc_qiskit.common.files import read_file, written_aside
+from qpc_qiskit.grid.statistics import (
     Interval,
     crossing,
     fixed_sequence,
@@ -22,7 +23,6 @@ from noise_models.study.statistics import (
     paired_bootstrap,
     paired_test,
 )
-from qpc_qiskit.common.files import read_file, written_aside
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,17 +54,6 @@ MAX_STEP = 0.15
 where in between it lies is then what the interpolation says, not what was measured."""
 
 
-def results_frame(rows: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> pd.DataFrame:
-    """One row per cell: axes, then what was measured.
-
-    Args:
-        rows: (axes, values) in the order of the study.
-    """
-    import pandas as pd
-
-    return pd.DataFrame([{**axes, **values} for axes, values in rows])
-
-
 def summarise(results: pd.DataFrame) -> pd.DataFrame:
     """Statistics over seeds of every combination.
 
@@ -81,7 +70,7 @@ def summarise(results: pd.DataFrame) -> pd.DataFrame:
     - `scale`, `shift`: mean of the channels' lines, root mean square of their shifts.
 
     Args:
-        results: of `results_frame`.
+        results: a row per cell, axes and what was measured, as `run_study` gives it.
     """
     import pandas as pd
 
@@ -178,7 +167,7 @@ def thresholds(results: pd.DataFrame, threshold: float = THRESHOLD) -> pd.DataFr
     `statistics.crossing`. Negative strengths take no part.
 
     Args:
-        results: of `results_frame`.
+        results: a row per cell, axes and what was measured, as `run_study` gives it.
         threshold: of the drop, in 0..1.
 
     Returns:

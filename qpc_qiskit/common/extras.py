@@ -35,6 +35,7 @@ EXTRAS: dict[str, dict[str, str]] = {
         "matplotlib": "matplotlib",
         "pandas": "pandas",
         "pyarrow": "pyarrow",
+        "sklearn": "scikit-learn",
     },
     "cluster": {"dask": "dask", "distributed": "distributed"},
 }

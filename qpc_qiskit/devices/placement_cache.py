@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import qiskit
+from platformdirs import user_cache_path
 from qiskit import QuantumCircuit
 from qiskit.circuit import Instruction
 from qiskit.exceptions import QiskitError
@@ -27,10 +28,8 @@ from qpc_qiskit.errors import EngineError
 
 
 def cache_folder() -> Path:
-    """`$QPC_CACHE_DIR`, else `$XDG_CACHE_HOME/qpc-qiskit`, else `~/.cache/qpc-qiskit`."""
-    if chosen := os.environ.get("QPC_CACHE_DIR"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qpc-qiskit"
+    """`$QPC_CACHE_DIR`, else of the system, which on Linux is `$XDG_CACHE_HOME` or `~/.cache`."""
+    return Path(os.environ.get("QPC_CACHE_DIR") or user_cache_path("qpc-qiskit"))
 
 
 def key(circuit: QuantumCircuit, target: Target, arguments: object) -> str:

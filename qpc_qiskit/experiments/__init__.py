@@ -3,7 +3,6 @@
 spec.py       what an experiment is; its cells (one training run each)
 running.py    run the cells, resume
 folder.py     what is in the folder; collect it
-locking.py    several processes in one folder
 results.py    tables, curves
 """
 

@@ -9,7 +9,6 @@ from statistics import median
 from qpc_qiskit.common.files import parse_json, read_file, write_text
 from qpc_qiskit.common.versions import library_versions
 from qpc_qiskit.errors import CheckpointError, ExperimentError, QPCError
-from qpc_qiskit.experiments.locking import FolderHeldError, locked
 from qpc_qiskit.experiments.results import (
     CellResult,
     Epoch,
@@ -20,6 +19,7 @@ from qpc_qiskit.experiments.results import (
     write_results,
 )
 from qpc_qiskit.experiments.spec import Cell, Experiment, changed
+from qpc_qiskit.grid.locking import FolderHeldError, locked
 from qpc_qiskit.nets import build_net, parameter_table
 from qpc_qiskit.training.checkpoint import RECORD_FILE, DataRecord, read_record
 from qpc_qiskit.training.runs import (
@@ -50,8 +50,8 @@ class ExperimentFolder:
     """
 
     def __init__(self, experiment: Experiment, data: DataRecord, folder: Path) -> None:
-        self.folder = folder
-        self._experiment, self._data = experiment, data
+        self.folder, self.data = folder, data
+        self._experiment = experiment
         self._finished: dict[str, CellResult] = {}
 
     @contextmanager
@@ -62,7 +62,6 @@ class ExperimentFolder:
             FolderHeldError: one has it.
         """
         where = self.folder / cell.folder
-        where.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             with locked(self.folder, wait=True):  # or `_is_held` would be taken for a holder
                 stack.enter_context(locked(where))
@@ -121,7 +120,7 @@ class ExperimentFolder:
             raise CheckpointError(f"{error} Or delete {where}, to train it anew.") from error
 
     def _record(self, cell: Cell) -> RunRecord:
-        return RunRecord(net=cell.net, training=cell.training, data=self._data)
+        return RunRecord(net=cell.net, training=cell.training, data=self.data)
 
     def _write_experiment(self) -> Experiment:
         whole = self._with_begun_seeds()
@@ -232,9 +231,9 @@ class ExperimentFolder:
             title=self._experiment.title,
             question=self._experiment.question,
             paper=self._experiment.paper,
-            data=self._data.provenance,
-            num_train=self._data.num_train,
-            num_test=self._data.num_test,
+            data=self.data.provenance,
+            num_train=self.data.num_train,
+            num_test=self.data.num_test,
             is_complete=len(finished) == len(cells),
             cells=finished,
             failures=tuple(each for each in failures if each is not None),

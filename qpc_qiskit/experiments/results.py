@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 from qpc_qiskit.common.files import parse_json, read_file, write_text
 from qpc_qiskit.errors import ExperimentError
 from qpc_qiskit.experiments.spec import first_problem
+from qpc_qiskit.grid.statistics import MIN_PAIRS, paired_test
 from qpc_qiskit.options.fields import Options
 from qpc_qiskit.options.records import StoredNetConfig, TrainConfig
 from qpc_qiskit.training.runs import EpochMetrics
@@ -79,11 +80,6 @@ class Failure(Options):
     """Of the run, beside the results."""
     error: str
     """What it said."""
-
-
-MIN_PAIRS = 8
-"""Seeds from which on a paired test is made, as in noise studies: with 8 its least two-sided
-p-value is .0078."""
 
 
 class Difference(Options):
@@ -192,6 +188,8 @@ def differences(
         ours, theirs = ([found[line, seed] for seed in seeds] for line in (label, other))
         both = list(zip(ours, theirs, strict=True))
         test = tuple(mine.test_accuracy - its.test_accuracy for mine, its in both)
+        # A tie must count as one, whatever the last bits of its two differences.
+        tested = paired_test([round(value, 12) for value in test], [0.0] * len(test))
         made.append(
             Difference(
                 label=label,
@@ -199,21 +197,10 @@ def differences(
                 seeds=tuple(seeds),
                 train=tuple(mine.train_accuracy - its.train_accuracy for mine, its in both),
                 test=test,
-                p_value=_p_value(test),
+                p_value=None if tested is None else tested.p_value,
             )
         )
     return tuple(made)
-
-
-def _p_value(values: Sequence[float]) -> float | None:
-    if len(values) < MIN_PAIRS:
-        return None
-    rounded = [round(value, 12) for value in values]  # a tie must count as one
-    if not any(rounded):
-        return 1.0
-    from scipy.stats import wilcoxon  # a slow import
-
-    return float(wilcoxon(rounded, zero_method="wilcox").pvalue)
 
 
 HEADER = (

@@ -38,7 +38,7 @@ from torch import Tensor
 from qpc_qiskit.common.extras import importing
 from qpc_qiskit.common.files import written_aside
 from qpc_qiskit.common.interrupts import Interrupts, StopRequested, deferred_interrupts
-from qpc_qiskit.common.progress import ImageProgress
+from qpc_qiskit.common.progress import Progress, busy
 from qpc_qiskit.connector import use_engine
 from qpc_qiskit.data.images import ImageData, unit_images
 from qpc_qiskit.engines import Engine
@@ -83,7 +83,7 @@ def train(
     *,
     resume: bool = False,
     force: bool = False,
-    progress: bool = True,
+    progress: bool | Progress = True,
     engine: Engine | None = None,
 ) -> list[EpochMetrics]:
     """Train a network, or go on with training it, and write the finished checkpoint.
@@ -97,7 +97,7 @@ def train(
         resume: go on after the last finished epoch of the run in `out_dir`, which must have been
             begun with the same network, options and data.
         force: overwrite a run in `out_dir`.
-        progress: show a bar, and a line per epoch, on stderr.
+        progress: what is told how far it is; True: a bar, and a line per epoch, on stderr.
         engine: evaluates the quantum layers, in the epochs' loss and accuracy as well; it belongs
             to the options, which name it and its noise. None: the layers' own.
 
@@ -134,10 +134,10 @@ def train(
 
     model.to(getattr(torch, config.dtype)).train()
     model.normalise.set(*data.channel_stats())
-    images_per_epoch = 2 * len(data.train_labels) + len(data.test_labels)
     chosen = nullcontext() if engine is None else use_engine(model, engine)
-    with chosen, deferred_interrupts() as interrupts, _own_random_state():
-        bar = ImageProgress("", images_per_epoch, enabled=progress and is_main)
+    shown = progress if is_main else False
+    bars = nullcontext(shown) if isinstance(shown, Progress) else busy(enabled=shown)
+    with chosen, deferred_interrupts() as interrupts, _own_random_state(), bars as bar:
         task = _Task(model, data, config, out_dir, history, interrupts, bar)
         try:
             if state is not None and len(history) == config.epochs:
@@ -231,7 +231,7 @@ class _Task(lightning.LightningModule):
         out_dir: Path,
         history: list[EpochMetrics],
         interrupts: Interrupts,
-        bar: ImageProgress,
+        bar: Progress,
     ) -> None:
         super().__init__()
         self.model = model
@@ -270,7 +270,9 @@ class _Task(lightning.LightningModule):
         torch.manual_seed(_derived_seed(self._config.seed, self.current_epoch, purpose))
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = learning_rate(self._config, self.current_epoch)
-        self._bar.restart(f"epoch {self.current_epoch + 1}/{self._config.epochs}")
+        num_images = 2 * len(self._data.train_labels) + len(self._data.test_labels)
+        name = f"epoch {self.current_epoch + 1}/{self._config.epochs}"
+        self._bar.begin(name, num_images, "images")
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         self._stop_if_asked()
@@ -392,8 +394,7 @@ def _fit(task: _Task, accelerator: str, state: dict[str, Any] | None) -> None:
         )
         path = task._out_dir / STATE_FILE
         try:
-            with task._bar:
-                trainer.fit(task, ckpt_path=path if state else None, weights_only=True)
+            trainer.fit(task, ckpt_path=path if state else None, weights_only=True)
         except Exception as error:
             if not task.is_restoring or isinstance(error, StopRequested | QPCError):
                 raise

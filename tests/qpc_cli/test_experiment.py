@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 
 from qpc_cli.app import app
 from qpc_qiskit.experiments import experiment_names
-from qpc_qiskit.experiments.locking import locked
+from qpc_qiskit.grid.locking import locked
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -653,11 +652,13 @@ def test_fits_are_told(model, ledger, monkeypatch):
     """While a run is submitted and collected, before a spinner; a new process fits no row again."""
     told = []
 
-    @contextmanager
-    def spinner(text):
-        yield told.append
+    begin = progress.Progress.begin
 
-    monkeypatch.setattr(progress, "spinner", spinner)
+    def tell(bar, text, *others):
+        told.append(text)
+        begin(bar, text, *others)
+
+    monkeypatch.setattr(progress.Progress, "begin", tell)
     arguments = ("--backend=aer", "--images=2", "--shots=8", "--run=first", "--encoder=brickwall")
     run("submit", model, *arguments)
     fits = [text for text in told if "angles" in text]
@@ -670,9 +671,7 @@ def test_fits_are_told(model, ledger, monkeypatch):
 
 def test_evaluate_tells_fits(model, monkeypatch):
     told = []
-    monkeypatch.setattr(
-        progress.ImageProgress, "fitting", lambda bar, *numbers: told.append(numbers)
-    )
+    monkeypatch.setattr(progress.Progress, "fitting", lambda bar, *numbers: told.append(numbers))
     qpc("evaluate", model, "--engine=estimator", "--encoder=brickwall", "--images=2")
     done, total = told[-1]
     assert done == total > 1

@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from noise_models.study.statistics import ALPHA
 from noise_models.study.tables import THRESHOLD, records
+from qpc_qiskit.grid.statistics import ALPHA
 
 DOCS = Path(__file__).parents[3] / "docs"
 STUDY = DOCS / "studies" / "digits"

@@ -13,7 +13,6 @@ import pytest
 from noise_models.spec import NoiseSpec
 from noise_models.study import cell_files, cells, load_study, run_study
 from noise_models.study import run as study
-from noise_models.study.executors import ALLOWED_FAILURES, InProcess, open_executor
 from noise_models.study.figures import draw_figures
 from noise_models.study.report import write_report
 from noise_models.study.spec import StudySpec
@@ -22,6 +21,8 @@ from qpc_qiskit.connector import use_engine
 from qpc_qiskit.data.images import load_source
 from qpc_qiskit.engines import NoisyEngine
 from qpc_qiskit.errors import StudyError
+from qpc_qiskit.grid.executors import InProcess, open_executor
+from qpc_qiskit.grid.locking import FolderHeldError, locked
 from qpc_qiskit.training.checkpoint import load
 from qpc_qiskit.training.evaluation import predict, score
 
@@ -156,92 +157,43 @@ def test_on_a_cluster_of_ones_own(finished, given, tmp_path):
     assert run.last_call["num_evaluated"] == finished.about["num_cells"]
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    """Two workers on this machine."""
-    with open_executor(2) as executor:
-        yield executor
-
-
 @pytest.mark.slow
-def test_on_a_cluster_with_a_worker_killed_in_the_middle(finished, given, cluster, tmp_path):
-    """Two workers; one is killed with some cells done and some under way."""
+def test_in_two_processes_of_which_one_is_killed(finished, given, tmp_path):
+    """With some cells done and some under way; what it was at is done by another."""
     killed = []
 
     def on_progress(what, done, total):
         if what == "cells" and 3 <= done < total and not killed:
-            killed.append(cluster.pids[0])
+            killed.append(processes.pids[0])
             os.kill(killed[0], signal.SIGKILL)
 
-    run = run_study(given, tmp_path / "killed", executor=cluster, on_progress=on_progress)
+    with open_executor(2) as processes:
+        run = run_study(given, tmp_path, executor=processes, on_progress=on_progress)
     assert killed
     assert_same(run, finished)
-    whole = run_study(given, tmp_path / "whole", scheduler=cluster.address)
-    assert_same(whole, finished)
-    assert whole.last_call["workers"] == cluster.address
-    assert whole.last_call["num_evaluated"] == finished.about["num_cells"]
+    assert run.last_call["num_evaluated"] == finished.about["num_cells"]
 
 
-def allow(executor, failures):
-    """Set how many workers may die over a call, for each takes seconds to start; it was this."""
+def test_a_network_that_another_process_trains_is_waited_for(finished, monkeypatch):
+    """And not trained again."""
+    from noise_models.study.plan import Plan
 
-    def change(dask_scheduler):
-        before, dask_scheduler.allowed_failures = dask_scheduler.allowed_failures, failures
-        return before
+    first, second, *_ = Plan(SMALL, finished.folder).jobs
+    with locked(first.folder), pytest.raises(FolderHeldError, match=f"{first.folder.name}: proc"):
+        study.train_network(first)
+    assert study.train_network(first) == 0
+    tried = []
 
-    return executor._client.run_on_scheduler(change)
+    def train(job, wait=False):
+        tried.append((job, wait))
+        with locked(job.folder, wait=wait and job is not first):
+            return 2.5
 
-
-def test_a_call_that_kills_its_workers_takes_no_other_with_it():
-    """With one worker the others wait beside it, and die with it as often as it does."""
-
-    def run(number):  # cloudpickle takes it along: a worker cannot import this file
-        import os
-        import signal
-
-        if number == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return number**2
-
-    with open_executor(1) as executor:
-        assert allow(executor, 0) == ALLOWED_FAILURES
-        found = dict(executor.run(run, range(6)))
-    error = found.pop(0)
-    assert found == {number: number**2 for number in range(1, 6)}
-    assert isinstance(error, StudyError)
-    assert "it killed 1 worker that ran nothing else; perhaps it needs" in str(error)
-
-
-@pytest.mark.slow
-def test_a_cell_that_kills_its_workers_is_named_and_the_others_kept(
-    finished, given, cluster, tmp_path, monkeypatch
-):
-    def evaluate(task):
-        import os
-        import signal
-
-        from noise_models.study import cells
-
-        if task.mitigation == "zne" and task.shots == 64 and "-2-1-" in task.folder:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return cells.evaluate(task)
-
-    monkeypatch.setattr(study, "evaluate", evaluate)
-    allow(cluster, 0)
-    total = finished.about["num_cells"]
-    with pytest.raises(StudyError) as caught:
-        run_study(given, tmp_path, executor=cluster)
-    allow(cluster, ALLOWED_FAILURES)
-    assert str(caught.value) == (
-        f"1 of {total} cells failed, the others are kept in {tmp_path}. grid shots, network tiny, "
-        "num_layers 2, seed 1, noise heron_r2, strength 1.0, mitigation zne: it killed 1 worker "
-        "that ran nothing else; perhaps it needs more memory than there is. The same call tries "
-        "it again."
-    )
-    monkeypatch.undo()
-    again = run_study(given, tmp_path, workers=0)
-    assert again.last_call["num_evaluated"] == 1
-    assert_same(again, finished)
+    with locked(first.folder), monkeypatch.context() as patch:
+        patch.setattr(study, "train_network", train)
+        with pytest.raises(StudyError, match=rf"Training failed: {first.folder.name}: .* at work"):
+            study._train([first, second], InProcess(), lambda *_: None)
+    assert tried == [(first, False), (second, False), (first, False), (first, True)]
 
 
 def test_stopped_and_resumed(finished_part, part, tmp_path):
@@ -496,15 +448,6 @@ def test_the_published_study_makes_its_report(tmp_path):
         assert f"<h2>{title}</h2>" in text
     assert text.count("<tr>") > len(run.thresholds) + 400
     assert "fake_torino" in text
-
-
-def test_where_cells_run():
-    with open_executor(0) as here:
-        assert isinstance(here, InProcess)
-    with pytest.raises(ValueError, match="contradict"), open_executor(2, "tcp://127.0.0.1:1"):
-        pass
-    with pytest.raises(ValueError, match="0 or more"), open_executor(-1):
-        pass
 
 
 def test_trained_for_noise(tmp_path):

@@ -4,11 +4,11 @@ import csv
 import errno
 import json
 import os
+import pickle
 import shutil
 import signal
 import socket
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,6 @@ from qpc_qiskit.errors import CheckpointError, DataError, ExperimentError
 from qpc_qiskit.experiments import Experiment, run_experiment, summary_table
 from qpc_qiskit.experiments import folder as folder_module
 from qpc_qiskit.experiments.folder import SECONDS_FILE, ExperimentFolder
-from qpc_qiskit.experiments.locking import FolderHeldError, locked
 from qpc_qiskit.experiments.results import (
     CellResult,
     Epoch,
@@ -29,6 +28,8 @@ from qpc_qiskit.experiments.results import (
     read_results,
 )
 from qpc_qiskit.experiments.spec import changed
+from qpc_qiskit.grid.executors import open_executor
+from qpc_qiskit.grid.locking import FolderHeldError, locked
 from qpc_qiskit.plots import figures
 from qpc_qiskit.plots.figures import plot_experiment
 
@@ -424,6 +425,33 @@ def test_a_full_disk_does_not_hide_why_a_training_ended(data, tmp_path, monkeypa
         run(tmp_path, data)
 
 
+NAMED = changed(EXPERIMENT, data={"train_images": 64, "test_images": 20})
+"""With the same images, which other processes find by their name."""
+
+
+@pytest.mark.slow
+def test_cells_in_other_processes(done, tmp_path):
+    with open_executor(2) as executor:
+        results = run(tmp_path, None, NAMED, executor=executor, on_cell=lambda *_: pytest.fail())
+    assert results.is_complete
+    assert results.cells == done[1].cells
+    assert len(table(tmp_path / "seconds.csv")) == 4
+
+
+def test_what_is_sent_to_another_process_shows_nothing_and_has_no_images(tmp_path):
+    sent = []
+
+    class Elsewhere:
+        def run(self, function, items):
+            sent.append(pickle.dumps((function, items)))
+            return ()
+
+    run(tmp_path, None, NAMED, executor=Elsewhere(), on_cell=lambda *_: None)
+    work, items = pickle.loads(sent[0])
+    assert [cell for _, cell in items] == NAMED.cells()
+    assert (work.data, work.progress, work.on_cell) == (None, False, None)
+
+
 def test_the_folder_of_another_experiment_is_refused(done, data):
     other_name = changed(EXPERIMENT, name="other")
     with pytest.raises(ExperimentError, match=r"holds experiment 'tiny'; 'other' needs a folder"):
@@ -462,37 +490,6 @@ def test_what_failed_in_another_process_meanwhile_is_not_tried_at_once(data, tmp
         results = run(tmp_path, data, experiment, on_cell=on_cell)
         assert trained == expected
         assert [each.label for each in results.failures] == ["bad"]
-
-
-def test_a_lock_is_waited_for_and_let_go(tmp_path):
-    entered, order = threading.Event(), []
-
-    def second():
-        entered.set()
-        with locked(tmp_path, wait=True):
-            order.append("second")
-
-    waiting = threading.Thread(target=second)
-    with locked(tmp_path):
-        waiting.start()
-        assert entered.wait(10)
-        with pytest.raises(FolderHeldError, match=r"process \d+ on .* is at work there"):
-            locked(tmp_path).__enter__()
-        order.append("first")
-    waiting.join(10)
-    assert order == ["first", "second"]
-    assert (tmp_path / ".lock").read_text() == ""
-
-
-def test_a_file_system_without_locks(tmp_path, monkeypatch):
-    def refuse(*_arguments):
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr("fcntl.flock", refuse)
-    with locked(tmp_path), locked(tmp_path):
-        pass
-    with pytest.raises(ValueError, match="inside"), locked(tmp_path):
-        raise ValueError("inside")
 
 
 def test_differences_are_those_of_the_same_seeds(done):

@@ -1,4 +1,4 @@
-"""Statistics of noise studies: intervals, paired tests, their effect sizes. Pure functions.
+"""Intervals, paired tests and their effect sizes, over seeds or test images. Pure functions.
 
 Seeds are the independent repetitions: an interval or a test over seeds speaks of networks trained
 anew. A bootstrap over test images speaks of other images for the same networks. Both are reported,
@@ -63,7 +63,8 @@ def paired_bootstrap(
     """Percentile interval of a difference of accuracies on the same test images.
 
     Images are drawn with replacement; every draw takes all seeds of both sides on the same images,
-    so that what makes an image hard for both cancels.
+    so that what makes an image hard for both cancels. One matrix of draws serves all
+    rows of a study, where `scipy.stats.bootstrap` draws indices anew for each.
 
     Args:
         first: (S, N) whether each of S networks is right on each of N images.
@@ -184,24 +185,6 @@ def fixed_sequence(p_values: Sequence[float]) -> list[float]:
 def shot_noise_floor(shots: int) -> float:
     """Largest standard error of an expectation value from so many shots: 1/sqrt(shots)."""
     return 1 / math.sqrt(shots)
-
-
-def confusion_matrix(labels: ArrayLike, predictions: ArrayLike, classes: int) -> NDArray[np.int64]:
-    """(classes, classes) counts [true label, prediction]."""
-    pairs = np.asarray(labels, np.int64) * classes + np.asarray(predictions, np.int64)
-    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
-
-
-def macro_f1(confusion: ArrayLike) -> float:
-    """Mean over classes of F1, for classes that occur as label or prediction.
-
-    A class that occurs and is never right has F1 = 0, as in scikit-learn.
-    """
-    matrix = np.asarray(confusion, np.float64)
-    right = np.diag(matrix)
-    total = matrix.sum(axis=0) + matrix.sum(axis=1)
-    occurs = total > 0
-    return float((2 * right[occurs] / total[occurs]).mean())
 
 
 @dataclass(frozen=True)
