@@ -8,7 +8,7 @@ from cases import Case, evs_of, jacobian_of, vjp_of
 from conformance import doubles, weights_of
 from references import Z, amplitudes, case_unitaries, on_qubits
 
-from noise_models import compose, depolarizing, readout
+from noise_models.builders import compose, depolarizing, readout
 from qpc_qiskit import EstimatorEngine, ExactEngine, NoisyEngine
 from qpc_qiskit.circuits.spec import LayerSpec
 
