@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from cases import Case, evs_of, jacobian_of, vjp_of
@@ -40,9 +41,8 @@ def test_exact_values(arguments):
         for pixel in pixels.numpy()
     ]
     operators = [on_qubits({q: Z for q in range(2) if mask >> q & 1}, 2) for mask in STRINGS]
-    expected = torch.tensor(
-        [[[(s.conj() @ o @ s).real for o in operators] for s in row] for row in states]
-    )
+    values = [[[(s.conj() @ o @ s).real for o in operators] for s in row] for row in states]
+    expected = torch.from_numpy(np.array(values))
     torch.testing.assert_close(evs_of(ExactEngine(), *arguments), expected, rtol=0, atol=1e-12)
 
 
