@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from cases import Case, evs_of, jacobian_of, vjp_of
 from conformance import doubles, weights_of
 from references import Z, amplitudes, case_unitaries, on_qubits
 
-from noise_models import compose, depolarizing, readout
+from noise_models.builders import compose, depolarizing, readout
 from qpc_qiskit import EstimatorEngine, ExactEngine, NoisyEngine
 from qpc_qiskit.circuits.spec import LayerSpec
 
@@ -40,9 +41,8 @@ def test_exact_values(arguments):
         for pixel in pixels.numpy()
     ]
     operators = [on_qubits({q: Z for q in range(2) if mask >> q & 1}, 2) for mask in STRINGS]
-    expected = torch.tensor(
-        [[[(s.conj() @ o @ s).real for o in operators] for s in row] for row in states]
-    )
+    values = [[[(s.conj() @ o @ s).real for o in operators] for s in row] for row in states]
+    expected = torch.from_numpy(np.array(values))
     torch.testing.assert_close(evs_of(ExactEngine(), *arguments), expected, rtol=0, atol=1e-12)
 
 
