@@ -24,15 +24,20 @@ def clock(monkeypatch):
     return times
 
 
-@pytest.fixture(params=[True, False], ids=["terminal", "file"])
-def screen(request, monkeypatch):
+def shown_on(monkeypatch, is_terminal):
+    """What stderr is from here on; a fixture's would be pytest's own again in the test."""
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(sys, "stderr", Screen(request.param))
-    return sys.stderr
+    screen = Screen(is_terminal)
+    monkeypatch.setattr(sys, "stderr", screen)
+    return screen
 
 
-def test_a_fit_is_told_beside_the_phase(screen):
-    told = []
+on_both = pytest.mark.parametrize("is_terminal", [True, False], ids=["terminal", "file"])
+
+
+@on_both
+def test_a_fit_is_told_beside_the_phase(is_terminal, monkeypatch):
+    screen, told = shown_on(monkeypatch, is_terminal), []
     with busy("aer", 8, "images") as bar:
         for phase in (None, "fake_fez"):
             if phase is not None:
@@ -46,10 +51,12 @@ def test_a_fit_is_told_beside_the_phase(screen):
         "fake_fez: fitting angles, 1,200 of 5,000 directions",
         "fake_fez",
     ]
-    assert ("fake_fez" in screen.getvalue()) == screen.isatty()
+    assert ("fake_fez" in screen.getvalue()) == is_terminal
 
 
-def test_another_phase_begins_with_its_own_text(screen):
+@on_both
+def test_another_phase_begins_with_its_own_text(is_terminal, monkeypatch):
+    shown_on(monkeypatch, is_terminal)
     with busy("epoch 1", 8) as bar:
         bar.advance(3)
         bar.fitting(1, 3)
@@ -83,13 +90,13 @@ def test_what_was_done_before_makes_nothing_faster(clock):
 
 
 def test_a_line_a_minute_where_there_is_no_terminal(clock, monkeypatch):
-    monkeypatch.setattr(sys, "stderr", Screen(False))
+    screen = shown_on(monkeypatch, False)
     with busy("predicting", 400, "images") as bar:
         for _ in range(7):
             clock[0] += 20
             bar.advance()
         bar.line("stays")
-    assert sys.stderr.getvalue() == (
+    assert screen.getvalue() == (
         "predicting: 3 of 400 images, 20 s each, 2 h 12 min left\n"
         "predicting: 6 of 400 images, 20 s each, 2 h 11 min left\n"
         "stays\n"
@@ -97,15 +104,16 @@ def test_a_line_a_minute_where_there_is_no_terminal(clock, monkeypatch):
 
 
 def test_text_in_brackets_is_shown_as_it_is(monkeypatch):
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(sys, "stderr", Screen(True))
+    screen = shown_on(monkeypatch, True)
     with busy("epoch [1]", 3) as bar:
         bar.line("accuracy [90] %")
-    assert "accuracy [90] %" in sys.stderr.getvalue()
-    assert "epoch [1]" in sys.stderr.getvalue()
+    assert "accuracy [90] %" in screen.getvalue()
+    assert "epoch [1]" in screen.getvalue()
 
 
-def test_nothing_is_shown_where_nothing_is_asked_for(screen, clock):
+@on_both
+def test_nothing_is_shown_where_nothing_is_asked_for(is_terminal, clock, monkeypatch):
+    screen = shown_on(monkeypatch, is_terminal)
     with busy("epoch", 3, enabled=False) as bar:
         clock[0] += 100
         bar.advance()
