@@ -18,7 +18,7 @@ from qiskit_aer.noise import NoiseModel
 from hardware_runs.durable_engine.dispatch import Rules
 from hardware_runs.durable_engine.engine import DurableEngine
 from hardware_runs.durable_engine.known import KnownRun
-from hardware_runs.durable_engine.services import DeviceService, JobService, LocalService, NoService
+from hardware_runs.durable_engine.services import JobService, LocalService, NoService
 from hardware_runs.ledger import ChunkState, Ledger, Run, RunState
 from noise_models.snapshots import SnapshotBackend
 from qpc_qiskit.backends.named import is_ibm
@@ -104,7 +104,7 @@ def durable(
             from qpc_qiskit.backends import runtime
             from qpc_qiskit.backends.service import IBMJobs
 
-            service = DeviceService(IBMJobs(device, runtime.estimator_options(resilience, options)))
+            service = IBMJobs(device, runtime.estimator_options(resilience, options))
     except BackendError as error:
         if known is None or not _is_done(known.state):
             raise

@@ -128,7 +128,7 @@ def _images(examined: Examined, folder: Path) -> Iterator[Drawn]:
 
 
 def _features(examined: Examined, folder: Path) -> Iterator[Drawn]:
-    lines = {each.layer: each.as_used for each in examined.report.layers}
+    lines = {each.progress.layer: each.as_used for each in examined.report.layers}
     clouds = []
     for rows in examined.rows[:MOST_LAYERS]:
         x, y = _points(rows)

@@ -293,7 +293,7 @@ def device_run(start, path, work, *faults, name="run", **rules):
 
 def advance(begin, path, work, **given):
     with Ledger(path) as ledger, begin(ledger, **given) as engine:
-        return driving.advance(engine, work).logits
+        return driving.advance(engine, work)[0]
 
 
 def advance_until_it_fails(begin, clock, path, work, **given):
