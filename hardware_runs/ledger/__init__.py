@@ -63,8 +63,8 @@ from hardware_runs.ledger.runs import Runs
 from hardware_runs.ledger.sessions import Sessions
 from hardware_runs.ledger.state import RunState, States
 
-_OF_STATE = ("attempts", "chunks", "layers", "revisions", "sessions", "duplicates", "budget")
-_OF_STATE += ("jobs_to_cancel", "progress")
+_OF_STATE = {"attempts", "chunks", "layers", "revisions", "sessions", "duplicates", "budget"}
+_OF_STATE |= {"jobs_to_cancel", "progress"}
 
 
 class Ledger(Runs, Blocks, Intents, Jobs, Results, Sessions, Cancelling, States):
