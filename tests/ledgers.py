@@ -83,7 +83,7 @@ def dealt_anew(ledger, block, number=None, revision=2, frozen=None):
     """The last chunks of a block on two patches instead of one."""
     replaced = block.chunks if number is None else block.chunks[-number:]
     frozen = frozen or rows_of(ledger, block)
-    num_rows = len(frozen.pairs) - len(frozen.exact)
+    num_rows = frozen.num_rows
     slots = np.concatenate([frozen.slots[c.row_start : c.row_stop] for c in replaced])
     rows = slots[(slots >= 0) & (slots < num_rows)]
     slots = np.append(rows, -np.ones(len(rows) % 2, np.int64)).reshape(-1, 2)

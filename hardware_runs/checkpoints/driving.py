@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -24,18 +24,11 @@ from qpc_qiskit.options.engine import EngineOptions
 from qpc_qiskit.training.evaluation import accuracy_interval, compare, predict, score
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pass:
-    """How far one pass over all images came."""
-
-    logits: Tensor | None
-    """None: results are pending."""
-    message: str = ""
-    """What is waited for, besides jobs."""
-
-
-def advance(engine: DurableEngine, work: Work) -> Pass:
+def advance(engine: DurableEngine, work: Work) -> tuple[Tensor | None, str]:
     """One pass over all images: sends what can be sent, collects what is there.
+
+    Returns:
+        The logits; None while results are pending, with what is waited for besides jobs.
 
     Raises:
         BudgetError: the next job would exceed the budget, whatever is under way.
@@ -46,8 +39,8 @@ def advance(engine: DurableEngine, work: Work) -> Pass:
         with torch.no_grad(), use_engine(work.network, engine):
             parts = engine.map(work.network, work.batches())
     except ResultsPending:
-        return Pass(logits=None, message=str(engine.dispatcher.problems))
-    return Pass(logits=torch.cat([part.cpu() for part in parts]))
+        return None, str(engine.dispatcher.problems)
+    return torch.cat([part.cpu() for part in parts]), ""
 
 
 def advance_until_done(
@@ -72,10 +65,9 @@ def advance_until_done(
     """
     told: str | None = None
     while True:
-        found = advance(engine, work)
-        if found.logits is not None:
-            return found.logits
-        problems = found.message
+        logits, problems = advance(engine, work)
+        if logits is not None:
+            return logits
         while True:
             progress = progress_line(engine.known.state)
             if told != progress:  # problems are logged where they are noted
@@ -158,8 +150,7 @@ def finish(
                 )
                 message = ""
             else:
-                found = advance(engine, work)
-                logits, message = found.logits, found.message
+                logits, message = advance(engine, work)
             result = _pending(engine, message) if logits is None else report(engine, work, logits)
     except StopRequested:
         log("interrupted")

@@ -17,7 +17,7 @@ from qiskit_aer.noise import NoiseModel
 from hardware_runs.durable_engine.dispatch import Rules
 from hardware_runs.durable_engine.engine import DurableEngine
 from hardware_runs.durable_engine.known import KnownRun
-from hardware_runs.durable_engine.services import DeviceService, JobService, LocalService, NoService
+from hardware_runs.durable_engine.services import JobService, LocalService, NoService
 from hardware_runs.ledger import ChunkState, Ledger, Run, RunState
 from noise_models.snapshots import SnapshotBackend
 from qpc_qiskit.backends.named import is_ibm
@@ -84,7 +84,7 @@ def durable(
             from qpc_qiskit.backends.service import IBMJobs
 
             given = runtime.estimator_options(asked.resilience, asked.options)
-            service = DeviceService(IBMJobs(device, given))
+            service = IBMJobs(device, given)
     except BackendError as error:
         if known is None or not _is_done(known.state):
             raise

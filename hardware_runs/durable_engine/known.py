@@ -45,8 +45,8 @@ class KnownRun:
 
     def renew(self) -> RunState:
         """The run as it is now."""
-        self._num_writes = self.ledger.num_writes  # one that is under way makes it old again
-        self._state = self.ledger.state(self.run.id)
+        before = self.ledger.num_writes  # a write that is under way makes it old again
+        self._state, self._num_writes = self.ledger.state(self.run.id), before
         return self._state
 
     def freeze(

@@ -199,7 +199,7 @@ class Reviser:
         """Deal the rows of some chunks of one block to the patches of a revision."""
         block = self._known.renew().block(chunks[0].block_id)
         frozen = self._known.rows(block)
-        num_rows = len(frozen.pairs) - len(frozen.exact)
+        num_rows = frozen.num_rows
         slots = np.concatenate([frozen.slots[c.row_start : c.row_stop] for c in chunks])
         rows = np.sort(slots[(slots != IDLE) & (slots < num_rows)])
         dealt = self._estimator().deal(spec, len(rows))

@@ -1,24 +1,18 @@
-"""Where a durable run has its jobs done: IBM's service, or this machine, behind one interface."""
+"""Where a durable run has its jobs done, behind one interface: this machine, or `IBMJobs`."""
 
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
 from qiskit.primitives import BaseEstimatorV2
 
 from qpc_qiskit.backends.destinations import Destination, JobSettings
 from qpc_qiskit.backends.jobs import JobStatus
+from qpc_qiskit.common.arrays import Array
 from qpc_qiskit.errors import FetchError, JobDeferred, QPCError
 from qpc_qiskit.rows.prepared import Prepared
 from qpc_qiskit.rows.pubs import make_pub
-
-if TYPE_CHECKING:
-    from qpc_qiskit.backends.service import IBMJobs
-
-Array = NDArray[np.float64]
 
 
 class JobService(Protocol):
@@ -77,34 +71,6 @@ class JobService(Protocol):
     def session_seconds(self, session_id: str) -> float | None:
         """What a batch or session that has ended is charged; None: not known yet."""
         ...
-
-
-class DeviceService:
-    """One of IBM's devices."""
-
-    is_local = False
-
-    def __init__(self, jobs: IBMJobs) -> None:
-        self._jobs = jobs
-        self.find, self.status, self.result = jobs.find, jobs.status, jobs.result
-        self.cancel = jobs.cancel
-        self.open_session, self.close_session = jobs.open_session, jobs.close_session
-        self.is_session_open, self.session_seconds = jobs.is_session_open, jobs.session_seconds
-
-    def send(
-        self,
-        prepared: Prepared,
-        rows: Array,
-        precision: float | None,
-        *,
-        tag: str,
-        cap_seconds: int,
-        session_id: str | None,
-        seed: int,
-    ) -> str:
-        """See `JobService.send`; a device has no seed."""
-        pub = make_pub(prepared.template, rows, precision)
-        return self._jobs.send(pub, tag=tag, max_execution_time=cap_seconds, session_id=session_id)
 
 
 LOCAL = "local-"

@@ -9,7 +9,7 @@ import numpy as np
 
 from hardware_runs.ledger import Chunk, ChunkResult, FrozenRows
 from qpc_qiskit.common.arrays import Array
-from qpc_qiskit.rows.planning import JobPlan
+from qpc_qiskit.rows.planning import Deal
 from qpc_qiskit.rows.prepared import Prepared
 from qpc_qiskit.rows.pubs import Rows
 from qpc_qiskit.rows.references import Calibration
@@ -36,10 +36,8 @@ def values_of(
     wide = max(each.num_patches for each in circuits)
     num_maps = frozen.exact.shape[1]
     stops = np.cumsum([0, *(len(evs) for evs, _ in found)]).tolist()
-    plan = JobPlan(
-        rows=rows_of(frozen),
-        num_rows=len(frozen.pairs) - len(frozen.exact),
-        which=frozen.which,
+    deal = Deal(
+        num_rows=frozen.num_rows,
         slots=np.concatenate(
             [frozen.slots[e.chunk.row_start : e.chunk.row_stop, :wide] for e in results]
         ),
@@ -50,7 +48,7 @@ def values_of(
     evs, stds = (
         np.concatenate([_padded(each[i], wide * num_maps) for each in found]) for i in (0, 1)
     )
-    return unpack(plan, evs, stds, applies=applies)
+    return unpack(deal, evs, stds, applies=applies)
 
 
 def calibration_of(

@@ -21,7 +21,10 @@ expired, `take_over` gives it to exactly one other. That one looks the tag up (`
 `record_job`) before it may post again.
 """
 
-from typing import Self
+import warnings
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 from qpc_qiskit.common.extras import importing
 
@@ -60,6 +63,9 @@ from hardware_runs.ledger.runs import Runs
 from hardware_runs.ledger.sessions import Sessions
 from hardware_runs.ledger.state import RunState, States
 
+_OF_STATE = {"attempts", "chunks", "layers", "revisions", "sessions", "duplicates", "budget"}
+_OF_STATE |= {"jobs_to_cancel", "progress"}
+
 
 class Ledger(Runs, Blocks, Intents, Jobs, Results, Sessions, Cancelling, States):
     """A ledger on SQLite or PostgreSQL. Use it in a `with` statement, or close it.
@@ -73,6 +79,22 @@ class Ledger(Runs, Blocks, Intents, Jobs, Results, Sessions, Cancelling, States)
         LedgerError: it cannot be opened.
         LedgerVersionError: a newer program made it.
     """
+
+    if not TYPE_CHECKING:  # what is gone is an error there
+
+        def __getattr__(self, name: str) -> Callable[..., Any]:
+            """What was a method of its own before there was `state`."""
+            if name not in _OF_STATE:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            told = f"Ledger.{name} is now of the state of a run: ledger.state(run_id).{name}"
+            warnings.warn(told, DeprecationWarning, stacklevel=2)
+
+            def read(run_id: str, **given: Any) -> Any:
+                found = getattr(self.state(run_id), name)
+                kept = {key: value for key, value in given.items() if value is not None}
+                return found(**kept) if callable(found) else found
+
+            return read
 
     def close(self) -> None:
         """Close the connections; the ledger cannot be used afterwards."""

@@ -124,6 +124,11 @@ class FrozenRows:
     num_kernels: int
     """K."""
 
+    @property
+    def num_rows(self) -> int:
+        """V."""
+        return len(self.pairs) - len(self.exact)
+
 
 @dataclass(frozen=True)
 class ChunkPlan:

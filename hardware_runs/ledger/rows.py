@@ -219,7 +219,7 @@ def _check_rows(rows: FrozenRows, start: int, count: int) -> None:
                 f"Expected {name} of {np.dtype(expected)} with {dimensions} dimensions; got "
                 f"{array.dtype} of shape {array.shape}."
             )
-    num_rows = len(rows.pairs) - len(rows.exact)
+    num_rows = rows.num_rows
     if len(rows.pixels) != count or len(rows.which) != count * rows.num_kernels:
         raise ValueError(
             f"Expected {count} pixels and {count * rows.num_kernels} entries in which; got "
@@ -256,7 +256,7 @@ def _check_chunks(chunks: Sequence[ChunkPlan], num_rows: int) -> None:
 
 def _check_same_rows(rows: FrozenRows, replaced: Sequence[Chunk], slots: Indices) -> None:
     """Whether executions run what the replaced chunks were to run, and reference rows besides."""
-    num_rows = len(rows.pairs) - len(rows.exact)
+    num_rows = rows.num_rows
 
     def asked(slots: Indices) -> Indices:
         return np.sort(slots[(slots != -1) & (slots < num_rows)])

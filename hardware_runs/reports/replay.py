@@ -141,7 +141,7 @@ class RunReader:
     ) -> Iterator[tuple[Indices, tuple[Array, Array, list[Qubits]]]]:
         """Of each chunk that is done: its rows, their values, errors, and patches."""
         frozen = self.known.rows(block)
-        num_rows = len(frozen.pairs) - len(frozen.exact)
+        num_rows = frozen.num_rows
         done = self.results(block.layer)
         for chunk in block.chunks:
             if chunk.id not in done:
@@ -158,7 +158,7 @@ class RunReader:
     def _exact(self, block: Block, spec: LayerSpec | None) -> Array:
         """Exact values (V, m) of the rows of a block; NaN where they are not known."""
         frozen = self.known.rows(block)
-        num_rows = len(frozen.pairs) - len(frozen.exact)
+        num_rows = frozen.num_rows
         found = np.full((num_rows, frozen.exact.shape[1]), np.nan)
         weights = None if spec is None else self._weights(block, spec)
         if spec is None or weights is None:

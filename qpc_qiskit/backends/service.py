@@ -12,13 +12,15 @@ from contextvars import Context
 from datetime import UTC, datetime
 from typing import Any
 
-from qiskit.primitives.containers.estimator_pub import EstimatorPub
 from qiskit.providers import BackendV2
 from qiskit.providers.exceptions import QiskitBackendNotFoundError
 
 from qpc_qiskit.backends.jobs import JobStatus, JobTimes, State
+from qpc_qiskit.common.arrays import Array
 from qpc_qiskit.common.extras import importing
 from qpc_qiskit.errors import FetchError, JobDeferred, JobRefused, JobUnclear, SessionEnded
+from qpc_qiskit.rows.prepared import Prepared
+from qpc_qiskit.rows.pubs import make_pub
 
 with importing("ibm", "IBM's service"):
     from qiskit_ibm_runtime import Batch, IBMBackend, Session
@@ -46,13 +48,15 @@ _UNANSWERED = (IBMRuntimeError, IBMInputValueError, RequestsApiError, IBMNotAuth
 
 
 class IBMJobs:
-    """Jobs of one backend at the service.
+    """Jobs of one backend at the service; a `JobService` of durable runs.
 
     Args:
         backend: of a `QiskitRuntimeService`; one object for all jobs, since the client takes two
             for different devices.
         options: of the Estimator, for all jobs.
     """
+
+    is_local = False
 
     def __init__(self, backend: IBMBackend, options: EstimatorOptions) -> None:
         self.backend: BackendV2 = backend
@@ -122,19 +126,25 @@ class IBMJobs:
 
     def send(
         self,
-        pub: EstimatorPub,
+        prepared: Prepared,
+        rows: Array,
+        precision: float | None,
         *,
         tag: str,
-        max_execution_time: int,
-        session_id: str | None = None,
+        cap_seconds: int,
+        session_id: str | None,
+        seed: int,
     ) -> str:
-        """Send a job; its id.
+        """Send rows (m, P) as a job with one PUB; its id.
 
         Args:
-            pub: rows and their precision.
+            prepared: the circuit.
+            rows: its parameter values.
+            precision: of every row; None: the options'.
             tag: by which `find` finds it.
-            max_execution_time: whole seconds of QPU time after which the service ends it.
+            cap_seconds: whole seconds of QPU time after which the service ends it.
             session_id: of a batch or session; None: job mode.
+            seed: has no effect on a device.
 
         Raises:
             SessionEnded: the batch or session takes no more jobs; there is no job.
@@ -144,7 +154,8 @@ class IBMJobs:
         """
         options = self._options.model_copy(deep=True)
         options.environment.job_tags = [*options.environment.job_tags, tag]
-        options.max_execution_time = max_execution_time
+        options.max_execution_time = cap_seconds
+        pub = make_pub(prepared.template, rows, precision)
 
         def run() -> RuntimeJobV2:
             mode = self.backend if session_id is None else self._session(session_id)

@@ -17,16 +17,12 @@ from qpc_qiskit.rows.pubs import JobLimits, Rows, merge_directions, split_jobs, 
 from qpc_qiskit.rows.slots import IDLE, fill, wide_values
 
 
-@dataclass(frozen=True, eq=False)
-class JobPlan:
-    """What is to be sent, and how it answers what was asked for."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Deal:
+    """Which executions run so many rows, and the jobs that they make."""
 
-    rows: Rows = field(repr=False)
-    """M that are run once each, then R reference rows."""
     num_rows: int
-    """M."""
-    which: Indices = field(repr=False)
-    """The row that answers each one asked for."""
+    """M, without reference rows, which are numbered from M on."""
     slots: Indices = field(repr=False)
     """(W, J): what each execution runs on each patch, see `slots.fill`."""
     parts: tuple[slice, ...]
@@ -34,16 +30,26 @@ class JobPlan:
     seconds: tuple[float, ...] | None
     """Predicted QPU seconds of each job; None: not known, or no device."""
     exact: Array | None = field(default=None, repr=False)
-    """(R, m) features of the reference rows; None: there are none."""
-    infidelity: Array = field(default_factory=lambda: np.zeros(0), repr=False)
-    """Of each direction as it is encoded; zeros for an exact encoder."""
-    encoder: str | None = None
-    """Name of the encoder that the angles are for; None: not known any more."""
+    """(R, m) features of the reference rows; None: there are none, or they are not known."""
 
     @property
     def total_seconds(self) -> float | None:
         """Predicted QPU seconds of all jobs."""
         return None if self.seconds is None else sum(self.seconds)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class JobPlan(Deal):
+    """What is to be sent, and how it answers what was asked for."""
+
+    rows: Rows = field(repr=False)
+    """M that are run once each, then R reference rows."""
+    which: Indices = field(repr=False)
+    """The row that answers each one asked for."""
+    infidelity: Array = field(default_factory=lambda: np.zeros(0), repr=False)
+    """Of each direction as it is encoded; zeros for an exact encoder."""
+    encoder: str | None = None
+    """Name of the encoder that the angles are for; None: not known any more."""
 
     def values(self, part: slice = slice(None)) -> Array:
         """Parameter values (w, J*P) of some executions."""
@@ -126,15 +132,11 @@ def plan_jobs(
         num_references=num_references,
     )
     return JobPlan(
-        rows,
-        num_rows,
-        which,
-        dealt.slots,
-        dealt.parts,
-        dealt.seconds,
-        None if references is None else references.exact,
-        encoded.infidelity.numpy(),
-        encoder.name,
+        **{**vars(dealt), "exact": None if references is None else references.exact},
+        rows=rows,
+        which=which,
+        infidelity=encoded.infidelity.numpy(),
+        encoder=encoder.name,
     )
 
 
@@ -198,18 +200,6 @@ def plan_parts(
     return tuple(parts), tuple(known) if len(known) == len(seconds) and each is not None else None
 
 
-@dataclass(frozen=True, eq=False)
-class Deal:
-    """Which executions run so many rows, and the jobs that they make."""
-
-    slots: Indices = field(repr=False)
-    """(W, J), see `slots.fill`."""
-    parts: tuple[slice, ...]
-    """Executions of each job, in order."""
-    seconds: tuple[float, ...] | None
-    """Predicted QPU seconds of each job; None: not known, or no device."""
-
-
 def deal_rows(
     num_rows: int,
     num_columns: int,
@@ -237,7 +227,8 @@ def deal_rows(
         num_references=num_references,
         **bounds,
     )
-    return Deal(_slots(num_rows, num_patches, num_references, parts), parts, seconds)
+    slots = _slots(num_rows, num_patches, num_references, parts)
+    return Deal(num_rows=num_rows, slots=slots, parts=parts, seconds=seconds)
 
 
 def _slots(num_rows: int, num_patches: int, num_references: int, parts: Sequence[slice]) -> Indices:

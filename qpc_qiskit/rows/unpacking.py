@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from qpc_qiskit.common.arrays import Array, Indices
-from qpc_qiskit.rows.planning import JobPlan
+from qpc_qiskit.rows.planning import Deal
 from qpc_qiskit.rows.prepared import Prepared
 from qpc_qiskit.rows.references import Calibration, apply, calibrate
 from qpc_qiskit.rows.slots import gather
@@ -27,27 +27,27 @@ class Unpacked:
     """Of each job; empty without reference rows."""
 
 
-def unpack(plan: JobPlan, evs: Array, stds: Array, *, applies: bool = True) -> Unpacked:
+def unpack(deal: Deal, evs: Array, stds: Array, *, applies: bool = True) -> Unpacked:
     """Sort the values of all executions of a plan.
 
     Args:
-        plan: what was sent.
+        deal: what was sent.
         evs: (W, J*m), the features of patch 0, then of patch 1, ...; see `features`.
         stds: (W, J*m).
         applies: whether values are corrected by what the reference rows say.
     """
-    count, num_patches = plan.slots.shape
+    count, num_patches = deal.slots.shape
     num_maps = evs.shape[1] // num_patches
     both = np.stack([evs, stds], axis=-1).reshape(count, num_patches, num_maps, 2)
-    values = np.full((plan.num_rows, num_maps, 2), np.nan)
-    patch = np.empty(plan.num_rows, np.intp)
+    values = np.full((deal.num_rows, num_maps, 2), np.nan)
+    patch = np.empty(deal.num_rows, np.intp)
     calibrations: list[Calibration] = []
-    for part in plan.parts:
-        found = gather(both[part], plan.slots[part], plan.num_rows)
+    for part in deal.parts:
+        found = gather(both[part], deal.slots[part], deal.num_rows)
         sorted_evs, sorted_stds = found.values[..., 0], found.values[..., 1]
-        if plan.exact is not None:
+        if deal.exact is not None:
             known = calibrate(
-                plan.exact[found.reference],
+                deal.exact[found.reference],
                 found.reference_values[..., 0],
                 found.reference_values[..., 1],
                 found.reference_patch,

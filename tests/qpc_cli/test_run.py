@@ -289,8 +289,7 @@ def test_the_same_problem_is_told_once(tmp_path, monkeypatch):
         problems.note("job 1", next(texts))
         return False
 
-    done = driving.Pass(logits=torch.zeros(1))
-    passes = iter([driving.Pass(logits=None), done])
+    passes = iter([(None, ""), (torch.zeros(1), "")])
     monkeypatch.setattr(driving, "advance", lambda engine, work: next(passes))
     with Ledger(tmp_path / "ledger.sqlite") as book, run_log(tmp_path / "log", "x"):
         found = book.create_run("x", {}, now=1.0)

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 import torch
 from durable_runs import Clock, Script, check_paid_once, images, network, shallow
-from ledgers import planned
+from ledgers import claimed, planned
 from sqlalchemy import Engine, event
 
 from hardware_runs.durable_engine.known import KnownRun
@@ -95,6 +95,24 @@ def test_state_is_read_again_after_a_write_here(path):
         other.set_budget(run.id, 72.0, now=4.0)
         assert known.state.budget.max_qpu_seconds == 71
         assert known.renew().budget.max_qpu_seconds == 72
+
+
+def test_a_reading_that_is_interrupted_leaves_the_state_old(path, monkeypatch):
+    """Ctrl-C: what is done on the way out must know what was claimed before it."""
+    with Ledger(path) as ledger:
+        run, block = planned(ledger)
+        known = KnownRun(ledger, run)
+        assert known.state.all_attempts == ()
+        claimed(ledger, block.chunks[0])
+        with monkeypatch.context() as patch:
+            patch.setattr(ledger, "state", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                known.renew()
+        assert len(known.state.all_attempts) == 1
+
+
+def interrupted(run_id):
+    raise KeyboardInterrupt
 
 
 def test_session_that_got_its_id_meanwhile_is_not_lost(path):

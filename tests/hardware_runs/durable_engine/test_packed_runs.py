@@ -357,13 +357,13 @@ def test_values_are_exact_but_for_shots_and_what_calibration_leaves(
     (result,) = ledger.results(ledger.state(run_id).all_chunks)
     prepared = thaw(ledger.blob(run_id, result.chunk.revision, circuit_key(spec)))
     plan = JobPlan(
-        Rows(rows.encoder_angles, rows.ansatz_angles, rows.pairs),
-        len(rows.pairs) - len(rows.exact),
-        rows.which,
-        rows.slots,
-        (slice(0, len(rows.slots)),),
-        None,
-        rows.exact,
+        rows=Rows(rows.encoder_angles, rows.ansatz_angles, rows.pairs),
+        num_rows=rows.num_rows,
+        which=rows.which,
+        slots=rows.slots,
+        parts=(slice(0, len(rows.slots)),),
+        seconds=None,
+        exact=rows.exact,
     )
     noise = NoiseModel.from_backend(fake())
     wide = wide_values(plan.rows, plan.slots)
@@ -448,7 +448,7 @@ def executed(ledger, run_id, layer):
     counts = {}
     for block in ledger.state(run_id).blocks(layer):
         rows = rows_of(ledger, block)
-        num_rows = len(rows.pairs) - len(rows.exact)
+        num_rows = rows.num_rows
         for chunk in block.chunks:
             slots = rows.slots[chunk.row_start : chunk.row_stop]
             for row in slots[(slots >= 0) & (slots < num_rows)]:

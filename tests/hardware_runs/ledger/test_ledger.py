@@ -812,3 +812,17 @@ def test_tags_are_short(ledger):
     tag = claimed(ledger, block.chunks[0]).tag
     assert re.fullmatch(r"qpc-[0-9a-f]{12}-\d+-1", tag)
     assert len(tag.replace(f"-{block.chunks[0].id}-", f"-{10**9}-")) < 40
+
+
+def test_what_was_a_method_before_there_was_a_state(ledger):
+    run, block = planned(ledger)
+    claimed(ledger, block.chunks[0])
+    for name in ("layers", "revisions", "sessions", "duplicates", "budget", "jobs_to_cancel"):
+        with pytest.warns(DeprecationWarning, match=rf"ledger.state\(run_id\).{name}"):
+            assert getattr(ledger, name)(run.id) == getattr(ledger.state(run.id), name)
+    with pytest.warns(DeprecationWarning, match="Ledger.attempts"):
+        assert ledger.attempts(run.id, states=[AttemptState.INTENT])[0].number == 1
+    with pytest.warns(DeprecationWarning, match="Ledger.chunks"):
+        assert len(ledger.chunks(run.id, layer=LAYER, states=None)) == len(block.chunks)
+    with pytest.raises(AttributeError, match="no attribute 'attemps'"):
+        ledger.attemps(run.id)

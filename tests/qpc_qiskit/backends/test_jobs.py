@@ -90,7 +90,14 @@ def plan_of(count, parts=None, seconds=None, angle=0.25):
     """A job for every row, unless told otherwise."""
     parts = [slice(i, i + 1) for i in range(count)] if parts is None else parts
     numbers = np.arange(count)
-    return JobPlan(rows_of(count, angle), count, numbers, numbers[:, None], tuple(parts), seconds)
+    return JobPlan(
+        rows=rows_of(count, angle),
+        num_rows=count,
+        which=numbers,
+        slots=numbers[:, None],
+        parts=tuple(parts),
+        seconds=seconds,
+    )
 
 
 def run(

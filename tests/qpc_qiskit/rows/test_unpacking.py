@@ -9,7 +9,7 @@ from qiskit import QuantumCircuit
 from qpc_qiskit.circuits.encoder import make_encoder
 from qpc_qiskit.circuits.parities import inversion, make_z_string, sub_parities
 from qpc_qiskit.devices.forecast import JobCost
-from qpc_qiskit.rows.planning import JobPlan, ReferenceRows, plan_jobs
+from qpc_qiskit.rows.planning import Deal, ReferenceRows, plan_jobs
 from qpc_qiskit.rows.prepared import Prepared
 from qpc_qiskit.rows.pubs import JobLimits, Template, product_pairs
 from qpc_qiskit.rows.slots import IDLE
@@ -181,5 +181,7 @@ def test_a_plan_needs_nothing_but_slots_and_answers(rng):
     values = all_values(plan, rng)
     evs = answered(plan, values, 0.8)
     stds = np.full_like(evs, 0.01)
-    read = JobPlan(plan.rows, plan.num_rows, plan.which, plan.slots, plan.parts, None, plan.exact)
+    read = Deal(
+        num_rows=plan.num_rows, slots=plan.slots, parts=plan.parts, seconds=None, exact=plan.exact
+    )
     np.testing.assert_array_equal(unpack(read, evs, stds).evs, unpack(plan, evs, stds).evs)
