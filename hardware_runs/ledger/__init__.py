@@ -23,7 +23,6 @@ expired, `take_over` gives it to exactly one other. That one looks the tag up (`
 
 import warnings
 from collections.abc import Callable
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from qpc_qiskit.common.extras import importing

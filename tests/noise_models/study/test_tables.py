@@ -132,7 +132,7 @@ def test_the_report_tells_where_seeds_cannot_reach_significance():
 def test_scale_and_shift_of_every_channel(rng):
     ideal = rng.normal(size=(50, 6))
     scale, shift = rng.uniform(0.5, 1, size=(2, 6))
-    found = feature_errors(scale * ideal + shift, ideal, num_qubits=2)
+    found = feature_errors(scale * ideal + shift, ideal, num_maps=2)
     assert found.scale == pytest.approx(scale)
     assert found.shift == pytest.approx(shift)
     error = (scale - 1) * ideal + shift
