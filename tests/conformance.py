@@ -25,6 +25,7 @@ import pytest
 import torch
 from cases import CASES, SMALL_CASES, Case, evs_of, jacobian_of, pixels_of, vjp_of
 from references import case_features, case_unitaries, central_differences, features
+from tiers import thorough
 
 from qpc_qiskit.engines import Engine, LayerCall
 from qpc_qiskit.errors import EngineError
@@ -379,7 +380,7 @@ class VjpConformance:
             torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-8)
         assert torch.equal(ones, torch.ones_like(ones))
 
-    @pytest.mark.parametrize("count", [4, 700])
+    @pytest.mark.parametrize("count", [4, *thorough(700)])
     def test_residuals_change_nothing(self, engine, count, generator):
         """`evs_with_residuals` gives the values of `evs`, and `vjp` the same with and without."""
         spec, weights = PLAIN.spec(), weights_of(PLAIN, generator)

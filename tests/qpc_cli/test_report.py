@@ -50,6 +50,7 @@ def moved(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_a_report_of_a_training(run):
     result = qpc("report", run)
     page = run / "report" / "report.html"

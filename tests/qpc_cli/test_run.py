@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from checkpoints import write_checkpoint
+from tiers import thorough
 from torch import nn
 from typer.testing import CliRunner
 from urllib3.util.retry import Retry
@@ -818,7 +819,7 @@ def test_a_job_that_fails_for_good(model, ledger, standin):
     assert answer("collect", "first")["state"] == "done"
 
 
-@pytest.mark.parametrize("through", ["collect", "submit", "script"])
+@pytest.mark.parametrize("through", ["collect", *thorough("submit", "script")])
 def test_results_of_other_jobs_are_fetched_after_a_failure(model, ledger, standin, through):
     """Nobody has to agree to another payment to see what is there."""
     given = (*ALLOWED, "--images=2", "--batch-size=1")

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from qiskit import QuantumCircuit, qasm3, qpy
 from qiskit.circuit import Parameter, ParameterVector
 from qiskit.primitives import StatevectorEstimator
+from tiers import thorough
 from torch import nn
 
 from qpc_qiskit import (
@@ -355,7 +356,7 @@ class TestTorchModule:
         ).square().sum().backward()
         torch.testing.assert_close(saved.grad, plain.grad)
 
-    @pytest.mark.parametrize("whole", [True, False])
+    @pytest.mark.parametrize("whole", [*thorough(True), False])
     def test_compile(self, generator, recwarn, capfd, whole):
         """A graph break at the layer, without noise."""
         layer = Case(4, 6, 2).layer(generator, torch.float32)

@@ -22,6 +22,7 @@ from durable_runs import (
     shallow,
 )
 from processes import elsewhere
+from tiers import thorough
 from torch import nn
 
 from hardware_runs.durable_engine.known import KnownRun
@@ -147,7 +148,7 @@ def test_local_jobs_of_two_processes_are_not_confused(path):
 # A device.
 
 
-@pytest.mark.parametrize("mode", ["job", "batch", "session"])
+@pytest.mark.parametrize("mode", ["job", *thorough("batch", "session")])
 def test_device(device, mode):
     standin, script = device(script={"mode": mode, "max_qpu_seconds": 600})
     x = images(3)
@@ -455,6 +456,7 @@ def test_jobs_in_flight_are_bounded(device):
 # Another process.
 
 
+@pytest.mark.slow
 def test_collected_by_another_process(start, path):
     standin = start(faults=[Fault("queue", seconds=60, times=4)])
     assert elsewhere(run_script, path, 2, 32) is None

@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 from durable_runs import RULES, check_paid_once, images, network
+from tiers import thorough
 
 from hardware_runs import Rules
 from hardware_runs.ledger import AttemptState
@@ -153,15 +154,17 @@ def test_too_many_requests(broken, logits):
     "route",
     [
         "POST /jobs",
-        "GET /jobs",
-        "GET /jobs/*",
-        "GET /jobs/*/results",
-        "GET /jobs/*/metrics",
-        "POST /sessions",
-        "GET /sessions/*",
-        "GET /instances/usage",
-        "GET /backends/*/status",
         "*",
+        *thorough(
+            "GET /jobs",
+            "GET /jobs/*",
+            "GET /jobs/*/results",
+            "GET /jobs/*/metrics",
+            "POST /sessions",
+            "GET /sessions/*",
+            "GET /instances/usage",
+            "GET /backends/*/status",
+        ),
     ],
 )
 def test_bursts_of_500(broken, logits, route):

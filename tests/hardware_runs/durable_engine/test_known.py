@@ -8,6 +8,7 @@ import torch
 from durable_runs import Clock, Script, check_paid_once, images, network, shallow
 from ledgers import claimed, planned
 from sqlalchemy import Engine, event
+from tiers import thorough
 
 from hardware_runs.durable_engine.known import KnownRun
 from hardware_runs.durable_engine.status import run_status
@@ -33,7 +34,7 @@ def transactions(path):
     event.remove(Engine, "begin", begun)
 
 
-@pytest.mark.parametrize("mode", ["job", "session"])
+@pytest.mark.parametrize("mode", ["job", *thorough("session")])
 def test_transactions_of_a_run_of_four_jobs(start, path, transactions, mode):
     """Two layers, two batches: three processes send and collect, a fourth one reports."""
     standin = start()

@@ -13,6 +13,7 @@ from ledgers import make_rows, planned, rows_of, tiles
 from qiskit.primitives import DataBin, PubResult
 from qiskit_aer.noise import NoiseModel
 from qiskit_ibm_runtime.fake_provider import FakeJakartaV2, FakeManilaV2
+from tiers import thorough
 from torch import nn
 
 from hardware_runs import durable
@@ -95,7 +96,7 @@ def device(start, empty_ledger, tmp_path):
         pytest.param(
             "ibm_jakarta", lambda: network(8, 5), pixels(2, 8), THREE, True, marks=pytest.mark.slow
         ),
-        ("ibm_lagos", network, pixels(2), {**TWO, "calibrate": False}, False),
+        *thorough(("ibm_lagos", network, pixels(2), {**TWO, "calibrate": False}, False)),
     ],
     ids=["n2", "n3", "raw"],
 )
@@ -127,6 +128,7 @@ def test_equals_a_direct_run(device, name, model, x, given, noisy):
     assert [each["mode"] for each in first.standin.records()["sessions"]] == ["batch"]
 
 
+@pytest.mark.slow
 def test_replay_sends_nothing(device):
     x = pixels(2)
     place = device(noisy=False)
@@ -149,6 +151,7 @@ def test_replay_without_the_device(device):
         script.once(pixels(3), 3)
 
 
+@pytest.mark.slow
 def test_split_into_jobs(device):
     """Each has its own reference rows; as a direct run with the same limits."""
     limits = {"limits": JobLimits(max_rows=6)}
@@ -457,7 +460,9 @@ def executed(ledger, run_id, layer):
     return counts
 
 
-@pytest.mark.parametrize("wanted", [2, None], ids=["as many as asked", "as many as there are"])
+@pytest.mark.parametrize(
+    "wanted", [2, *thorough(None)], ids=["as many as asked", "as many as there are"]
+)
 def test_a_patch_is_lost(device, monkeypatch, wanted):
     """Two were asked for and one is left: its rows are dealt anew, and the run ends as it would."""
     rules = replace(RULES, max_in_flight=1)
@@ -503,6 +508,7 @@ class Died(BaseException):
     ],
     ids=str,
 )
+@pytest.mark.slow
 def test_dying_while_rows_are_dealt_anew(device, monkeypatch, deaths):
     """After a step of it: the next process goes on, and the values are the same."""
     rules = replace(RULES, max_in_flight=1)
@@ -662,6 +668,7 @@ def test_an_encoder_that_falls_back(path):
     assert sum("Encoded by brickwall" in reason for reason in reasons) == 1
 
 
+@pytest.mark.slow
 def test_a_bad_patch_and_an_encoder_that_fell_back(device, monkeypatch):
     """Rows of the old encoder stay where they are; nothing keeps the run from its end."""
     rules = replace(RULES, max_in_flight=1)

@@ -40,6 +40,7 @@ def test_every_writing_method_is_a_step():
     ],
     ids=["some", "all"],
 )
+@pytest.mark.slow
 def test_killed_at_moments_of_steps(places, steps, every):
     deaths = elsewhere(ledgers.kill_everywhere, *places, steps, every)
     assert [*deaths] == steps
@@ -249,6 +250,7 @@ class Walk:
 
 
 @pytest.mark.parametrize("is_thorough", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_one_job_per_attempt_and_within_the_budget(tmp_path, test_seed, is_thorough):
     # A walk that avoids the hard places shows nothing.
     expected = {*OUTCOMES, "over budget", "reused", "claimed", "taken over", "found"}

@@ -212,6 +212,7 @@ def test_patches_of_a_whole_run(whole):
         assert patch.rms_error_std > 0
 
 
+@pytest.mark.slow
 def test_files_of_a_whole_run(whole, tmp_path):
     *_, examined = whole
     words = check_files(examined, tmp_path / "report")

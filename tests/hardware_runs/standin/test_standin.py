@@ -18,6 +18,7 @@ from qiskit_ibm_runtime import Batch, QiskitRuntimeService, Session
 from qiskit_ibm_runtime.exceptions import RuntimeJobFailureError
 from qiskit_ibm_runtime.executor_estimator import Estimator
 from qiskit_ibm_runtime.fake_provider import FakeFez
+from tiers import thorough
 
 from hardware_runs.standin import Remote, Rules, Standin
 from hardware_runs.standin import __main__ as command
@@ -68,7 +69,7 @@ def test_noise_is_that_of_the_device(start):
 
 
 @pytest.mark.parametrize(
-    ("name", "width", "noisy"), [("ibm_torino", 133, False), ("ibm_fez", 156, True)]
+    ("name", "width", "noisy"), [("ibm_torino", 133, False), *thorough(("ibm_fez", 156, True))]
 )
 def test_wide_device_runs_without_noise(start, name, width, noisy):
     """With noise, no value would be exactly 1 or -1."""

@@ -16,6 +16,7 @@ from qiskit_ibm_runtime.exceptions import (
     RuntimeJobMaxTimeoutError,
     RuntimeJobNotFound,
 )
+from tiers import thorough
 
 from hardware_runs.standin import Fault, Remote, programs
 from qpc_qiskit.backends import runtime
@@ -609,8 +610,8 @@ def find_broken(start, name, *qubits):
     return find_backend(name, service=standin.service())
 
 
-@pytest.mark.parametrize("name", ["ibm_manila", "ibm_torino", "ibm_fez"])
-@pytest.mark.parametrize("broken", [[(0,)], [(3,)], [(0,), (1,)], [(0, 1)]])
+@pytest.mark.parametrize("name", ["ibm_manila", *thorough("ibm_torino", "ibm_fez")])
+@pytest.mark.parametrize("broken", [[(0,)], [(3,)], [(0,), (1,)], [(0, 1)]], ids=str)
 def test_broken_qubits_and_gates_are_not_in_the_target(start, name, broken):
     target = find_broken(start, name, *broken).target
     places = {qubits for op in target.operation_names for qubits in target[op] or () if qubits}

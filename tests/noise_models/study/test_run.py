@@ -142,6 +142,7 @@ def test_nothing_is_computed_twice(finished, monkeypatch):
     assert after.items() <= before.items()
 
 
+@pytest.mark.slow
 def test_on_a_cluster_of_ones_own(finished, given, tmp_path):
     """Its worker is a thread here: one in a process of its own imports for five seconds."""
     from distributed import LocalCluster
@@ -385,6 +386,7 @@ def drawn(finished, tmp_path_factory):
     return draw_figures(finished, tmp_path_factory.mktemp("figures"))
 
 
+@pytest.mark.slow
 def test_figures_have_their_data_beside_them(drawn):
     names = {each.path.stem for each in drawn}
     assert {"sweep-tiny-strength", "sweep-tiny-depth", "sweep-tiny-qubits"} <= names

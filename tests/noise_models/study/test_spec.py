@@ -292,6 +292,7 @@ def test_different_networks_are_no_seeds(name, match, runs, tmp_path):
         plan("first", "seed", name)
 
 
+@pytest.mark.slow
 def test_the_published_study_can_be_run(tmp_path):
     """From a clone: all its files are inside."""
     folder = ROOT / "docs" / "studies" / "digits"

@@ -25,6 +25,7 @@ from qiskit_aer.noise import (
     pauli_error,
     thermal_relaxation_error,
 )
+from tiers import thorough
 
 from qpc_qiskit.backends import aer
 from qpc_qiskit.backends.aer import AerEstimator, measured_qubits, noisy_options
@@ -383,7 +384,7 @@ ESTIMATORS = {"noiseless": Noise(), "noisy": NOISES["all"]}
 
 
 class TestShots:
-    @pytest.mark.parametrize("shots", [1, 100, 1000])
+    @pytest.mark.parametrize("shots", [*thorough(1, 1000), 100])
     @pytest.mark.parametrize("name", ESTIMATORS)
     def test_values_scatter_around_the_exact_ones(self, name, shots, rng):
         """2000 draws of 3 values: means within 5 standard errors, standard deviations within 5 of

@@ -248,6 +248,7 @@ class TestOnAPatch:
         assert first.patch == second.patch
         assert first.circuit == second.circuit
 
+    @pytest.mark.slow
     def test_patches_of_a_packing(self):
         def fidelities(**packing):
             placed = destinations.placed_on(

@@ -65,7 +65,7 @@ def data(generator):
 
 
 class TestWhatIsPosted:
-    @pytest.mark.parametrize("name", ["ibm_manila", "ibm_torino"])
+    @pytest.mark.parametrize("name", ["ibm_manila", *thorough("ibm_torino")])
     def test_one_pub_in_the_full_width(self, service, data, name):
         engine = engine_for(service, name)
         found = data.send(engine)
@@ -179,7 +179,7 @@ class TestWhatIsPosted:
         assert {job.shots for job in service.jobs_posted} == {1024}
         assert engine.last_report.job_ids == tuple(job.job_id for job in service.jobs_posted)
 
-    @pytest.mark.parametrize("shots", [100_000, 1_000_000])
+    @pytest.mark.parametrize("shots", [*thorough(100_000), 1_000_000])
     def test_a_job_takes_ten_minutes_at_most(self, service, generator, shots):
         engine = engine_for(service, "ibm_torino", shots=shots)
         service.fail_result = {0: OSError("not executed")}
@@ -440,7 +440,7 @@ class TestFetching:
 
     @pytest.mark.parametrize(
         ("status_code", "times"),
-        [(-1, 3), (429, 1), (500, 1), (502, 1), (503, 7), (504, 1)],
+        [(-1, 3), (429, 1), *thorough((500, 1), (502, 1), (503, 7), (504, 1))],
     )
     def test_what_may_pass_is_asked_for_again(self, service, data, status_code, times):
         service.fail_result = {1: [down(status_code=status_code) for _ in range(times)]}

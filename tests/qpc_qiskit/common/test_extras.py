@@ -216,6 +216,7 @@ for engine, bound in (
 """
 
 
+@pytest.mark.slow
 def test_the_core_alone(tmp_path):
     """In one process without any extra: every command says what it needs, the layer works."""
     gone = sorted({package for packages in EXTRAS.values() for package in packages})

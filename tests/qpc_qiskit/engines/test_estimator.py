@@ -14,6 +14,7 @@ from qiskit.primitives import DataBin, PrimitiveResult, PubResult, StatevectorEs
 from qiskit.primitives.base import BaseEstimatorV2
 from qiskit.providers.fake_provider import GenericBackendV2
 from qiskit_aer.primitives import EstimatorV2 as AerEstimatorV2
+from tiers import thorough
 
 from qpc_qiskit import EstimatorEngine, ExactEngine, use_engine
 from qpc_qiskit.backends.aer import AerEstimator
@@ -735,7 +736,7 @@ def sampled_with(backend, seed, generator, **options):
     return [evs_of(engine, case.spec(), pixels, weights).flatten().tolist() for _ in range(2)]
 
 
-@pytest.mark.parametrize("limits", [None, ONE_ROW])
+@pytest.mark.parametrize("limits", [*thorough(None), ONE_ROW])
 @pytest.mark.parametrize(
     "backend", ["aer", "fake_manila", GenericBackendV2(2, seed=1)], ids=["aer", "fake", "vendor"]
 )
@@ -865,6 +866,7 @@ class TestGradientsWithShots:
         bias = ((1 - outer**2) / self.shots).sum() * 2 * unit.abs().max() / pixels[0].norm()
         assert float(bias) > 5 * float(error.max())
 
+    @pytest.mark.slow
     def test_of_the_weights_too(self, generator):
         """The copies are summed, so 40 passes of 10 copies are the repetitions.
 

@@ -46,6 +46,7 @@ print(json.dumps(peaks))
 @pytest.mark.skipif(
     not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc"
 )
+@pytest.mark.slow
 def test_memory_beyond_the_output_does_not_grow_with_the_pixels():
     """In a process of its own: 16384 and 81920 pixels of 64 channels, two kernels of 6 qubits.
 

@@ -290,10 +290,10 @@ def on_each_patch(engine, case, pixels, weights, **options):
 
 
 PACKED = [
-    ("jakarta", Case(5, 5, 3, "figure1"), {"num_patches": 2, **SHALLOW}),
     ("lagos", Case(3, 5, 2), {"num_patches": 2, "absorb_tail": True}),
     ("torino", Case(2, 2, 1), {"num_patches": 7, "gap": 1}),
     *thorough(
+        ("jakarta", Case(5, 5, 3, "figure1"), {"num_patches": 2, **SHALLOW}),
         ("jakarta", Case(5, 7, 3), {"num_patches": 2}),
         ("torino", Case(4, 3, 2), {"num_patches": 4, "encoder": "brickwall"}),
         ("torino", Case(5, 4, 3, "user3"), {"num_patches": 3, "gap": 2, "absorb_tail": True}),
@@ -476,6 +476,7 @@ def planned(case, pixels, weights, prepared, encoding):
     ("name", "encoding"),
     [("lagos", {}), *thorough(("jakarta", SHALLOW))],
 )
+@pytest.mark.slow
 def test_patches_are_independent(name, encoding, generator):
     """What PatchwiseEstimator takes for granted, with IBM's noise model of the whole device.
 

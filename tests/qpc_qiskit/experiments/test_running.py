@@ -312,6 +312,7 @@ def other(action, experiment, folder, *only):
     return Process(words, stdin=PIPE, stdout=PIPE)
 
 
+@pytest.mark.slow
 def test_a_cell_of_a_process_that_dies_is_taken_over(done, data, tmp_path):
     """It is killed in its first cell, when the other one has passed that and trains its last."""
     trained, left = [], []

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from qiskit.quantum_info import Statevector
 from qiskit_ibm_runtime.fake_provider import FakeFez, FakeLagosV2
+from tiers import thorough
 
 from qpc_qiskit import EstimatorEngine, make_spec
 from qpc_qiskit.backends.destinations import embedded
@@ -19,7 +20,7 @@ from qpc_qiskit.rows.prepared import Prepared
 from qpc_qiskit.rows.pubs import make_template
 
 
-@pytest.mark.parametrize("backend", ["aer", "fake_torino", "fake_sherbrooke"])
+@pytest.mark.parametrize("backend", ["aer", "fake_torino", *thorough("fake_sherbrooke")])
 def test_round_trip(backend):
     options = {"shots": 100} if backend != "aer" else {}
     prepared = EstimatorEngine.from_backend(backend, **options).prepare(make_spec(5, 6))

@@ -268,6 +268,7 @@ class TestCalibration:
         np.testing.assert_allclose(stds, 0.01 / SCALE[patches], rtol=1e-4)
         np.testing.assert_array_equal(measured, before)
 
+    @pytest.mark.slow
     def test_errors_in_a_monte_carlo(self, rng):
         """Shot noise of references and of rows; bounds of 5 standard errors, and 3 % for what
         the standard errors lack: they are themselves measured, and of first order."""
