@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import median
 
 from qpc_qiskit.common.files import parse_json, read_file, write_text
+from qpc_qiskit.common.metrics import EpochMetrics
 from qpc_qiskit.common.versions import library_versions
 from qpc_qiskit.errors import CheckpointError, ExperimentError, QPCError
 from qpc_qiskit.experiments.results import (
@@ -26,7 +27,6 @@ from qpc_qiskit.training.runs import (
     METRICS_FILE,
     RUN_FILE,
     RUN_FILES,
-    EpochMetrics,
     RunRecord,
     begin_run,
     check_resumable,

@@ -10,12 +10,12 @@ from statistics import mean, median
 from pydantic import Field, ValidationError
 
 from qpc_qiskit.common.files import parse_json, read_file, write_text
+from qpc_qiskit.common.metrics import EpochMetrics
 from qpc_qiskit.errors import ExperimentError
 from qpc_qiskit.experiments.spec import first_problem
 from qpc_qiskit.grid.statistics import MIN_PAIRS, paired_test
 from qpc_qiskit.options.fields import Options
 from qpc_qiskit.options.records import StoredNetConfig, TrainConfig
-from qpc_qiskit.training.runs import EpochMetrics
 
 RESULTS_FILE = "results.json"
 CURVES_TABLE = "curves.csv"

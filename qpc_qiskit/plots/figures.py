@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
     from qiskit import QuantumCircuit
 
-    from qpc_qiskit.training.trainer import EpochMetrics
+    from qpc_qiskit.common.metrics import EpochMetrics
 
 # Okabe and Ito's palette, told apart with every common colour blindness; dashes help in print.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

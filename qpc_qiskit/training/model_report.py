@@ -12,6 +12,7 @@ from qiskit import QuantumCircuit
 from torch import Tensor
 
 from qpc_qiskit.circuits.encoder import ENCODERS, make_encoder
+from qpc_qiskit.common.metrics import EpochMetrics
 from qpc_qiskit.nets import ImageClassifier, build_net, parameter_table, quantum_layers
 from qpc_qiskit.nets.counts import ParameterTable
 from qpc_qiskit.options.economy import MOST_BRICKWALL_QUBITS
@@ -19,7 +20,6 @@ from qpc_qiskit.options.presets import PRESETS
 from qpc_qiskit.options.records import ARCHITECTURES, NetConfig, TrainConfig
 from qpc_qiskit.training.evaluation import predict
 from qpc_qiskit.training.predictions import Accuracy, Predictions
-from qpc_qiskit.training.runs import EpochMetrics
 from qpc_qiskit.training.trained import Training
 
 _TWINS = {

@@ -5,7 +5,7 @@ import io
 import math
 import zipfile
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from qpc_qiskit import __version__
 from qpc_qiskit.common.files import parse_json, read_file, write_text
+from qpc_qiskit.common.metrics import EpochMetrics
 from qpc_qiskit.common.pickles import MAX_OPERATIONS, check_for_torch
 from qpc_qiskit.errors import CheckpointError
 from qpc_qiskit.options.fields import Options
@@ -41,24 +42,6 @@ _STATE_NAMES = {
     "torch._utils._rebuild_tensor_v2",
     *(f"torch.{name}Storage" for name in ("Float", "Double", "Long", "Int", "Bool")),
 }
-
-
-@dataclass(frozen=True)
-class EpochMetrics:
-    """Loss and accuracy after an epoch, both splits in evaluation mode."""
-
-    epoch: int
-    """Finished epochs, from 1."""
-    lr: float
-    """Learning rate of the epoch."""
-    train_loss: float
-    """Mean over the training images."""
-    train_accuracy: float
-    """Share of the training images, in 0..1."""
-    test_loss: float
-    """Mean over the test images."""
-    test_accuracy: float
-    """Share of the test images, in 0..1."""
 
 
 class RunRecord(Options):

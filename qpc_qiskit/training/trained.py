@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from qpc_qiskit import __version__
+from qpc_qiskit.common.metrics import EpochMetrics
 from qpc_qiskit.errors import CheckpointError
 from qpc_qiskit.nets import ImageClassifier
 from qpc_qiskit.options.records import TrainConfig
@@ -27,7 +28,6 @@ from qpc_qiskit.training.runs import (
     METRICS_FILE,
     RUN_FILE,
     STATE_FILE,
-    EpochMetrics,
     parse_history,
     read_metrics,
     read_run,

@@ -38,6 +38,7 @@ from torch import Tensor
 from qpc_qiskit.common.extras import importing
 from qpc_qiskit.common.files import written_aside
 from qpc_qiskit.common.interrupts import Interrupts, StopRequested, deferred_interrupts
+from qpc_qiskit.common.metrics import EpochMetrics
 from qpc_qiskit.common.progress import Progress, busy
 from qpc_qiskit.connector import use_engine
 from qpc_qiskit.data.images import ImageData, unit_images
@@ -52,7 +53,6 @@ from qpc_qiskit.training.processes import Team, is_main_process, prepare_environ
 from qpc_qiskit.training.runs import (
     CURVES_FILE,
     STATE_FILE,
-    EpochMetrics,
     RunRecord,
     begin_run,
     check_resumable,

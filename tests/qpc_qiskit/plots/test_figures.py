@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from qiskit import QuantumCircuit
 
+from qpc_qiskit.common.metrics import EpochMetrics
 from qpc_qiskit.plots.figures import (
     _WRONG,
     plot_circuit,
@@ -17,7 +18,6 @@ from qpc_qiskit.plots.figures import (
     plot_history,
     plot_predictions,
 )
-from qpc_qiskit.training.runs import EpochMetrics
 
 
 @pytest.mark.parametrize(
