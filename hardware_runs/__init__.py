@@ -4,6 +4,8 @@
 a ledger (`ledger`), sends jobs exactly once and collects them. `planning` tells before what that
 costs, `checkpoints` drives runs of a trained network, `reports` tells what a run did. `standin` is
 a loopback stand-in of IBM's service for trials and tests.
+
+May import `noise_models` and `qpc_qiskit`.
 """
 
 from __future__ import annotations

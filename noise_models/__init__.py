@@ -5,6 +5,8 @@
     from noise_models.study.spec import StudySpec
 
 `NoiseSpec.build` and `Snapshot.backend` make what every engine takes as `noise_model`.
+
+May import `qpc_qiskit`; the modules beside this one know nothing of `study`.
 """
 
 from typing import TYPE_CHECKING

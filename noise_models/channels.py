@@ -362,15 +362,3 @@ AnyChannel: TypeAlias = Annotated[
     | Readout,
     Field(discriminator="channel"),
 ]
-CHANNELS: dict[str, type[Channel]] = {
-    "bit_flip": BitFlip,
-    "phase_flip": PhaseFlip,
-    "depolarizing": Depolarizing,
-    "amplitude_damping": AmplitudeDamping,
-    "phase_damping": PhaseDamping,
-    "thermal_relaxation": ThermalRelaxation,
-    "over_rotation": OverRotation,
-    "zz_crosstalk": ZZCrosstalk,
-    "readout": Readout,
-}
-"""Name -> class."""

@@ -1,4 +1,4 @@
-"""`python -m qpc_qiskit` is `qpc`."""
+"""`python -m qpc_cli` is `qpc`."""
 
 from qpc_cli.app import main
 

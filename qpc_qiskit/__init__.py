@@ -1,7 +1,7 @@
 """Quantum pointwise convolution for PyTorch, evaluated by simulators or Qiskit primitives.
 
 The names below are loaded on first use, so that `import qpc_qiskit` costs little more than `import
-torch`.
+torch`. Imports none of the other packages.
 """
 
 from __future__ import annotations

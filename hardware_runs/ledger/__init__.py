@@ -19,6 +19,8 @@ lasts.
 An owner that fails between the first and the last of these leaves an intent. When its lease has
 expired, `take_over` gives it to exactly one other. That one looks the tag up (`note_empty_lookup`,
 `record_job`) before it may post again.
+
+Imports neither torch nor Qiskit, and nothing else of `hardware_runs` but its migrations.
 """
 
 import warnings

@@ -13,8 +13,9 @@ process inspects and scripts it through `Remote(url)`; `python -m hardware_runs.
 
 It is no test of IBM's service: what is known of the service's behaviour was copied, the rest is
 assumed. Modules: `faults` (what may go wrong), `records` (jobs, sessions, their states over time),
-`store` (a SQLite file), `programs` (decode, measure, execute), `service` (the answer to each
-request), `tokens`, `server` (HTTP), `remote`.
+`store` (a SQLite file), `programs` (decode, measure, execute), `service` (what is so now), `routes`
+(from a request to its answer), `account`, `jobs` and `sessions` (the answers), `tokens`, `server`
+and `protocol` (HTTP), `remote`. Imports nothing else of `hardware_runs`.
 """
 
 from qpc_qiskit.common.extras import importing

@@ -1,4 +1,7 @@
-"""Engines: ways to evaluate a layer, and the table that names them."""
+"""Engines: ways to evaluate a layer, and the table that names them.
+
+May import `backends`, `pauli` and all below them; knows no layer, network or training.
+"""
 
 from __future__ import annotations
 

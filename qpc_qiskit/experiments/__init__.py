@@ -4,6 +4,8 @@ spec.py       what an experiment is; its cells (one training run each)
 running.py    run the cells, resume
 folder.py     what is in the folder; collect it
 results.py    tables, curves
+
+May import `grid`, trainings and all below them; nothing of the package imports it.
 """
 
 from qpc_qiskit.experiments.results import CellResult, Results, summary_table

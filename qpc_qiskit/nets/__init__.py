@@ -10,6 +10,8 @@ that normalise the images are buffers of the network, so that a checkpoint needs
     reference.py       two small networks for that
     counts.py          parameters, layer by layer
     classifier.py      normalisation and checks around a network
+
+May import the layer and all below it; knows no training.
 """
 
 from qpc_qiskit.nets.architectures import BUILDERS
