@@ -14,7 +14,6 @@ import torch
 from later import later
 from safetensors.torch import load_file
 
-import qpc_qiskit
 from qpc_qiskit.data.images import load
 from qpc_qiskit.nets import build_net, config_for
 from qpc_qiskit.options.records import TrainConfig
@@ -86,7 +85,7 @@ def run(out, progress=False, **options):
 def in_two_processes(out, **options):
     """`run`, started as a user's script: Lightning starts the second process by itself."""
     environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(map(str, (Path(qpc_qiskit.__file__).parents[1], HERE))),
+        "PYTHONPATH": os.pathsep.join(map(str, (*HERE.parents[1:3], HERE))),
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",
     }
