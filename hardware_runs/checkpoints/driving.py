@@ -23,6 +23,8 @@ from qpc_qiskit.errors import BudgetError, LedgerConflictError, ResultsPending
 from qpc_qiskit.options.engine import EngineOptions
 from qpc_qiskit.training.evaluation import accuracy_interval, compare, predict, score
 
+_AT_WORK = [ChunkState.UNSENT, ChunkState.OPEN]
+
 
 def advance(engine: DurableEngine, work: Work) -> tuple[Tensor | None, str]:
     """One pass over all images: sends what can be sent, collects what is there.
@@ -76,8 +78,8 @@ def advance_until_done(
             on_poll("; ".join(filter(None, (progress, problems))))
             sleep(poll_seconds)
             try:
-                if engine.dispatcher.step():
-                    break
+                if engine.dispatcher.step() or not engine.known.state.chunks(states=_AT_WORK):
+                    break  # at the latest when another process has stored what was waited for
             except (BudgetError, LedgerConflictError):
                 break  # `advance` tells whether that ends the run
             problems = str(engine.dispatcher.problems)

@@ -104,14 +104,20 @@ class RunSessions:
 
     def close_all(self) -> None:
         """Close what is open; where the service does not answer it stays to be tried again."""
+        self.known.renew()
         for session in self._open:
-            if session.session_id is not None:
-                try:
-                    self.service.close_session(session.session_id)
-                except FetchError as error:
-                    self.problems.note(f"{session.mode} {session.session_id}", error)
-                    continue
-            self._record_end(session)
+            self._close(session)
+
+    def _close(self, session: Session) -> None:
+        if session.session_id is not None:
+            try:
+                self.service.close_session(session.session_id)
+            except FetchError as error:
+                self.problems.note(f"{session.mode} {session.session_id}", error)
+                return
+        stored = self._record_end(session)
+        if stored.closed_at is None:  # its owner has given it an id since it was read
+            self._close(stored)
 
     def settle(self) -> bool:
         """Ask what sessions that have ended are charged; whether anything changed."""
@@ -130,9 +136,9 @@ class RunSessions:
                 changed = True
         return changed
 
-    def _record_end(self, session: Session) -> None:
+    def _record_end(self, session: Session) -> Session:
         usage = None
         if session.session_id is not None:
             with suppress(FetchError):  # asked again by `settle`
                 usage = self.service.session_seconds(session.session_id)
-        self.known.ledger.close_session(session, now=self.clock(), usage_seconds=usage)
+        return self.known.ledger.close_session(session, now=self.clock(), usage_seconds=usage)

@@ -31,7 +31,7 @@ class Sessions(Store):
             reserve_seconds: `max_time`, taken from the budget; 0 in a batch, whose jobs pay.
 
         Returns:
-            None if the run has an open one already: see `sessions`. One whose id was never
+            None if the run has an open one already: see `Ledger.state`. One whose id was never
             recorded was lost in a crash; no job is in it, so it can be closed.
 
         Raises:

@@ -71,7 +71,11 @@ class RunState:
 
     def block(self, block_id: int) -> Block:
         """A block by its id."""
-        return next(block for block in self.all_blocks if block.id == block_id)
+        return self._blocks_by_id[block_id]
+
+    @cached_property
+    def _blocks_by_id(self) -> Mapping[int, Block]:
+        return {block.id: block for block in self.all_blocks}
 
     @cached_property
     def _blocks(self) -> Mapping[str, Sequence[Block]]:

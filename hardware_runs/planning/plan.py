@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from qiskit.providers import BackendV2
@@ -39,9 +39,6 @@ from qpc_qiskit.errors import BudgetError, EngineError
 from qpc_qiskit.options.economy import PLAIN, Economy
 from qpc_qiskit.options.engine import EngineOptions
 from qpc_qiskit.rows.pubs import merge_directions
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -158,8 +158,8 @@ class ShotRecord:
     """The draws of a layer, what its values cost and how sure they are."""
 
     generator: np.random.Generator = field(repr=False)
-    line: Calibration | None = field(default=None, repr=False)
-    """Of each feature, from reference rows; None: they were not run yet."""
+    line: tuple[object, Calibration] | None = field(default=None, repr=False)
+    """Circuit and weights of reference rows, and the line of each feature; None: none was run."""
     num_values: int = 0
     variance: float = 0.0
     """Sum over values, of the mitigated ones."""
@@ -171,7 +171,8 @@ class MitigatedEngine(Engine):
     """Noisy values with shots and mitigation; for evaluation, without gradients.
 
     All draws of a layer come from one generator in the order of its calls, so that results depend
-    on the seed, the batch size and the order of the images alone.
+    on the seed, the batch size and the order of the images alone. A second evaluation draws on;
+    an engine of its own begins anew.
 
     Args:
         values: exact ones, of the noise; may be shared.
@@ -237,9 +238,10 @@ class MitigatedEngine(Engine):
         return np.asarray(values), np.asarray(variance)
 
     def _calibration(self, record: ShotRecord, call: LayerCall) -> Calibration:
-        """The line of each feature, from reference rows that are run once for the layer."""
-        if record.line is None:
-            spec = call.spec
+        """The line of each feature, from reference rows that are run once for its weights."""
+        spec = call.spec
+        of = spec.measured_circuit, call.weights.detach().cpu().numpy().tobytes()
+        if record.line is None or record.line[0] != of:
             matrices = unitaries(spec.ansatz, call.weights.detach().cpu().to(torch.float64))
             known = reference_directions(matrices.numpy(), 2 * spec.num_maps, spec.z_strings)
             whole = LayerCall(
@@ -249,8 +251,7 @@ class MitigatedEngine(Engine):
             )
             values, variance = self._measured(record, whole)
             rows = np.arange(len(known)), known.kernels
-            record.line = calibrate(
-                known.exact, values[rows], np.sqrt(variance[rows]), np.zeros(len(known), np.intp)
-            )
+            stds, first = np.sqrt(variance[rows]), np.zeros(len(known), np.intp)
+            record.line = of, calibrate(known.exact, values[rows], stds, first)
             record.num_executions += len(known) * len(self.mitigation.scales)
-        return record.line
+        return record.line[1]

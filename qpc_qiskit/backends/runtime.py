@@ -363,7 +363,9 @@ def device(
 
     Raises:
         ValueError: options that are not known or have no effect.
+        BackendError: the device's description is not whole.
     """
+    read_target(backend)
     given = estimator_options(resilience, options)
     if "simulator" in (options or {}):
         raise ValueError("simulator in options has no effect on a real device; leave it out.")

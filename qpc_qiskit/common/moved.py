@@ -22,6 +22,7 @@ MOVED = {
     "hardware_runs.submit": "qpc_cli.submit",
     "noise_models.mitigation": "noise_models.study.mitigation",
     "noise_models.statistics": "qpc_qiskit.grid.statistics",
+    "noise_models.study.statistics": "qpc_qiskit.grid.statistics",
     "noise_models.study_spec": "noise_models.study.spec",
     "qpc_qiskit.__main__": "qpc_cli.__main__",
     "qpc_qiskit.ansatz": "qpc_qiskit.circuits.ansatz",

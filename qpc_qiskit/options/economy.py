@@ -80,7 +80,9 @@ class Economy(CircuitOptions):
     def _renamed(cls, given: Any) -> Any:
         for old, new in _RENAMED.items():
             if isinstance(given, dict) and old in given:
-                _warn(old, new)
+                if new in given:
+                    raise ValueError(f"{old} is the old name of {new}; give the new one alone")
+                _warn(old, new, stacklevel=4)  # of whom pydantic's constructor was called by
                 given = {new if name == old else name: value for name, value in given.items()}
         return given
 
@@ -182,8 +184,9 @@ _ORDER = tuple(Economy.model_fields)
 _RENAMED = {"patches": "num_patches", "references": "num_references"}
 
 
-def _warn(old: str, new: str) -> None:
-    warnings.warn(f"{old} of an Economy is called {new}.", DeprecationWarning, stacklevel=3)
+def _warn(old: str, new: str, stacklevel: int = 3) -> None:
+    message = f"{old} of an Economy is called {new}."
+    warnings.warn(message, DeprecationWarning, stacklevel=stacklevel)
 
 
 def split_encoder(name: str) -> tuple[str, int | None]:

@@ -130,7 +130,9 @@ class Options(BaseModel):
     def is_given(self, name: str) -> bool:
         """Whether an option differs from its default."""
         value, default = getattr(self, name), type(self).model_fields[name].default
-        return value is not None if default is None else bool(value != default)
+        if default is None:
+            return value is not None and not (isinstance(value, Mapping) and not value)
+        return bool(value != default)
 
     def _refuse_idle(self, names: tuple[str, ...], why: str) -> None:
         """Refuse options that differ from their defaults although nothing reads them."""

@@ -187,6 +187,13 @@ class NetConfig(Options):
         self._check_size()
         return self
 
+    @property
+    def patch_size(self) -> int:
+        """Until the next version: `kernel_size`."""
+        message = f"{KERNEL_SIZE_WAS} is called kernel_size now; this version reads it still"
+        warnings.warn(message, DeprecationWarning, stacklevel=2)
+        return self.kernel_size
+
     def told(self, exclude: Set[str] = frozenset()) -> str:
         """As JSON for digests: under the names by which old ledgers and studies know the fields."""
         told = self.model_dump_json(exclude=set(exclude))

@@ -11,6 +11,8 @@ from sqlalchemy import Engine, event
 from tiers import thorough
 
 from hardware_runs.durable_engine.known import KnownRun
+from hardware_runs.durable_engine.problems import Problems
+from hardware_runs.durable_engine.sessions import RunSessions
 from hardware_runs.durable_engine.status import run_status
 from hardware_runs.ledger import Ledger
 from hardware_runs.reports.report import examine
@@ -125,3 +127,44 @@ def test_session_that_got_its_id_meanwhile_is_not_lost(path):
         found = ledger.close_session(made, now=70.0, usage_seconds=0.0)
         assert (found.session_id, found.closed_at, found.usage_seconds) == ("s-1", None, None)
         assert ledger.state(run.id).budget.reserved_seconds == 30
+
+
+class Closing:
+    """A service that closes sessions."""
+
+    def __init__(self):
+        self.closed = []
+
+    def close_session(self, session_id):
+        self.closed.append(session_id)
+
+    def session_seconds(self, _session_id):
+        return 7.0
+
+
+@pytest.mark.parametrize("at", ["before it is read", "before it is recorded"])
+def test_a_session_whose_id_comes_while_all_are_closed_is_closed_too(path, monkeypatch, at):
+    """A cancelled run must not leave one open, which is billed by the clock."""
+    with Ledger(path) as ledger, Ledger(path) as other:
+        run, _ = planned(ledger)
+        made = ledger.open_session(run.id, "session", "A", now=5.0, reserve_seconds=30)
+        known, service = KnownRun(ledger, run), Closing()
+        sessions = RunSessions(
+            known, service, "session", "B", lambda: 9.0, 60.0, Problems(run.name)
+        )
+        assert known.state.sessions[0].session_id is None
+        if at == "before it is read":
+            other.record_session(made, "s-1")
+        else:
+            close = ledger.close_session
+
+            def late(session, **given):
+                if session.session_id is None:
+                    other.record_session(made, "s-1")
+                return close(session, **given)
+
+            monkeypatch.setattr(ledger, "close_session", late)
+        sessions.close_all()
+        assert service.closed == ["s-1"]
+        (found,) = ledger.state(run.id).sessions
+        assert (found.closed_at, found.usage_seconds) == (9.0, 7.0)

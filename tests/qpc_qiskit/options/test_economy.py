@@ -87,13 +87,17 @@ def test_no_encoders(name):
 
 
 def test_names_of_the_version_before():
-    with pytest.warns(DeprecationWarning, match="patches of an Economy is called num_patches"):
+    message = "patches of an Economy is called num_patches"
+    with pytest.warns(DeprecationWarning, match=message) as told:
         found = Economy(patches=2, gap=1)
+    assert told[0].filename == __file__  # elsewhere Python shows it to nobody
     assert found == Economy(num_patches=2, gap=1)
     with pytest.warns(DeprecationWarning, match="references of an Economy is called num_ref"):
         assert found.references == 0
     with pytest.warns(DeprecationWarning, match="patches of an Economy"):
         assert found.patches == 2
+    with pytest.raises(ValueError, match="patches is the old name of num_patches"):
+        Economy(patches=2, num_patches=3)
 
 
 def test_in_words():
