@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from checkpoints import write_checkpoint
+from ledgers import planned
 from tiers import thorough
 from torch import nn
 from typer.testing import CliRunner
@@ -293,7 +294,7 @@ def test_the_same_problem_is_told_once(tmp_path, monkeypatch):
     passes = iter([(None, ""), (torch.zeros(1), "")])
     monkeypatch.setattr(driving, "advance", lambda engine, work: next(passes))
     with Ledger(tmp_path / "ledger.sqlite") as book, run_log(tmp_path / "log", "x"):
-        found = book.create_run("x", {}, now=1.0)
+        found, _ = planned(book)  # one chunk waits
         dispatcher = SimpleNamespace(step=step, problems=problems)
         known = KnownRun(book, found)
         engine = SimpleNamespace(known=known, dispatcher=dispatcher)
@@ -305,7 +306,8 @@ def test_the_same_problem_is_told_once(tmp_path, monkeypatch):
                 dispatcher.step = lambda: True
 
         driving.advance_until_done(engine, None, sleep=sleep, on_poll=told.append)
-    assert told == ["", *["job 1: <Connection object at 0x...>: refused"] * 4]
+    waiting = "features.0: 0 of 2 jobs done"
+    assert told == [waiting, *[f"{waiting}; job 1: <Connection object at 0x...>: refused"] * 4]
     assert len((tmp_path / "log").read_text().splitlines()) == 2
 
 
