@@ -124,9 +124,12 @@ def train(
             show_default=False,
         ),
     ] = None,
-    net: Annotated[Given, Flags(NetConfig, panel="Network", without=OF_DATA)],
+    net: Annotated[
+        Given,
+        Flags(NetConfig, panel="Network", without=OF_DATA),
+        Extra("patch_size", int | None, typer.Option(hidden=True)),
+    ],
     training: Annotated[Given, Flags(TrainConfig, panel="Training")],
-    patch_size: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Train a network and write a checkpoint.
 
@@ -144,9 +147,9 @@ def train(
             refuse(f"--preset must be one of {', '.join(PRESETS)}; got {preset!r}.")
         data_options = fields_of(DataSource, data)
         net_options, training_options = fields_of(NetConfig, net), fields_of(TrainConfig, training)
-        if patch_size is not None:
+        if "patch_size" in net:
             typer.echo("qpc: --patch-size is called --kernel-size now.", err=True)
-            net_options = {"kernel_size": patch_size} | net_options
+            net_options = {"kernel_size": net["patch_size"]} | net_options
         if preset is not None:
             net_options = PRESETS[preset].net | net_options
             training_options = PRESETS[preset].training | training_options
