@@ -50,7 +50,8 @@ print(json.dumps(peaks))
 def test_memory_beyond_the_output_does_not_grow_with_the_pixels():
     """In a process of its own: 16384 and 81920 pixels of 64 channels, two kernels of 6 qubits.
 
-    The states of 65,536 more pixels alone would be 64 MiB; 8 MiB are granted for the allocator.
+    The states of 65,536 more pixels alone would be 64 MiB; 24 MiB are granted for the allocator,
+    whose arenas depend on which thread comes first (up to 9 MiB were seen).
     """
     done = subprocess.run(
         [sys.executable, "-c", PEAKS],
@@ -64,5 +65,5 @@ def test_memory_beyond_the_output_does_not_grow_with_the_pixels():
     more_pixels = 81920 - 16384
     output = {0: more_pixels * 12 * 4, 1: more_pixels * 64 * 4}
     for i, size in output.items():
-        assert many[i] - few[i] < size + 8 * 2**20, (few, many)
+        assert many[i] - few[i] < size + 24 * 2**20, (few, many)
         assert many[i] > size / 2  # the measurement sees the output at least
